@@ -1,0 +1,1 @@
+"""Who owns a GPU or the truth. Knows neither training nor HTTP."""

@@ -1,0 +1,1 @@
+"""What a person types. Nothing heavy at import."""

@@ -1,0 +1,71 @@
+"""The one error tree. Lower layers raise, exactly one edge per surface translates.
+
+    TandemError
+    ├── ConfigError        a key, flag or value that is not allowed
+    ├── DataError          a data set that cannot be read or learned from
+    ├── CheckpointError    a base model that is missing, incomplete or not what it says
+    ├── AdapterError       a published adapter that is broken, foreign or without effect
+    ├── TrainingError      a run that cannot go on
+    ├── ClusterError       Ray, a port or a process of ours is not in the state needed
+    ├── PlacementError     a process sees another GPU than the one it was given
+    ├── StateError         a change that the ledger's state machine does not allow
+    ├── NotFoundError      a run, adapter, alias or model that does not exist
+    ├── RequestError       a chat request that cannot be served as asked
+    └── OverloadError      no room for one more request now; the same request may pass later
+
+`cli.edge` turns them into one line and an exit code, `serve.gateway` into OpenAI's error shape.
+"""
+
+
+class TandemError(Exception):
+    """Something went wrong that a person can act on.
+
+    `message` says what happened, with both values where two disagree; `hint` says the next step. `param` names
+    the request field at fault where there is one. Instances survive pickling, so they cross Ray unchanged.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.message, self.hint, self.param)
+
+
+def _rebuild(kind: type["TandemError"], message: str, hint: str, param: str | None) -> "TandemError":
+    return kind(message, hint=hint, param=param)
+
+
+class ConfigError(TandemError): ...
+
+
+class DataError(TandemError): ...
+
+
+class CheckpointError(TandemError): ...
+
+
+class AdapterError(TandemError): ...
+
+
+class TrainingError(TandemError): ...
+
+
+class ClusterError(TandemError): ...
+
+
+class PlacementError(TandemError): ...
+
+
+class StateError(TandemError): ...
+
+
+class NotFoundError(TandemError): ...
+
+
+class RequestError(TandemError): ...
+
+
+class OverloadError(TandemError): ...

@@ -1,0 +1,83 @@
+"""Where state lives: everything under TANDEM_HOME (default ~/.tandem). Creates nothing; writers make what they need."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import ConfigError
+
+SOURCE = Path(__file__).resolve().parent.parent
+"""The root of this checkout: what `ray job submit --working-dir` uploads."""
+
+PROFILES = SOURCE / "configs" / "profiles"
+CLUSTER_CONFIG = SOURCE / "configs" / "cluster.yaml"
+SERVE_CONFIG = SOURCE / "configs" / "serve.yaml"
+TINY_MODEL = SOURCE / "models" / "tiny" / "weights"
+TINY_DATASET = SOURCE / "models" / "tiny" / "demo.jsonl"
+
+LONGEST_HOME = 44
+"""Characters. Ray's socket is HOME/ray/session_<date>_<pid>/sockets/plasma_store, and Linux allows 107 for its path."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """All of Tandem's state on disk; one instance per root folder."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.db"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def models(self) -> Path:
+        """Published adapters, one folder per version, and `latest`."""
+        return self.root / "models"
+
+    @property
+    def bases(self) -> Path:
+        """Base models that Tandem itself makes, such as the embedded model in the 4-bit layout."""
+        return self.root / "bases"
+
+    @property
+    def cluster(self) -> Path:
+        """What `tandem up` started: a JSON file that exists while it should be running."""
+        return self.root / "cluster.json"
+
+    @property
+    def token(self) -> Path:
+        return self.root / "ray_token"
+
+    @property
+    def ray(self) -> Path:
+        return self.root / "ray"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def cache(self) -> Path:
+        """Compiled kernels and other things that may be deleted at any time."""
+        return self.root / "cache"
+
+    def run(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+
+def home() -> Home:
+    """The state folder named by TANDEM_HOME, or ~/.tandem.
+
+    Raises ConfigError if the path is too long for Ray's Unix sockets.
+    """
+    root = Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser().absolute()
+    if len(str(root)) > LONGEST_HOME:
+        raise ConfigError(
+            f"TANDEM_HOME is {len(str(root))} characters long ({root}); Unix sockets below it allow {LONGEST_HOME}",
+            hint="point TANDEM_HOME at a shorter path",
+        )
+    return Home(root)

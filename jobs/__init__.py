@@ -1,0 +1,1 @@
+"""Work that ends. Does not know that serving exists."""

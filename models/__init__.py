@@ -1,0 +1,1 @@
+"""The model's own facts: format, checkpoints, adapters. Does not know Ray."""

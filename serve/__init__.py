@@ -1,0 +1,1 @@
+"""What listens. Does not know how training works."""
