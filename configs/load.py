@@ -1,0 +1,169 @@
+"""From YAML and `--set a.b=c` to a validated configuration, or a ConfigError that says which key, where, and what fits."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs import paths
+from configs.errors import ConfigError
+from configs.schema import ClusterConfig, RunConfig
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def profiles() -> dict[str, Path]:
+    """The shipped profiles: name to file."""
+    return {path.stem: path for path in sorted(paths.PROFILES.glob("*.yaml"))}
+
+
+def load_run(profile: str, sets: Iterable[str] = ()) -> RunConfig:
+    """A run's configuration from a shipped profile's name or a YAML file, with overrides applied in order.
+
+    Raises ConfigError for an unknown profile, key or value.
+    """
+    shipped = profiles()
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else shipped.get(profile)
+    if path is None:
+        raise ConfigError(
+            f"no profile named '{profile}'",
+            hint=f"{_nearest(profile, shipped)}profiles: {', '.join(shipped)}; or name a .yaml file",
+        )
+    return load(RunConfig, path, sets, defaults={"profile": path.stem})
+
+
+def load_cluster(path: Path = paths.CLUSTER_CONFIG, sets: Iterable[str] = ()) -> ClusterConfig:
+    """The cluster's configuration. Raises ConfigError as `load` does."""
+    return load(ClusterConfig, path, sets)
+
+
+def load(kind: type[Config], path: Path, sets: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
+    """Read `path`, apply `--set` texts, validate as `kind`.
+
+    Raises ConfigError naming the key, the file or flag it came from, the allowed values and the nearest match.
+    """
+    values = dict(defaults or {}) | _read(path)
+    flags = {}
+    for text in sets:
+        key = _assign(values, text)
+        flags[key] = text
+    return validate(kind, values, source=str(path), flags=flags)
+
+
+def validate(
+    kind: type[Config], values: Mapping[str, Any], *, source: str, flags: Mapping[str, str] | None = None
+) -> Config:
+    """Validate plain values as `kind`; `source` names where they came from, `flags` maps keys to their --set text."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _explain(kind, error, source, flags or {}) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}", hint="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="check the path and its permissions") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"{path}{line} is not YAML: {getattr(error, 'problem', error)}", hint="mend the file"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path} holds a {type(values).__name__}, not keys and values", hint="write `key: value` lines"
+        )
+    return values
+
+
+def _assign(values: dict[str, Any], text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text} is not of the form key=value", hint="for example --set training.max_steps=50")
+    *parents, leaf = (key := key.strip()).split(".")
+    try:
+        parsed = yaml.safe_load(_scientific(value))
+    except yaml.YAMLError:
+        parsed = value
+    node = values
+    for parent in parents:
+        child = node.get(parent)
+        node[parent] = child = dict(child) if isinstance(child, dict) else {}
+        node = child
+    node[leaf] = parsed
+    return key
+
+
+def _scientific(value: str) -> str:
+    """YAML 1.1 reads 2e-4 as text; people mean a number."""
+    try:
+        return repr(float(value)) if "e" in value.lower() else value
+    except ValueError:
+        return value
+
+
+def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: Mapping[str, str]) -> ConfigError:
+    problems = error.errors()
+    first = max(problems, key=lambda problem: len(problem["loc"]))  # of a union's branches the one that got furthest
+    others = [problem for problem in problems if problem is not first]
+    loc = [part for part in first["loc"] if not _is_union_tag(part)]
+    key = ".".join(str(part) for part in loc)
+    where = f"--set {flags[key]}" if key in flags else source
+    more = f" (and {len(others)} more)" if others and others[0]["type"] == first["type"] else ""
+    if first["type"] == "extra_forbidden":
+        known = known_keys(kind)
+        parent = key.rpartition(".")[0]
+        depth = len(loc)
+        siblings = dict.fromkeys(
+            ".".join(name.split(".")[:depth]) for name in known if not parent or name.startswith(f"{parent}.")
+        )
+        near = _nearest(key, known) or _nearest_leaf(key, known)
+        return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near}keys here: {', '.join(siblings)}")
+    if first["type"] == "value_error":
+        return ConfigError(f"{first['ctx']['error']} ({where})")
+    allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+    value = first["input"]
+    near = _nearest(str(value), allowed) if isinstance(value, str) else ""
+    hint = near + (f"allowed: {', '.join(map(str, allowed))}" if allowed else _decapitalise(first["msg"]))
+    return ConfigError(f"'{key}' in {where} cannot be {value!r}", hint=hint)
+
+
+def _is_union_tag(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("literal", "tuple"))
+
+
+def known_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of a configuration type, leaves only."""
+    keys = []
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            keys += known_keys(nested, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{match[0]}'? " if match else ""
+
+
+def _nearest_leaf(key: str, known: list[str]) -> str:
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    match = difflib.get_close_matches(key.rpartition(".")[2], list(leaves), n=1, cutoff=0.7)
+    return f"did you mean '{leaves[match[0]]}'? " if match else ""
+
+
+def _decapitalise(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,202 @@
+"""Every setting there is, typed and validated once. An attribute's docstring is its documentation.
+
+`RunConfig` is one training run (a profile), `ClusterConfig` the machine, `ServeConfig` the chat endpoint.
+Unknown keys are refused. Read from YAML and `--set` by `configs.load`; knows neither Ray nor torch.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+EXPERT_MODULES = ("gate_proj", "up_proj", "down_proj")
+
+ModuleName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Role = Literal["train", "serve"]
+ReasoningEffort = Literal["low", "medium", "high"]
+
+
+class Section(BaseModel):
+    """What every part of the configuration shares: frozen, and no key that is not declared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """The base model and how it is held in memory."""
+
+    base: str = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
+    """A hub name, a local folder, or `tiny` for the embedded model (`tiny-bnb-4bit`: the same in 4 bit)."""
+    max_seq_length: int = Field(1024, ge=16, le=131072)
+    """Tokens. Longer dialogues are cut at the end, and the cut is reported."""
+    load_in_4bit: bool = True
+    """Hold the base as NF4. Where the checkpoint is already in 4 bit this must stay true."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type on a GPU. A CPU always computes in float32."""
+
+
+class LoraConfig(Section):
+    """The adapter that is trained."""
+
+    r: int = Field(16, ge=1, le=256)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale: the update is multiplied by alpha / r. Twice the rank is the usual choice."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[tuple[ModuleName, ...], Field(min_length=1)] = ATTENTION_MODULES + EXPERT_MODULES
+    """Projections that get an adapter. gate/up/down_proj are the experts and only count with `train_experts`."""
+    train_experts: bool = False
+    """Also train every expert. On gpt-oss-20b at r=8 that is 92 M parameters and a 353 MiB adapter instead of 4 M and
+    15 MiB."""
+    seed: int = 3407
+    """Seed of the adapter's initial weights."""
+
+    @model_validator(mode="after")
+    def _modules_match_experts(self) -> Self:
+        if self.train_experts and not set(self.target_modules) & set(EXPERT_MODULES):
+            raise ValueError(
+                "lora.train_experts is true but lora.target_modules names no expert projection; "
+                "add gate_proj, up_proj, down_proj or set lora.train_experts=false"
+            )
+        if not self.train_experts and not set(self.target_modules) & set(ATTENTION_MODULES):
+            raise ValueError(
+                "lora.target_modules names only expert projections but lora.train_experts is false, so nothing would "
+                "be trained; add q_proj, k_proj, v_proj, o_proj or set lora.train_experts=true"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """What is learned from."""
+
+    dataset: str = "HuggingFaceH4/Multilingual-Thinking"
+    """A JSONL file of chat dialogues, a hub name, a folder made by `datasets`, or `tiny-demo`."""
+    split: str = "train"
+    """Which split of a hub data set."""
+    reasoning_effort: ReasoningEffort = "medium"
+    """What the system message says about reasoning in every rendered dialogue."""
+    responses_only: bool = True
+    """Learn only what the assistant says (every channel and its stop token). False learns the whole dialogue."""
+    current_date: str = Field("2026-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """The date in the system message, fixed so that tokenisation does not change from day to day."""
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    micro_batch: int = Field(2, ge=1)
+    """Dialogues per forward pass."""
+    accumulation: int = Field(8, ge=1)
+    """Forward passes per optimiser step; micro_batch x accumulation is the effective batch."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimiser steps. Null: as many as `epochs` over the data needs."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data when `max_steps` is null."""
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    """Peak learning rate."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate falls after warm-up."""
+    warmup_steps: int = Field(5, ge=0)
+    """Steps over which the learning rate rises."""
+    optimizer: Literal["adamw_8bit", "adamw_torch"] = "adamw_8bit"
+    """adamw_8bit needs a GPU; on a CPU adamw_torch takes its place, and the run says so."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    bf16: bool = True
+    """Mixed precision in bfloat16 on a GPU; a CPU trains in float32."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, more time."""
+    router_aux_loss_coef: float = Field(0.0, ge=0)
+    """Weight of the router's load-balancing loss. Not zero adds it to the reported loss."""
+    save_steps: int = Field(10, ge=1)
+    """Steps between checkpoints. A kill loses at most this many steps."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many checkpoints of a run are kept."""
+    seed: int = 3407
+    """Seed of the data order."""
+
+
+class RunConfig(Section):
+    """One training run, complete."""
+
+    profile: str = "custom"
+    """The profile that this configuration started from; part of the adapter's name."""
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class Slot(Section):
+    """One GPU to hold (or, without GPUs, one share of the CPU)."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Name, also of Ray's custom resource `gpu_slot_<name>`."""
+    gpu: int | None = Field(None, ge=0)
+    """NVML index of the GPU on its node; null is a CPU slot."""
+    uuid: str | None = None
+    """The GPU's UUID as `nvidia-smi -L` prints it. Filled in by `tandem up`; a process that sees another refuses."""
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
+    """What may run here. With two roles each gets half of the GPU."""
+
+    @property
+    def resource(self) -> str:
+        return f"gpu_slot_{self.name}"
+
+    @property
+    def share(self) -> float:
+        """The part of the slot that one role gets."""
+        return 1 / len(self.roles)
+
+
+class ClusterConfig(Section):
+    """The machine: ports, slots and how patient the control actor is."""
+
+    http_port: int = Field(8000, ge=1, le=65535)
+    """Chat endpoint and API, on loopback."""
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+    """Ray's dashboard and job API, on loopback."""
+    slots: Annotated[tuple[Slot, ...], Field(min_length=1)] | Literal["auto"] = "auto"
+    """auto: GPU 0 trains and GPU 1 serves; one GPU does both, half and half; without a GPU there are two CPU slots."""
+    stop_grace_s: float = Field(120, gt=0)
+    """Seconds that a stopping run has to write its checkpoint before it is killed."""
+    heartbeat_timeout_s: float = Field(600, gt=0)
+    """Seconds without a sign of life from a running run before it counts as interrupted. Compiling a 20B model takes
+    minutes."""
+    max_attempts: int = Field(3, ge=1)
+    """How often an interrupted run is started before it fails."""
+
+    @model_validator(mode="after")
+    def _slots_are_distinct(self) -> Self:
+        if self.slots == "auto":
+            return self
+        names = [slot.name for slot in self.slots]
+        gpus = [slot.gpu for slot in self.slots if slot.gpu is not None]
+        if len(set(names)) < len(names):
+            raise ValueError(f"slots share a name: {', '.join(names)}; give every slot its own")
+        if len(set(gpus)) < len(gpus):
+            raise ValueError("two slots name the same gpu; give one slot both roles instead")
+        for role in ("train", "serve"):
+            if not any(role in slot.roles for slot in self.slots):
+                raise ValueError(f"no slot has the role {role}; add it to the roles of one slot")
+        return self
+
+
+class ServeConfig(Section):
+    """The chat endpoint: the arguments of `serve.app:build`, in serve.yaml and from `tandem up`."""
+
+    base: str = "auto"
+    """The base model; auto is gpt-oss-20b in 4 bit with a GPU and `tiny` without."""
+    engine: Literal["transformers"] = "transformers"
+    """What turns tokens into tokens."""
+    max_batch: int = Field(24, ge=1)
+    """Requests that decode together."""
+    max_waiting: int = Field(64, ge=1)
+    """Requests that may wait for room; one more is answered 429."""
+    max_context: int = Field(2048, ge=64)
+    """Tokens of prompt and answer together. The KV cache is reserved for max_batch of them."""
+    default_max_tokens: int = Field(512, ge=1)
+    """Answer length when a request names none."""
