@@ -1,0 +1,366 @@
+"""The record of truth: runs, their events, leases, adapter states, aliases and swaps, in one SQLite file.
+
+The control actor is the only writer; command line and exporter read the same file, so they work while the cluster is
+down. Every change is one transaction with a reason and leaves an event. Knows neither Ray nor training.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from actors.run import FOLLOWING, Run, RunState
+from configs.errors import ClusterError, NotFoundError, StateError
+from configs.schema import Slot
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE runs (
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, profile TEXT NOT NULL,
+  config TEXT NOT NULL, priority INTEGER NOT NULL, slot_wanted TEXT, slot TEXT, parent TEXT, job_id TEXT,
+  attached INTEGER NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, step INTEGER NOT NULL DEFAULT 0, max_steps INTEGER,
+  loss REAL, tokens_per_s REAL, adapter TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
+  heartbeat_at REAL);
+CREATE INDEX runs_by_state ON runs (state, priority DESC, created_at);
+CREATE TABLE leases (
+  slot TEXT NOT NULL, role TEXT NOT NULL, holder TEXT NOT NULL, pid INTEGER, granted_at REAL NOT NULL,
+  PRIMARY KEY (slot, role));
+CREATE TABLE adapters (
+  version TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, run_id TEXT, updated_at REAL NOT NULL);
+CREATE TABLE aliases (name TEXT PRIMARY KEY, version TEXT, updated_at REAL NOT NULL);
+CREATE TABLE swaps (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, alias TEXT NOT NULL, old TEXT, new TEXT, outcome TEXT NOT NULL,
+  reason TEXT NOT NULL, seconds REAL NOT NULL);
+CREATE TABLE events (
+  seq INTEGER PRIMARY KEY, at REAL NOT NULL, run_id TEXT, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX events_by_run ON events (run_id, seq);
+"""
+
+
+class AdapterState(StrEnum):
+    PUBLISHED = "PUBLISHED"  # on disk and valid when it was written
+    LOADING = "LOADING"  # being loaded beside the live one
+    VERIFYING = "VERIFYING"  # loaded; its answers are compared with the base's
+    LIVE = "LIVE"  # an alias points to it
+    RETIRED = "RETIRED"  # was live; still on disk
+    REFUSED = "REFUSED"  # broken, foreign or without effect; the reason is in the row
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds one role of one slot. `pid` is the holding process on the slot's node once it is known."""
+
+    slot: str
+    role: str
+    holder: str
+    pid: int | None
+    granted_at: float
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One try to point an alias elsewhere; None is the base model. `seconds` is from the request to the outcome."""
+
+    id: int
+    at: float
+    alias: str
+    old: str | None
+    new: str | None
+    outcome: str
+    """`done` or `refused`."""
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the log that people read."""
+
+    seq: int
+    at: float
+    run_id: str | None
+    kind: str
+    text: str
+
+
+class Ledger:
+    """One open ledger file. `read_only=True` for everyone but the control actor.
+
+    Raises ClusterError if the file is not a ledger or is of a newer version.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        if read_only:
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._open(read_only)
+        except sqlite3.DatabaseError as error:
+            raise ClusterError(
+                f"{path} is not a readable ledger: {error}", hint="move it away or restore it"
+            ) from error
+
+    def _open(self, read_only: bool) -> None:
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ClusterError(
+                f"{self.path} has version {version}, this Tandem knows {SCHEMA_VERSION}", hint="update Tandem"
+            )
+        if version == 0 and not read_only:
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # Runs
+
+    def submit(
+        self,
+        run_id: str,
+        *,
+        config: dict,
+        kind: str = "train",
+        priority: int = 0,
+        slot_wanted: str | None = None,
+        parent: str | None = None,
+        attached: bool = False,
+        job_id: str | None = None,
+        reason: str = "submitted",
+    ) -> Run:
+        """A new run, QUEUED. Raises StateError if the id exists."""
+        with self._transaction() as db:
+            try:
+                values = (run_id, kind, RunState.QUEUED, reason, config["profile"], json.dumps(config), priority)
+                values += (slot_wanted, parent, attached, job_id, config["training"]["max_steps"], time.time())
+                db.execute(
+                    "INSERT INTO runs (id, kind, state, reason, profile, config, priority, slot_wanted, parent,"
+                    " attached, job_id, max_steps, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    values,
+                )
+            except sqlite3.IntegrityError:
+                raise StateError(f"run {run_id} exists already", hint="submit under a new id") from None
+            _event(db, run_id, "queued", reason)
+        return self.run(run_id)
+
+    def run(self, run_id: str) -> Run:
+        """One run. Raises NotFoundError."""
+        rows = self._rows("SELECT * FROM runs WHERE id = ?", run_id)
+        if not rows:
+            raise NotFoundError(f"no run {run_id}", hint="see `tandem runs list`")
+        return _run(rows[0])
+
+    def runs(self, *, limit: int = 100, active: bool = False) -> list[Run]:
+        """Newest first; with `active` only those that have not ended."""
+        ended = ", ".join(f"'{state}'" for state in RunState if state.is_terminal)
+        where = f"WHERE state NOT IN ({ended})" if active else ""
+        return [_run(row) for row in self._rows(f"SELECT * FROM runs {where} ORDER BY created_at DESC LIMIT ?", limit)]
+
+    def queue(self) -> list[Run]:
+        """Queued runs in the order in which they will be granted a slot: priority, then age."""
+        sql = "SELECT * FROM runs WHERE state = ? ORDER BY priority DESC, created_at, rowid"
+        return [_run(row) for row in self._rows(sql, RunState.QUEUED)]
+
+    def transition(self, run_id: str, to: RunState, reason: str) -> Run:
+        """Change a run's state. A state without a slot gives its lease back in the same transaction.
+
+        Raises StateError if `to` may not follow the present state.
+        """
+        with self._transaction() as db:
+            self._transition(db, run_id, to, reason)
+        return self.run(run_id)
+
+    def _transition(self, db: sqlite3.Connection, run_id: str, to: RunState, reason: str) -> None:
+        run = self.run(run_id)
+        if to not in FOLLOWING[run.state]:
+            raise StateError(f"run {run_id} is {run.state} and cannot become {to}", hint=f"`tandem runs show {run_id}`")
+        now = time.time()
+        db.execute("UPDATE runs SET state = ?, reason = ?, heartbeat_at = ? WHERE id = ?", (to, reason, now, run_id))
+        if to.is_terminal:
+            db.execute("UPDATE runs SET ended_at = ? WHERE id = ?", (now, run_id))
+        if not to.holds_slot:
+            db.execute("DELETE FROM leases WHERE holder = ?", (run_id,))
+        _event(db, run_id, to.lower(), reason)
+
+    def progress(
+        self, run_id: str, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None
+    ) -> Run:
+        """Record a step of a run that holds a slot, and that it is alive."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE runs SET step = ?, max_steps = ?, loss = coalesce(?, loss),"
+                " tokens_per_s = coalesce(?, tokens_per_s), heartbeat_at = ? WHERE id = ?",
+                (step, max_steps, loss, tokens_per_s, time.time(), run_id),
+            )
+        return self.run(run_id)
+
+    def heartbeat(self, run_id: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET heartbeat_at = ? WHERE id = ?", (time.time(), run_id))
+
+    def attach_job(self, run_id: str, job_id: str, *, attached: bool) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET job_id = ?, attached = ? WHERE id = ?", (job_id, attached, run_id))
+
+    def set_adapter(self, run_id: str, version: str) -> None:
+        """Note what a run published; the adapter becomes known as PUBLISHED in the same transaction."""
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET adapter = ? WHERE id = ?", (version, run_id))
+            _set_adapter_state(db, version, AdapterState.PUBLISHED, f"published by {run_id}", run_id)
+            _event(db, run_id, "published", version)
+
+    # Leases
+
+    def grant(self, run_id: str, slot: Slot, role: str = "train") -> Run:
+        """Give a queued run its slot: the lease, the state STARTING and the attempt's number in one transaction.
+
+        Raises StateError if the slot is held, lacks the role, or the run is not queued.
+        """
+        if role not in slot.roles:
+            raise StateError(f"slot {slot.name} has no role {role}", hint="see `tandem status`")
+        with self._transaction() as db:
+            self._take(db, slot.name, role, run_id, None)
+            self._transition(db, run_id, RunState.STARTING, f"granted slot {slot.name}")
+            db.execute(
+                "UPDATE runs SET slot = ?, attempt = attempt + 1, started_at = ? WHERE id = ?",
+                (slot.name, time.time(), run_id),
+            )
+        return self.run(run_id)
+
+    def take(self, slot: str, role: str, holder: str, pid: int | None) -> None:
+        """Hold a slot for something that is not a run, such as an engine. Raises StateError if it is held."""
+        with self._transaction() as db:
+            self._take(db, slot, role, holder, pid)
+            _event(db, None, "lease", f"{holder} holds slot {slot} ({role})")
+
+    def _take(self, db: sqlite3.Connection, slot: str, role: str, holder: str, pid: int | None) -> None:
+        try:
+            db.execute("INSERT INTO leases VALUES (?,?,?,?,?)", (slot, role, holder, pid, time.time()))
+        except sqlite3.IntegrityError:
+            other = db.execute("SELECT holder FROM leases WHERE slot = ? AND role = ?", (slot, role)).fetchone()[0]
+            raise StateError(f"slot {slot} ({role}) is held by {other}", hint="wait for it or stop it") from None
+
+    def release(self, holder: str, reason: str) -> None:
+        """Give back whatever `holder` holds. Nothing held is no error."""
+        with self._transaction() as db:
+            if db.execute("DELETE FROM leases WHERE holder = ?", (holder,)).rowcount:
+                _event(db, None, "lease", f"{holder} gave its slot back: {reason}")
+
+    def set_lease_pid(self, holder: str, pid: int) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE leases SET pid = ? WHERE holder = ?", (pid, holder))
+
+    def leases(self) -> list[Lease]:
+        return [Lease(**row) for row in self._rows("SELECT * FROM leases ORDER BY slot, role")]
+
+    # Adapters and aliases
+
+    def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None:
+        with self._transaction() as db:
+            _set_adapter_state(db, version, state, reason)
+
+    def adapter_states(self) -> dict[str, tuple[AdapterState, str]]:
+        """Version to (state, reason)."""
+        rows = self._rows("SELECT version, state, reason FROM adapters")
+        return {row["version"]: (AdapterState(row["state"]), row["reason"]) for row in rows}
+
+    def aliases(self) -> dict[str, str | None]:
+        """Alias to adapter version; None is the base model."""
+        return {row["name"]: row["version"] for row in self._rows("SELECT name, version FROM aliases ORDER BY name")}
+
+    def flip(self, alias: str, version: str | None, *, reason: str, seconds: float) -> str | None:
+        """Point `alias` at `version` and `previous` at what it pointed to, in one transaction; returns the old one."""
+        with self._transaction() as db:
+            old = self.aliases().get(alias)
+            now = time.time()
+            for name, target in ((alias, version), ("previous", old)):
+                db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?)", (name, target, now))
+            if version is not None:
+                _set_adapter_state(db, version, AdapterState.LIVE, f"alias {alias}")
+            if old is not None and old != version:
+                _set_adapter_state(db, old, AdapterState.RETIRED, f"replaced by {version or 'the base'}")
+            _swap(db, alias, old, version, "done", reason, seconds)
+            _event(db, None, "swap", f"{alias}: {old or 'base'} -> {version or 'base'}")
+        return old
+
+    def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
+        """Record that `version` was not let in; the alias stays where it is."""
+        with self._transaction() as db:
+            old = self.aliases().get(alias)
+            if old != version:
+                _set_adapter_state(db, version, AdapterState.REFUSED, reason)
+            _swap(db, alias, old, version, "refused", reason, seconds)
+            _event(db, None, "swap", f"{alias}: {version} refused: {reason}")
+
+    def swaps(self, limit: int = 100) -> list[Swap]:
+        """Newest first."""
+        return [Swap(**row) for row in self._rows("SELECT * FROM swaps ORDER BY id DESC LIMIT ?", limit)]
+
+    # Events
+
+    def note(self, kind: str, text: str, run_id: str | None = None) -> None:
+        with self._transaction() as db:
+            _event(db, run_id, kind, text)
+
+    def events(self, *, run_id: str | None = None, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Oldest first, those with a sequence number above `after`."""
+        where, values = ("AND run_id = ?", [run_id]) if run_id else ("", [])
+        sql = f"SELECT * FROM events WHERE seq > ? {where} ORDER BY seq LIMIT ?"
+        return [Event(**row) for row in self._rows(sql, after, *values, limit)]
+
+
+def _run(row: sqlite3.Row) -> Run:
+    values = {field.name: row[field.name] for field in fields(Run)}
+    values |= {"state": RunState(row["state"]), "config": json.loads(row["config"]), "attached": bool(row["attached"])}
+    return Run(**values)
+
+
+def _event(db: sqlite3.Connection, run_id: str | None, kind: str, text: str) -> None:
+    db.execute("INSERT INTO events (at, run_id, kind, text) VALUES (?,?,?,?)", (time.time(), run_id, kind, text))
+
+
+def _swap(
+    db: sqlite3.Connection, alias: str, old: str | None, new: str | None, outcome: str, reason: str, seconds: float
+) -> None:
+    db.execute(
+        "INSERT INTO swaps (at, alias, old, new, outcome, reason, seconds) VALUES (?,?,?,?,?,?,?)",
+        (time.time(), alias, old, new, outcome, reason, seconds),
+    )
+
+
+def _set_adapter_state(
+    db: sqlite3.Connection, version: str, state: AdapterState, reason: str, run_id: str | None = None
+) -> None:
+    db.execute(
+        "INSERT INTO adapters VALUES (?,?,?,?,?) ON CONFLICT (version) DO UPDATE SET"
+        " state = excluded.state, reason = excluded.reason, updated_at = excluded.updated_at",
+        (version, state, reason, run_id, time.time()),
+    )

@@ -1,0 +1,94 @@
+"""A run: its identity, its states and which may follow which. Pure data; the ledger stores it."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from configs.errors import NotFoundError
+
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
+
+
+class RunState(StrEnum):
+    QUEUED = "QUEUED"  # a row, nothing else
+    STARTING = "STARTING"  # holds a slot; its processes are coming up
+    RUNNING = "RUNNING"  # reports steps
+    STOPPING = "STOPPING"  # was asked to stop; writes a checkpoint
+    INTERRUPTED = "INTERRUPTED"  # lost its processes; goes back to the queue or fails
+    SUCCEEDED = "SUCCEEDED"  # published its adapter
+    FAILED = "FAILED"  # ended by an error; the reason is in the row
+    STOPPED = "STOPPED"  # ended because somebody asked
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED)
+
+    @property
+    def holds_slot(self) -> bool:
+        return self in (RunState.STARTING, RunState.RUNNING, RunState.STOPPING)
+
+
+_S = RunState
+FOLLOWING: dict[RunState, frozenset[RunState]] = {
+    _S.QUEUED: frozenset({_S.STARTING, _S.STOPPED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.FAILED, _S.INTERRUPTED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.SUCCEEDED, _S.FAILED, _S.INTERRUPTED}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.SUCCEEDED, _S.FAILED}),
+    _S.INTERRUPTED: frozenset({_S.QUEUED, _S.FAILED, _S.STOPPED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.STOPPED: frozenset(),
+}
+"""Which state may follow which; the ledger refuses every other change."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the ledger's `runs` table. Times are Unix seconds."""
+
+    id: str
+    kind: str
+    """Kind of job: `train`."""
+    state: RunState
+    reason: str
+    """Why it is in this state, in words."""
+    profile: str
+    config: dict
+    """The resolved configuration, as `RunConfig.model_dump(mode="json")` gives it."""
+    priority: int
+    slot_wanted: str | None
+    """Only this slot will do; None is any slot with the role."""
+    slot: str | None
+    """The slot it holds or last held."""
+    parent: str | None
+    """The run whose checkpoint it continues."""
+    job_id: str | None
+    """Ray's submission id of the newest attempt."""
+    attached: bool
+    """Its driver was started by somebody else (`ray job submit`) and waits for the slot itself."""
+    attempt: int
+    step: int
+    max_steps: int | None
+    loss: float | None
+    tokens_per_s: float | None
+    adapter: str | None
+    """The version that it published."""
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    heartbeat_at: float | None
+
+
+def new_run_id(profile: str) -> str:
+    """A fresh run id: profile, UTC time, four random hex digits. Safe as a folder name and as Ray's submission id."""
+    stem = re.sub(r"[^a-z0-9]+", "-", profile.lower()).strip("-")[:40] or "run"
+    return f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_run_id(text: str) -> str:
+    """`text` itself if it can be a run id. Raises NotFoundError otherwise, so that no path or shell ever sees it."""
+    if not _RUN_ID.fullmatch(text):
+        raise NotFoundError(f"'{text[:80]}' is not a run id", hint="see `tandem runs list`")
+    return text
