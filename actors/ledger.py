@@ -226,7 +226,7 @@ class Ledger:
         with self._transaction() as db:
             db.execute("UPDATE runs SET heartbeat_at = ? WHERE id = ?", (time.time(), run_id))
 
-    def attach_job(self, run_id: str, job_id: str, *, attached: bool) -> None:
+    def attach_job(self, run_id: str, job_id: str | None, *, attached: bool) -> None:
         with self._transaction() as db:
             db.execute("UPDATE runs SET job_id = ?, attached = ? WHERE id = ?", (job_id, attached, run_id))
 

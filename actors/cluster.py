@@ -1,0 +1,327 @@
+"""The Ray cluster of one TANDEM_HOME: start it closed, find it again, end every process of it.
+
+Every process below carries TANDEM_CLUSTER=<home> in its environment, which is how `stop` finds even what a kill -9 of
+Ray left behind, and touches nothing else on the machine. Called by `tandem up` and `tandem down`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from actors import placement
+from configs import paths
+from configs.errors import ClusterError
+from configs.paths import Home
+from configs.schema import ClusterConfig, Slot
+
+LOOPBACK = "127.0.0.1"
+MARKER = "TANDEM_CLUSTER"
+START_TIMEOUT_S = 90
+OBJECT_STORE_BYTES = 256 * 2**20  # tokens and metrics are all that travels; weights are read from disk
+KEPT_SESSIONS = 2
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What `tandem up` started, as kept in cluster.json."""
+
+    head_pid: int
+    head_started: float
+    """Creation time of the head process, so that a reused pid is not taken for it. Unix seconds."""
+    gcs_address: str
+    http_port: int
+    dashboard_port: int
+    slots: tuple[Slot, ...]
+    config: ClusterConfig
+
+    @property
+    def http(self) -> str:
+        return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{LOOPBACK}:{self.dashboard_port}"
+
+    @property
+    def is_alive(self) -> bool:
+        try:
+            head = psutil.Process(self.head_pid)
+            return abs(head.create_time() - self.head_started) < 1 and head.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def slot(self, name: str) -> Slot:
+        return next(slot for slot in self.slots if slot.name == name)
+
+
+def find(home: Home) -> Cluster | None:
+    """The cluster that was started for this home, alive or not; None if there should be none."""
+    try:
+        values = json.loads(home.cluster.read_text())
+        values["slots"] = tuple(Slot(**slot) for slot in values["slots"])
+        values["config"] = ClusterConfig(**values["config"])
+        return Cluster(**values)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ClusterError(f"{home.cluster} is damaged: {error}", hint="`tandem down` cleans up") from error
+
+
+def require(home: Home) -> Cluster:
+    """The running cluster. Raises ClusterError if there is none."""
+    cluster = find(home)
+    if cluster is None:
+        raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
+    if not cluster.is_alive:
+        raise ClusterError(
+            f"Tandem's cluster died (head process {cluster.head_pid} is gone)",
+            hint="`tandem up` starts it again; queued runs are kept",
+        )
+    return cluster
+
+
+def start(home: Home, config: ClusterConfig, say: Callable[[str], None] = lambda text: None) -> Cluster:
+    """Start Ray on loopback with token authentication and one custom resource per slot.
+
+    Leftovers of a cluster that died are ended first. On any failure nothing stays behind.
+    Raises ClusterError if it runs already, a port is taken or Ray does not come up.
+    """
+    with _lock(home):
+        if (old := _find_damaged(home)) is not None:
+            if old.is_alive:
+                raise ClusterError(
+                    f"Tandem is running already at {old.http}", hint="`tandem status` shows it, `tandem down` ends it"
+                )
+            say("ending what is left of a cluster that died")
+        end_processes(home)
+        for name, port in (("http_port", config.http_port), ("dashboard_port", config.dashboard_port)):
+            _require_free(name, port)
+        slots = placement.resolve_slots(config)
+        _prepare(home)
+        say(f"starting Ray with {len(slots)} slot{'s' if len(slots) > 1 else ''}")
+        try:
+            return _start_head(home, config, slots)
+        except BaseException:
+            end_processes(home)
+            home.cluster.unlink(missing_ok=True)
+            raise
+
+
+def stop(home: Home) -> int:
+    """End every process of this home's cluster; returns how many there were. Raises ClusterError if there is none."""
+    with _lock(home):
+        known = home.cluster.exists()
+        ended = end_processes(home)
+        home.cluster.unlink(missing_ok=True)
+    if not known and not ended:
+        raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
+    return ended
+
+
+def client_environment(home: Home, cluster: Cluster) -> dict[str, str]:
+    """What Ray's own commands and drivers need to reach this cluster: addresses and the token's file."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home.token),
+        "RAY_API_SERVER_ADDRESS": cluster.dashboard,  # ray job
+        "RAY_DASHBOARD_ADDRESS": cluster.dashboard,  # serve
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps 127.0.0.1 as node address; Ray replaces it otherwise
+        "TANDEM_HOME": str(home.root),
+    }
+
+
+def connect(home: Home, cluster: Cluster) -> None:
+    """Make this process a Ray driver of the cluster."""
+    os.environ.update(client_environment(home, cluster))
+    import ray  # takes a second, so only drivers pay for it
+
+    quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
+    ray.init(address=cluster.gcs_address, namespace="tandem", **quiet)
+
+
+def processes(home: Home) -> list[psutil.Process]:
+    """Every process of this home's cluster that is alive now, whoever started it."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if process.environ().get(MARKER) == str(home.root) and process.pid != os.getpid():
+                found.append(process)
+    return found
+
+
+def end_processes(home: Home, grace_s: float = 3) -> int:
+    """SIGTERM, then SIGKILL after `grace_s` seconds; again until none is left. Returns how many were ended."""
+    ended: set[int] = set()
+    deadline = time.monotonic() + grace_s
+    while alive := processes(home):
+        number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
+        for process in alive:
+            if process.pid not in ended or number == signal.SIGKILL:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        ended |= {process.pid for process in alive}
+        psutil.wait_procs(alive, timeout=0.5)
+    return len(ended)
+
+
+def _find_damaged(home: Home) -> Cluster | None:
+    try:
+        return find(home)
+    except ClusterError:
+        return None
+
+
+@contextlib.contextmanager
+def _lock(home: Home) -> Iterator[None]:
+    """Only one `up` or `down` at a time per home."""
+    home.root.mkdir(parents=True, exist_ok=True)
+    with (home.root / "cluster.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError("another `tandem up` or `tandem down` is at work", hint="wait for it to end") from None
+        yield
+
+
+def _require_free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            raise ClusterError(
+                f"{name} {port} is in use{_user_of(port)}", hint=f"free it, or `tandem up --set {name}=<another>`"
+            ) from None
+
+
+def _user_of(port: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})" if connection.pid else ""
+    return ""
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
+def _prepare(home: Home) -> None:
+    for folder in (home.ray, home.logs, home.runs, home.models, home.cache, home.root / "tmp"):
+        folder.mkdir(parents=True, exist_ok=True)
+    home.root.chmod(0o700)
+    if not home.token.exists():
+        descriptor = os.open(home.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(secrets.token_hex(32))
+    home.token.chmod(0o600)
+    sessions = sorted(path for path in home.ray.glob("session_2*") if path.is_dir() and not path.is_symlink())
+    for old in sessions[: -(KEPT_SESSIONS - 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> Cluster:
+    gcs, client, agent, metrics, *unused = _free_ports(6)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--ray-client-server-port={client}"]
+    command += [f"--dashboard-host={LOOPBACK}", f"--dashboard-port={config.dashboard_port}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+    command += [
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]  # any; Ray's range 10002-19999 forbids ports people choose
+    command += [f"--temp-dir={home.ray}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false"]
+    command += [f"--num-gpus={sum(slot.gpu is not None for slot in slots)}"]
+    command += [f"--resources={json.dumps(placement.cluster_resources(slots))}"]
+    environment = _head_environment(home, config, unused)
+    log = home.logs / "ray.log"
+    with log.open("w") as out:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+        head = subprocess.Popen(command, env=environment, cwd=home.root, start_new_session=True, **streams)
+    cluster = Cluster(
+        head_pid=head.pid,
+        head_started=psutil.Process(head.pid).create_time(),
+        gcs_address=f"{LOOPBACK}:{gcs}",
+        http_port=config.http_port,
+        dashboard_port=config.dashboard_port,
+        slots=slots,
+        config=config,
+    )
+    _write(home.cluster, cluster)
+    _await_head(head, cluster, home, log)
+    return cluster
+
+
+def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> dict[str, str]:
+    """The environment that every process of the cluster inherits."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    python_path = os.pathsep.join(filter(None, (str(paths.SOURCE), os.environ.get("PYTHONPATH"))))
+    return inherited | {
+        MARKER: str(home.root),
+        "TANDEM_HOME": str(home.root),
+        "SPT_NOENV": "1",  # setproctitle in Ray's workers would overwrite the environment that `processes` reads
+        "AUTOSCALER_METRIC_PORT": str(ports[0]),  # fixed ports otherwise, so two clusters on one machine would collide
+        "DASHBOARD_METRIC_PORT": str(ports[1]),
+        "PATH": binaries,
+        "PYTHONPATH": python_path,
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(home.root / "tmp"),
+        "TRITON_CACHE_DIR": str(home.cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(home.cache / "inductor"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home.token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    }
+
+
+def _await_head(head: subprocess.Popen, cluster: Cluster, home: Home, log: Path) -> None:
+    headers = {"Authorization": f"Bearer {home.token.read_text().strip()}"}
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if head.poll() is not None:
+            raise ClusterError(f"Ray did not start: {_last_line(log)}", hint=f"see {log}")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{cluster.dashboard}/api/jobs/", headers=headers, timeout=2).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise ClusterError(f"Ray was not ready after {START_TIMEOUT_S} s", hint=f"see {log}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def _write(path: Path, cluster: Cluster) -> None:
+    values = asdict(cluster)
+    values["slots"] = [slot.model_dump() for slot in cluster.slots]
+    values["config"] = cluster.config.model_dump(mode="json")
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(values, indent=1))
+    aside.replace(path)

@@ -1,0 +1,390 @@
+"""The one control actor: queue, leases, aliases. It owns the ledger; everybody else asks it.
+
+`tick` is the whole of it: look after what holds a slot, then grant free slots to the queue. It survives its own death
+and the cluster's: what it knows is in the ledger, and a run whose processes are gone goes back to the queue.
+Knows Ray's jobs only through `RayJobs`; knows nothing of training or HTTP.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import traceback
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from actors.cluster import MARKER
+from actors.ledger import AdapterState, Ledger
+from actors.placement import die_with_parent
+from actors.ray_jobs import JobState, RayJobs
+from actors.run import Run, RunState, check_run_id
+from configs.errors import NotFoundError, StateError, TandemError
+from configs.paths import Home
+from configs.schema import ClusterConfig, Slot
+
+NAME = "tandem_control"
+NAMESPACE = "tandem"
+TICK_S = 0.5
+LONG_POLL_S = 20
+
+
+class Directive(StrEnum):
+    CONTINUE = "CONTINUE"
+    STOP = "STOP"  # write a checkpoint and end
+
+
+class Control:
+    """The control actor's class; `start` makes the actor. Every method is safe to call again after a lost answer."""
+
+    async def __init__(
+        self, home: Home, slots: tuple[Slot, ...], config: ClusterConfig, jobs: RayJobs, *, ticking: bool = True
+    ) -> None:
+        self._home = home
+        self._slots = {slot.name: slot for slot in slots}
+        self._config = config
+        self._jobs = jobs
+        self._ledger = Ledger(home.ledger)
+        self._changed = asyncio.Condition()
+        self._launching: set[str] = set()
+        self._stopping_since: dict[str, float] = {}
+        if ticking:
+            die_with_parent()
+            self._loop = asyncio.create_task(self._run_forever())
+
+    async def _run_forever(self) -> None:
+        while True:
+            try:
+                await self.tick()
+            except Exception as error:  # one bad tick must not end the queue; it is in the log and tried again
+                traceback.print_exc()
+                self._ledger.note("error", f"control: {type(error).__name__}: {error}")
+                await asyncio.sleep(5)
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """Look after every run that should have processes, then grant free slots."""
+        for run in self._ledger.runs(active=True, limit=10_000):
+            if run.id not in self._launching:
+                await self._look_after(run)
+        await self._grant_free_slots()
+
+    # The queue
+
+    async def submit(self, run_id: str, config: dict, **how: Any) -> dict:
+        """Queue a run; `how` are the keyword arguments of `Ledger.submit`. Returns the run as a dict.
+
+        The id is the caller's, so that a submission whose answer was lost can be sent again. Raises StateError if `slot_wanted` cannot train, NotFoundError if `parent` does not exist.
+        """
+        wanted = how.get("slot_wanted")
+        if wanted is not None and "train" not in getattr(self._slots.get(wanted), "roles", ()):
+            trainable = ", ".join(slot.name for slot in self._slots.values() if "train" in slot.roles)
+            raise StateError(f"slot {wanted} does not train", hint=f"slots that do: {trainable}")
+        if how.get("parent") is not None:
+            self._ledger.run(how["parent"])
+        try:
+            return asdict(self._ledger.run(check_run_id(run_id)))
+        except NotFoundError:
+            run = self._ledger.submit(run_id, config=config, **how)
+        await self._notify()
+        return asdict(run)
+
+    async def _grant_free_slots(self) -> None:
+        held = {(lease.slot, lease.role) for lease in self._ledger.leases()}
+        for run in self._ledger.queue():
+            free = [s for s in self._slots.values() if "train" in s.roles and (s.name, "train") not in held]
+            slot = next((s for s in free if run.slot_wanted in (None, s.name)), None)
+            if slot is None:
+                continue
+            run = self._ledger.grant(run.id, slot)
+            held.add((slot.name, "train"))
+            if not run.attached:
+                self._launching.add(run.id)
+                asyncio.create_task(self._launch(run))  # noqa: RUF006  kept alive by _launching's discard below
+            await self._notify()
+
+    async def _launch(self, run: Run) -> None:
+        job_id = f"{run.id}-{run.attempt}"
+        try:
+            self._ledger.attach_job(run.id, job_id, attached=False)
+            await asyncio.to_thread(self._jobs.submit, job_id, run.id)
+        except Exception as error:
+            self._end(run.id, RunState.FAILED, f"its job could not be started: {error}")
+        finally:
+            self._launching.discard(run.id)
+
+    async def wait_for_slot(self, run_id: str, timeout: float = LONG_POLL_S) -> dict | None:
+        """Until the run holds a slot: `{"slot": ..., "attempt": ...}`. None if `timeout` seconds pass first: ask again.
+
+        Raises StateError if the run ended instead.
+        """
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                waiting = lambda: self._ledger.run(run_id).state is not RunState.QUEUED  # noqa: E731
+                await asyncio.wait_for(self._changed.wait_for(waiting), timeout)
+        run = self._ledger.run(run_id)
+        if run.state.holds_slot and run.slot in self._slots:
+            return {"slot": self._slots[run.slot].model_dump(), "attempt": run.attempt}
+        if run.state is RunState.QUEUED:
+            return None
+        raise StateError(f"run {run_id} is {run.state}: {run.reason}")
+
+    async def stop(self, run_id: str, reason: str = "stopped by request") -> dict:
+        """Stop a run wherever it is. Returns the run as it is now; one that is stopping already is no error.
+
+        Raises StateError if it has ended.
+        """
+        run = self._ledger.run(run_id)
+        if run.state.is_terminal:
+            raise StateError(f"run {run_id} has ended already: {run.state}", hint=f"`tandem runs show {run_id}`")
+        if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
+            self._ledger.transition(run_id, RunState.STOPPED, reason)
+        elif run.state is not RunState.STOPPING:
+            self._ledger.transition(run_id, RunState.STOPPING, reason)
+            self._stopping_since[run_id] = time.monotonic()
+            if run.state is RunState.STARTING and run.job_id and run_id not in self._launching:
+                with contextlib.suppress(RuntimeError):  # a job that is gone already is found by the next tick
+                    await asyncio.to_thread(self._jobs.stop, run.job_id)
+        await self._notify()
+        return asdict(self._ledger.run(run_id))
+
+    # What a run's processes say
+
+    async def starting(self, run_id: str, attempt: int, pid: int) -> Directive:
+        """The run's trainer is up, in process `pid` of the slot's node."""
+        directive = self._directive(run_id, attempt)
+        if directive is Directive.CONTINUE:
+            self._ledger.set_lease_pid(run_id, pid)
+            self._ledger.heartbeat(run_id)
+        return directive
+
+    async def training(self, run_id: str, attempt: int) -> Directive:
+        """The model is loaded and the first step is about to run."""
+        directive = self._directive(run_id, attempt)
+        if directive is Directive.CONTINUE and self._ledger.run(run_id).state is RunState.STARTING:
+            self._ledger.transition(run_id, RunState.RUNNING, "training")
+        return directive
+
+    async def report(self, run_id: str, attempt: int, **progress: Any) -> Directive:
+        """A step is done; `progress` are the keyword arguments of `Ledger.progress`."""
+        run = self._ledger.run(run_id)
+        if run.attempt == attempt and run.state.holds_slot:
+            self._ledger.progress(run_id, **progress)
+        return self._directive(run_id, attempt)
+
+    def _directive(self, run_id: str, attempt: int) -> Directive:
+        run = self._ledger.run(run_id)
+        mine = run.attempt == attempt and run.state in (RunState.STARTING, RunState.RUNNING)
+        return Directive.CONTINUE if mine else Directive.STOP
+
+    async def finish(self, run_id: str, attempt: int, state: RunState, reason: str, adapter: str | None = None) -> dict:
+        """The run's driver says how it ended. From a driver of an older attempt, or after the end, it changes nothing."""
+        run = self._ledger.run(run_id)
+        if run.attempt == attempt and run.state.holds_slot:
+            if adapter is not None:
+                self._ledger.set_adapter(run_id, adapter)
+            if state is RunState.INTERRUPTED:
+                self._interrupt(run, reason)
+            else:
+                self._end(run_id, state, reason)
+            await self._notify()
+        return asdict(self._ledger.run(run_id))
+
+    # Looking after runs
+
+    async def _look_after(self, run: Run) -> None:
+        if run.state is RunState.INTERRUPTED:
+            self._requeue(run)
+        elif run.state is RunState.QUEUED:
+            if run.attached and (job := await self._job_state(run)) is not JobState.ALIVE:
+                self._lost_driver_while_queued(run.id, job)
+        else:
+            await self._look_after_holder(run)
+
+    async def _look_after_holder(self, run: Run) -> None:
+        job = await self._job_state(run)
+        run = self._ledger.run(run.id)  # it may have ended while the job was asked for
+        if not run.state.holds_slot:
+            return
+        if job is not JobState.ALIVE:
+            reason = await self._why_gone(run, job)
+            if run.state is RunState.STOPPING or job is JobState.STOPPED:
+                self._end(run.id, RunState.STOPPED, run.reason if run.state is RunState.STOPPING else reason)
+            else:
+                self._interrupt(run, reason)
+        elif run.state is RunState.STOPPING:
+            since = self._stopping_since.setdefault(run.id, time.monotonic())
+            if time.monotonic() - since > self._config.stop_grace_s:
+                await self._kill(run)
+                self._end(run.id, RunState.STOPPED, f"killed: not stopped after {self._config.stop_grace_s:g} s")
+        elif time.time() - (run.heartbeat_at or 0) > self._config.heartbeat_timeout_s:
+            await self._kill(run)
+            self._interrupt(run, f"no sign of life for {self._config.heartbeat_timeout_s:g} s")
+
+    async def _job_state(self, run: Run) -> JobState:
+        if not run.job_id:
+            return JobState.UNKNOWN
+        return await asyncio.to_thread(self._jobs.state, run.job_id)
+
+    async def _why_gone(self, run: Run, job: JobState) -> str:
+        if job is JobState.UNKNOWN:
+            return "the cluster was restarted"
+        return f"its job ended ({job}): {await asyncio.to_thread(self._jobs.message, run.job_id)}"
+
+    def _lost_driver_while_queued(self, run_id: str, job: JobState) -> None:
+        """A waiting driver that is gone with its cluster leaves a run behind that is ours to start; one that was ended
+        takes its run with it."""
+        if self._ledger.run(run_id).state is not RunState.QUEUED:
+            return
+        if job is JobState.UNKNOWN:
+            self._ledger.attach_job(run_id, None, attached=False)
+            self._ledger.note("adopted", "its driver is gone with the cluster; it will be started from here", run_id)
+        else:
+            self._ledger.transition(run_id, RunState.STOPPED, "its driver ended while it was queued")
+
+    def _interrupt(self, run: Run, reason: str) -> None:
+        self._end_holder(run.id)
+        if run.state is RunState.STOPPING:
+            self._ledger.transition(run.id, RunState.STOPPED, reason)
+        else:
+            self._ledger.transition(run.id, RunState.INTERRUPTED, reason)
+            self._requeue(self._ledger.run(run.id))
+
+    def _requeue(self, run: Run) -> None:
+        if run.attempt >= self._config.max_attempts:
+            self._ledger.transition(run.id, RunState.FAILED, f"interrupted {run.attempt} times, last: {run.reason}")
+            return
+        self._ledger.attach_job(run.id, None, attached=False)
+        self._ledger.transition(run.id, RunState.QUEUED, f"again after: {run.reason}")
+
+    def _end(self, run_id: str, state: RunState, reason: str) -> None:
+        self._end_holder(run_id)
+        self._stopping_since.pop(run_id, None)
+        if state is RunState.SUCCEEDED and self._ledger.run(run_id).state is RunState.STARTING:
+            self._ledger.transition(run_id, RunState.RUNNING, "training")
+        if state is RunState.STOPPED and self._ledger.run(run_id).state is not RunState.STOPPING:
+            self._ledger.transition(run_id, RunState.STOPPING, reason)
+        self._ledger.transition(run_id, state, reason)
+        if state is RunState.FAILED and (tail := _last_lines(self._home.run(run_id) / "log.txt")):
+            self._ledger.note("log", tail, run_id)
+
+    async def _kill(self, run: Run) -> None:
+        with contextlib.suppress(RuntimeError):
+            await asyncio.to_thread(self._jobs.stop, run.job_id)
+        self._end_holder(run.id)
+
+    def _end_holder(self, run_id: str) -> None:
+        """No slot is given back while the process that held it lives."""
+        for lease in self._ledger.leases():
+            if lease.holder == run_id and lease.pid is not None:
+                _kill_and_wait(lease.pid, self._home)
+
+    # Serving
+
+    async def take_serve_slot(self, slot: str, holder: str, pid: int) -> None:
+        """An engine holds its slot. A holder whose process is gone loses it. Raises StateError while it is alive."""
+        for lease in self._ledger.leases():
+            if (lease.slot, lease.role) != (slot, "serve"):
+                continue
+            if (lease.holder, lease.pid) == (holder, pid):
+                return
+            if not (lease.pid and psutil.pid_exists(lease.pid)):
+                self._ledger.release(lease.holder, "its process is gone")
+        self._ledger.take(slot, "serve", holder, pid)
+
+    async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:
+        """Alias to version (None: the base). With `known`, waits until they differ from it, at most LONG_POLL_S."""
+        if known is not None:
+            async with self._changed:
+                with contextlib.suppress(TimeoutError):
+                    differs = lambda: self._ledger.aliases() != known  # noqa: E731
+                    await asyncio.wait_for(self._changed.wait_for(differs), LONG_POLL_S)
+        return self._ledger.aliases()
+
+    async def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None:
+        self._ledger.set_adapter_state(version, state, reason)
+
+    async def flip(self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float) -> None:
+        """Point `alias` at `version` if it still points at `expected`. Raises StateError if somebody was quicker."""
+        now = self._ledger.aliases().get(alias)
+        if now == version:
+            return
+        if now != expected:
+            raise StateError(f"alias {alias} moved to {now or 'the base'} meanwhile", hint="swap again")
+        self._ledger.flip(alias, version, reason=reason, seconds=seconds)
+        await self._notify()
+
+    async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
+        self._ledger.refuse_swap(alias, version, reason=reason, seconds=seconds)
+
+    # Reading
+
+    async def run(self, run_id: str) -> dict:
+        return asdict(self._ledger.run(run_id))
+
+    async def slots(self) -> list[dict]:
+        """Every slot as a dict, with the leases on it."""
+        leases = [asdict(lease) for lease in self._ledger.leases()]
+        return [
+            {"slot": slot.model_dump(), "leases": [lease for lease in leases if lease["slot"] == slot.name]}
+            for slot in self._slots.values()
+        ]
+
+    async def ready(self) -> bool:
+        return True
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
+    """Create the control actor in the connected cluster and wait for it. Returns its handle."""
+    import ray
+
+    options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0, "max_restarts": -1}
+    handle = ray.remote(Control).options(**options, max_task_retries=3, max_concurrency=1000).remote(
+        home, slots, config, RayJobs(dashboard)
+    )  # fmt: skip
+    ray.get(handle.ready.remote())
+    return handle
+
+
+def find():
+    """The control actor's handle. Raises NotFoundError if the connected cluster has none."""
+    import ray
+
+    try:
+        return ray.get_actor(NAME, namespace=NAMESPACE)
+    except ValueError:
+        raise NotFoundError("this Ray cluster has no control actor", hint="start it with `tandem up`") from None
+
+
+def ask(method, *args: Any, timeout: float = 30, **kwargs: Any) -> Any:
+    """Call a method of the control actor and wait. Raises the TandemError that it raised, not Ray's wrapper of it."""
+    import ray
+
+    try:
+        return ray.get(method.remote(*args, **kwargs), timeout=timeout)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+
+
+def _kill_and_wait(pid: int, home: Home) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        if pid == os.getpid() or process.environ().get(MARKER) != str(home.root):
+            return  # the number was given to somebody else
+        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def _last_lines(log: Path, count: int = 20) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text(errors="replace")[-20_000:].splitlines()[-count:])
+    return ""

@@ -1,0 +1,93 @@
+"""Readings of the GPUs and the host. NVML where there is a driver, psutil for the rest; torch is never imported.
+
+Monitoring must not break what it watches: a reading that the driver refuses is None, and no driver means no GPUs.
+"""
+
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """One GPU at one moment."""
+
+    index: int
+    """NVML index, the order of `nvidia-smi`."""
+    uuid: str
+    name: str
+    memory_total: int
+    """Bytes."""
+    memory_used: int
+    """Bytes, by all processes."""
+    utilization: float | None
+    """Part of the last sample period in which a kernel ran, 0 to 1."""
+    temperature: float | None
+    """Degrees Celsius."""
+    power: float | None
+    """Watts."""
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """The machine at one moment."""
+
+    cpu_count: int
+    cpu_utilization: float
+    """0 to 1 since the last reading in this process."""
+    memory_total: int
+    """Bytes."""
+    memory_used: int
+    """Bytes."""
+
+
+def gpus() -> list[GpuReading]:
+    """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def host() -> HostReading:
+    memory = psutil.virtual_memory()
+    return HostReading(
+        cpu_count=psutil.cpu_count() or 1,
+        cpu_utilization=psutil.cpu_percent() / 100,
+        memory_total=memory.total,
+        memory_used=memory.total - memory.available,
+    )
+
+
+def _read(nvml, index: int) -> GpuReading:
+    def attempt(reading, *args):
+        try:
+            return reading(handle, *args)
+        except nvml.NVMLError:
+            return None
+
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    utilization = attempt(nvml.nvmlDeviceGetUtilizationRates)
+    temperature = attempt(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
+    milliwatts = attempt(nvml.nvmlDeviceGetPowerUsage)
+    return GpuReading(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_total=memory.total,
+        memory_used=memory.used,
+        utilization=None if utilization is None else utilization.gpu / 100,
+        temperature=None if temperature is None else float(temperature),
+        power=None if milliwatts is None else milliwatts / 1000,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

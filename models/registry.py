@@ -1,0 +1,118 @@
+"""All published adapters on disk: publish, resolve, list.
+
+A version is written aside, fsynced and renamed; readers see it whole or not at all, and it never changes after.
+`models/latest` is a link to the newest.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from configs.errors import AdapterError, NotFoundError
+from models import adapter
+from models.adapter import Manifest
+
+LATEST = "latest"
+_ASIDE = ".publishing-"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Registry:
+    """The adapters below one folder, `TANDEM_HOME/models`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def publish(self, save: Callable[[Path], None], **about) -> Manifest:
+        """Publish what `save(folder)` writes (PEFT's two files) under a new version.
+
+        `about` are the manifest's fields except version, created_at, files and format. Whatever fails, no half-written
+        version is ever visible, and a run that publishes again (it was killed just after) gets what it published.
+        Raises AdapterError if the result would not pass `adapter.validate`.
+        """
+        for manifest in self.list():
+            if manifest.run_id == about["run_id"]:
+                return manifest
+        aside = self.folder / f"{_ASIDE}{about['run_id']}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            save(aside)
+            for path in aside.iterdir():
+                if path.name not in (adapter.WEIGHTS, adapter.PEFT_CONFIG):
+                    path.unlink()  # PEFT's README template says nothing about this adapter
+            manifest = self._finish(aside, about)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._point_latest(manifest.version)
+        return manifest
+
+    def _finish(self, aside: Path, about: dict) -> Manifest:
+        stem = f"{_slug(about['base'])}_{_slug(about['profile'])}_{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        for suffix in ("", *(f"-{n}" for n in range(2, 100))):
+            version = stem + suffix
+            if (self.folder / version).exists():
+                continue
+            files = adapter.hash_files(aside)
+            manifest = Manifest(version=version, created_at=time.time(), files=files, **about)
+            adapter.write_manifest(aside, manifest)
+            adapter.validate(aside)
+            for path in aside.iterdir():
+                _fsync(path)
+            _fsync(aside)
+            with contextlib.suppress(OSError):  # somebody published the same name in between: take the next
+                aside.rename(self.folder / version)
+                _fsync(self.folder)
+                return manifest
+        raise AdapterError(f"no free version name below {stem}", hint="wait a second and publish again")
+
+    def _point_latest(self, version: str) -> None:
+        link = self.folder / f"{_ASIDE}{LATEST}-{version}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(version)
+        link.replace(self.folder / LATEST)
+        _fsync(self.folder)
+
+    def list(self) -> list[Manifest]:
+        """Manifests of all published adapters, newest first; a folder without a readable manifest is not one."""
+        found = []
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                with contextlib.suppress(AdapterError):
+                    found.append(adapter.read_manifest(path))
+        return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version), reverse=True)
+
+    def resolve(self, name: str) -> str:
+        """A version from a version or `latest`. Raises NotFoundError."""
+        if name == LATEST:
+            target = self.folder / LATEST
+            if not target.exists():
+                raise NotFoundError("no adapter has been published yet", hint="train one: `tandem train`")
+            return target.resolve().name
+        self.path(name)
+        return name
+
+    def path(self, version: str) -> Path:
+        """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""
+        folder = self.folder / version
+        if not _VERSION.fullmatch(version) or version == LATEST or not folder.is_dir():
+            raise NotFoundError(f"no adapter '{version[:80]}'", hint="see `tandem adapters list`", param="model")
+        return folder
+
+
+def _slug(name: str) -> str:
+    """The last part of a hub name or path, safe in a folder name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.") or "base"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
