@@ -23,7 +23,7 @@ from actors.ledger import AdapterState, Ledger
 from actors.placement import die_with_parent
 from actors.ray_jobs import JobState, RayJobs
 from actors.run import Run, RunState, check_run_id
-from configs.errors import NotFoundError, StateError, TandemError
+from configs.errors import ClusterError, NotFoundError, StateError, TandemError
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 
@@ -78,7 +78,8 @@ class Control:
     async def submit(self, run_id: str, config: dict, **how: Any) -> dict:
         """Queue a run; `how` are the keyword arguments of `Ledger.submit`. Returns the run as a dict.
 
-        The id is the caller's, so that a submission whose answer was lost can be sent again. Raises StateError if `slot_wanted` cannot train, NotFoundError if `parent` does not exist.
+        The id is the caller's, so that a submission whose answer was lost can be sent again.
+        Raises StateError if `slot_wanted` cannot train, NotFoundError if `parent` does not exist.
         """
         wanted = how.get("slot_wanted")
         if wanted is not None and "train" not in getattr(self._slots.get(wanted), "roles", ()):
@@ -117,15 +118,15 @@ class Control:
         finally:
             self._launching.discard(run.id)
 
-    async def wait_for_slot(self, run_id: str, timeout: float = LONG_POLL_S) -> dict | None:
-        """Until the run holds a slot: `{"slot": ..., "attempt": ...}`. None if `timeout` seconds pass first: ask again.
+    async def wait_for_slot(self, run_id: str, wait_s: float = LONG_POLL_S) -> dict | None:
+        """Until the run holds a slot: `{"slot": ..., "attempt": ...}`. None if `wait_s` seconds pass first: ask again.
 
         Raises StateError if the run ended instead.
         """
         async with self._changed:
             with contextlib.suppress(TimeoutError):
                 waiting = lambda: self._ledger.run(run_id).state is not RunState.QUEUED  # noqa: E731
-                await asyncio.wait_for(self._changed.wait_for(waiting), timeout)
+                await asyncio.wait_for(self._changed.wait_for(waiting), wait_s)
         run = self._ledger.run(run_id)
         if run.state.holds_slot and run.slot in self._slots:
             return {"slot": self._slots[run.slot].model_dump(), "attempt": run.attempt}
@@ -182,7 +183,7 @@ class Control:
         return Directive.CONTINUE if mine else Directive.STOP
 
     async def finish(self, run_id: str, attempt: int, state: RunState, reason: str, adapter: str | None = None) -> dict:
-        """The run's driver says how it ended. From a driver of an older attempt, or after the end, it changes nothing."""
+        """The run's driver says how it ended. From an older attempt's driver, or after the end, it changes nothing."""
         run = self._ledger.run(run_id)
         if run.attempt == attempt and run.state.holds_slot:
             if adapter is not None:
@@ -364,14 +365,23 @@ def find():
         raise NotFoundError("this Ray cluster has no control actor", hint="start it with `tandem up`") from None
 
 
-def ask(method, *args: Any, timeout: float = 30, **kwargs: Any) -> Any:
-    """Call a method of the control actor and wait. Raises the TandemError that it raised, not Ray's wrapper of it."""
+def ask(method, *args: Any, timeout: float = 60, **kwargs: Any) -> Any:
+    """Call a method of the control actor and wait, through its restarts, for at most `timeout` seconds.
+
+    Raises the TandemError that the method raised, or ClusterError if no answer came.
+    """
     import ray
 
-    try:
-        return ray.get(method.remote(*args, **kwargs), timeout=timeout)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return ray.get(method.remote(*args, **kwargs), timeout=max(1.0, deadline - time.monotonic()))
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the control actor does not answer: {error}", hint="`tandem status`") from None
+            time.sleep(0.5)
 
 
 def _kill_and_wait(pid: int, home: Home) -> None:

@@ -1,4 +1,4 @@
-"""From YAML and `--set a.b=c` to a validated configuration, or a ConfigError that says which key, where, and what fits."""
+"""From YAML and `--set a.b=c` to a validated configuration, or a ConfigError that names key, place and what fits."""
 
 import difflib
 import re
@@ -46,12 +46,14 @@ def load(kind: type[Config], path: Path, sets: Iterable[str] = (), defaults: Map
 
     Raises ConfigError naming the key, the file or flag it came from, the allowed values and the nearest match.
     """
-    values = dict(defaults or {}) | _read(path)
-    flags = {}
-    for text in sets:
-        key = _assign(values, text)
-        flags[key] = text
-    return validate(kind, values, source=str(path), flags=flags)
+    return override(kind, dict(defaults or {}) | _read(path), sets, source=str(path))
+
+
+def override(kind: type[Config], values: Mapping[str, Any], sets: Iterable[str], *, source: str) -> Config:
+    """Apply `--set` texts to plain values, then validate. `values` itself is not changed."""
+    values = dict(values)
+    flags = {_assign(values, text): text for text in sets}
+    return validate(kind, values, source=source, flags=flags)
 
 
 def validate(

@@ -1,0 +1,81 @@
+"""The actor that holds a training slot: one process, one GPU, one task. It does not know what the task is.
+
+The task gets a `Link` to the control actor and is told through its answers when to stop.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.control import Directive, ask, find
+from actors.placement import actor_options, check_slot, die_with_parent
+from configs.errors import TandemError
+from configs.paths import Home
+from configs.schema import Slot
+
+REPORT_TIMEOUT_S = 10
+
+
+class Link:
+    """What a task tells the control actor, and what it hears back.
+
+    Training outlives the control actor: while that is being restarted an answer counts as `CONTINUE`.
+    """
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        self._run = (run_id, attempt)
+
+    def starting(self) -> Directive:
+        return self._tell("starting", pid=os.getpid())
+
+    def training(self) -> Directive:
+        return self._tell("training")
+
+    def report(self, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None) -> Directive:
+        return self._tell("report", step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s)
+
+    def _tell(self, method: str, **values: Any) -> Directive:
+        try:
+            return ask(getattr(find(), method), *self._run, timeout=REPORT_TIMEOUT_S, **values)
+        except TandemError as error:
+            print(f"{error.message}; going on", file=sys.stderr)
+            return Directive.CONTINUE
+
+
+class Trainer:
+    """The actor's class; `start` makes the actor on a slot."""
+
+    def __init__(self, slot: Slot, log: Path) -> None:
+        die_with_parent()
+        _log_to(log)
+        self._slot = slot
+
+    def run(self, task: Callable[..., Any], run: dict, home: Home) -> Any:
+        """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
+        print(f"{time.strftime('%F %T')} attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
+        return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"]))
+
+
+def start(slot: Slot, run_id: str, home: Home, neighbours: int):
+    """An actor pinned to `slot`, writing its output to the run's log. Returns its handle; it dies with the driver."""
+    import ray
+
+    options = actor_options(slot, "train", neighbours=neighbours, cache=home.cache)
+    log = home.run(run_id) / "log.txt"
+    return ray.remote(Trainer).options(name=f"trainer_{run_id}", max_restarts=0, **options).remote(slot, log)
+
+
+def _log_to(path: Path) -> None:
+    """Append this process's stdout and stderr to `path`, those of C libraries too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

@@ -1,0 +1,40 @@
+"""A run's `metrics.jsonl`: one line per optimiser step, each step once, whatever was interrupted in between."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Append and read; a line is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "at", ...}`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line; a last one that a kill cut off is left out."""
+        if not self.path.exists():
+            return []
+        found = []
+        for text in self.path.read_text().splitlines():
+            try:
+                found.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return found
+
+    def begin_after(self, step: int, earlier: "MetricsLog | None" = None) -> None:
+        """Keep the lines up to `step`, of `earlier` where this log has none: what was computed after it comes again."""
+        lines = self.lines() or (earlier.lines() if earlier else [])
+        aside = self.path.with_suffix(".part")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+        aside.replace(self.path)
+
+    def mean_loss(self) -> float | None:
+        """Mean over all steps. The trainer's own figure covers only the part since the last resume."""
+        losses = [line["loss"] for line in self.lines()]
+        return sum(losses) / len(losses) if losses else None

@@ -1,0 +1,99 @@
+"""What a person asks for when they ask for training, the same from `tandem train` and from `ray job submit`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+
+from actors import monitor
+from actors.ledger import Ledger
+from actors.run import check_run_id
+from configs import load
+from configs.errors import ConfigError, NotFoundError, StateError
+from configs.paths import Home
+from configs.schema import RunConfig
+from jobs import dataset
+
+PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """A resolved request: everything that `Control.submit` needs."""
+
+    config: RunConfig
+    priority: int
+    slot: str | None
+    parent: str | None
+
+    def submission(self) -> dict:
+        """Keyword arguments of `Control.submit`."""
+        config = self.config.model_dump(mode="json")
+        return {"config": config, "priority": self.priority, "slot_wanted": self.slot, "parent": self.parent}
+
+
+def options(command: Callable) -> Callable:
+    """The click options of a training request; `resolve` takes what they parse to."""
+    for option in (
+        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any setting; repeatable."),
+        click.option("--priority", type=int, default=0, show_default=True, help="Higher is granted a slot earlier."),
+        click.option("--resume", metavar="RUN", help="Continue this ended run from its newest checkpoint."),
+        click.option("--max-steps", type=click.IntRange(min=1), help="Optimiser steps, instead of the profile's."),
+        click.option("--dataset", metavar="D", help="A .jsonl file, a folder, a hub name or tiny-demo."),
+        click.option("--gpu", "slot", metavar="N", help="Only this slot will do. Default: any that trains."),
+        click.option("--profile", metavar="P", help=f"A profile or a YAML file. {PROFILE_DEFAULT}"),
+    ):
+        command = option(command)
+    return command
+
+
+def resolve(
+    home: Home,
+    *,
+    profile: str | None,
+    slot: str | None,
+    dataset: str | None,
+    max_steps: int | None,
+    resume: str | None,
+    priority: int,
+    sets: tuple[str, ...],
+) -> TrainRequest:
+    """Flags to a validated request.
+
+    Raises ConfigError, NotFoundError or StateError before anything is queued.
+    """
+    flags = [*sets]
+    if dataset is not None:
+        flags.append(f"data.dataset={dataset}")
+    if max_steps is not None:
+        flags.append(f"training.max_steps={max_steps}")
+    if resume is None:
+        config = load.load_run(profile or default_profile(), flags)
+    else:
+        if profile is not None:
+            raise ConfigError("--resume keeps the run's own profile", hint="leave --profile out")
+        config = _resumed(home, resume, flags)
+    return TrainRequest(_with_local_paths(config), priority, slot, resume)
+
+
+def default_profile() -> str:
+    return "standard" if monitor.gpus() else "tiny"
+
+
+def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
+    if not home.ledger.exists():
+        raise NotFoundError(f"no run {run_id}", hint="nothing has been submitted yet")
+    run = Ledger(home.ledger, read_only=True).run(check_run_id(run_id))
+    if not run.state.is_terminal:
+        raise StateError(f"run {run_id} is {run.state}, it has not ended", hint=f"`tandem runs stop {run_id}` first")
+    if not any((home.run(run_id) / "checkpoints").glob("checkpoint-*")) and run.parent is None:
+        raise StateError(f"run {run_id} left no checkpoint", hint=f"train anew: tandem train --profile {run.profile}")
+    return load.override(RunConfig, run.config, flags, source=f"run {run_id}")
+
+
+def _with_local_paths(config: RunConfig) -> RunConfig:
+    """The same with the data set's path absolute: the run happens in another process and folder."""
+    path = dataset.locate(config.data.dataset)
+    if path is None or config.data.dataset in dataset.BUNDLED:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"dataset": str(path)})})
