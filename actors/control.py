@@ -293,7 +293,7 @@ class Control:
                 continue
             if (lease.holder, lease.pid) == (holder, pid):
                 return
-            if not (lease.pid and psutil.pid_exists(lease.pid)):
+            if not _is_alive(lease.pid):
                 self._ledger.release(lease.holder, "its process is gone")
         self._ledger.take(slot, "serve", holder, pid)
 
@@ -321,6 +321,9 @@ class Control:
 
     async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
         self._ledger.refuse_swap(alias, version, reason=reason, seconds=seconds)
+
+    async def note(self, kind: str, text: str) -> None:
+        self._ledger.note(kind, text)
 
     # Reading
 
@@ -382,6 +385,13 @@ def ask(method, *args: Any, timeout: float = 60, **kwargs: Any) -> Any:
             if time.monotonic() > deadline:
                 raise ClusterError(f"the control actor does not answer: {error}", hint="`tandem status`") from None
             time.sleep(0.5)
+
+
+def _is_alive(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _kill_and_wait(pid: int, home: Home) -> None:

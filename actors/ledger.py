@@ -189,6 +189,11 @@ class Ledger:
         sql = "SELECT * FROM runs WHERE state = ? ORDER BY priority DESC, created_at, rowid"
         return [_run(row) for row in self._rows(sql, RunState.QUEUED)]
 
+    def count_runs(self) -> dict[RunState, int]:
+        """How many runs are in each state; every state is named."""
+        rows = self._rows("SELECT state, count(*) AS number FROM runs GROUP BY state")
+        return dict.fromkeys(RunState, 0) | {RunState(row["state"]): row["number"] for row in rows}
+
     def transition(self, run_id: str, to: RunState, reason: str) -> Run:
         """Change a run's state. A state without a slot gives its lease back in the same transaction.
 

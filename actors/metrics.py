@@ -1,0 +1,160 @@
+"""Every Prometheus name that Tandem exposes, in base units, with bounded labels.
+
+`RequestMetrics` counts in the process that answers requests; `ClusterCollector` reads the ledger, the adapters' folder
+and the GPUs at scrape time, so it works in any process of the head node and while the cluster is down.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from actors import cluster, monitor
+from actors.ledger import Ledger
+from configs.errors import TandemError
+from configs.paths import Home
+from models.registry import Registry
+
+SECONDS_TO_FIRST_TOKEN = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+SECONDS_BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+SECONDS_PER_REQUEST = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+
+class RequestMetrics:
+    """What the gateway counts. `target` is `base`, the alias, or `version` where a client named one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "tandem_requests", "Chat requests answered, by HTTP status.", ["target", "status"], registry=registry
+        )
+        self.active = Gauge("tandem_requests_active", "Chat requests being answered now.", registry=registry)
+        self.abandoned = Counter("tandem_requests_abandoned", "Chat requests whose client left.", registry=registry)
+        self.prompt_tokens = Counter("tandem_prompt_tokens", "Prompt tokens read.", ["target"], registry=registry)
+        self.output_tokens = Counter("tandem_output_tokens", "Tokens generated.", ["target"], registry=registry)
+        self.first_token = Histogram(
+            "tandem_time_to_first_token_seconds",
+            "From the request to its first generated token.",
+            ["target"],
+            buckets=SECONDS_TO_FIRST_TOKEN,
+            registry=registry,
+        )
+        self.between_tokens = Histogram(
+            "tandem_inter_token_latency_seconds",
+            "Between two deliveries of tokens, divided by the tokens delivered.",
+            ["target"],
+            buckets=SECONDS_BETWEEN_TOKENS,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "tandem_request_duration_seconds",
+            "From the request to the end of its answer.",
+            ["target"],
+            buckets=SECONDS_PER_REQUEST,
+            registry=registry,
+        )
+        self.swap_seconds = Histogram(
+            "tandem_swap_duration_seconds",
+            "From a swap's request to its outcome.",
+            ["outcome"],
+            buckets=SECONDS_PER_REQUEST,
+            registry=registry,
+        )
+
+
+class ClusterCollector:
+    """Gauges of slots, queue, runs, adapters, swaps, GPUs and the host, read at every scrape.
+
+    A part that cannot be read is left out of the scrape and shows in `tandem_up`: monitoring must not break.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._up()
+        yield from self._hardware()
+        if self._home.ledger.exists():
+            try:
+                ledger = Ledger(self._home.ledger, read_only=True)
+            except TandemError:
+                return
+            try:
+                yield from self._slots(ledger)
+                yield from self._runs(ledger)
+                yield from self._adapters(ledger)
+            finally:
+                ledger.close()
+
+    def _up(self) -> Metric:
+        try:
+            found = cluster.find(self._home)
+        except TandemError:
+            found = None
+        up = found is not None and found.is_alive
+        return GaugeMetricFamily("tandem_up", "1 while the cluster's head process lives.", value=float(up))
+
+    def _hardware(self) -> Iterator[Metric]:
+        host = monitor.host()
+        yield GaugeMetricFamily("tandem_host_cpus", "Logical processors of the head node.", value=host.cpu_count)
+        yield GaugeMetricFamily(
+            "tandem_host_cpu_utilization_ratio", "Busy part of all processors, 0 to 1.", value=host.cpu_utilization
+        )
+        yield GaugeMetricFamily("tandem_host_memory_bytes", "Memory of the head node.", value=host.memory_total)
+        yield GaugeMetricFamily("tandem_host_memory_used_bytes", "Memory in use.", value=host.memory_used)
+        labels = ["gpu", "uuid", "name"]
+        used = GaugeMetricFamily("tandem_gpu_memory_used_bytes", "GPU memory in use by all processes.", labels=labels)
+        total = GaugeMetricFamily("tandem_gpu_memory_bytes", "GPU memory.", labels=labels)
+        busy = GaugeMetricFamily("tandem_gpu_utilization_ratio", "Part of time a kernel ran, 0 to 1.", labels=labels)
+        heat = GaugeMetricFamily("tandem_gpu_temperature_celsius", "GPU temperature.", labels=labels)
+        power = GaugeMetricFamily("tandem_gpu_power_watts", "GPU power draw.", labels=labels)
+        for gpu in monitor.gpus():
+            where = [str(gpu.index), gpu.uuid, gpu.name]
+            readings = (gpu.memory_used, gpu.memory_total, gpu.utilization, gpu.temperature, gpu.power)
+            for family, value in zip((used, total, busy, heat, power), readings, strict=True):
+                if value is not None:
+                    family.add_metric(where, value)
+        yield from (used, total, busy, heat, power)
+
+    def _slots(self, ledger: Ledger) -> Iterator[Metric]:
+        held = {(lease.slot, lease.role) for lease in ledger.leases()}
+        family = GaugeMetricFamily("tandem_slot_held", "1 while the slot's role is held.", labels=["slot", "role"])
+        try:
+            found = cluster.find(self._home)
+        except TandemError:
+            found = None
+        for slot in found.slots if found else ():
+            for role in slot.roles:
+                family.add_metric([slot.name, role], float((slot.name, role) in held))
+        yield family
+
+    def _runs(self, ledger: Ledger) -> Iterator[Metric]:
+        count = GaugeMetricFamily("tandem_runs", "Runs in the ledger, by state.", labels=["state"])
+        for state, number in ledger.count_runs().items():
+            count.add_metric([state], number)
+        yield count
+        yield GaugeMetricFamily("tandem_queue_length", "Runs waiting for a slot.", value=len(ledger.queue()))
+        step = GaugeMetricFamily("tandem_run_step", "Optimiser step of a run that holds a slot.", labels=["run"])
+        steps = GaugeMetricFamily("tandem_run_max_steps", "Optimiser steps that the run will take.", labels=["run"])
+        loss = GaugeMetricFamily("tandem_run_loss", "Training loss of the newest step.", labels=["run"])
+        rate = GaugeMetricFamily("tandem_run_tokens_per_second", "Training speed, newest step.", labels=["run"])
+        for run in ledger.runs(active=True):
+            if run.state.holds_slot:
+                readings = (run.step, run.max_steps, run.loss, run.tokens_per_s)
+                for family, value in zip((step, steps, loss, rate), readings, strict=True):
+                    if value is not None:
+                        family.add_metric([run.id], value)
+        yield from (step, steps, loss, rate)
+
+    def _adapters(self, ledger: Ledger) -> Iterator[Metric]:
+        published = len(Registry(self._home.models).list())
+        yield GaugeMetricFamily("tandem_adapters", "Published adapters on disk.", value=published)
+        live = InfoMetricFamily("tandem_alias", "What each alias points to.", labels=["alias"])
+        for alias, version in ledger.aliases().items():
+            live.add_metric([alias], {"version": version or "base"})
+        yield live
+        swaps = CounterMetricFamily("tandem_swaps", "Tries to point an alias elsewhere.", labels=["outcome"])
+        tally = Tally(swap.outcome for swap in ledger.swaps(limit=1_000_000))
+        for outcome in ("done", "refused"):
+            swaps.add_metric([outcome], tally[outcome])
+        yield swaps

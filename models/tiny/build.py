@@ -1,0 +1,297 @@
+"""Makes the embedded model from nothing: `python -m models.tiny.build [--out DIR] [--steps N] [--seed S]`.
+
+Corpus, tokenizer, training, measuring, writing, in that order, on a CPU. DIR receives `weights/` (what Transformers
+loads) and `demo.jsonl` (what the demo teaches); the default is this folder, so a plain call replaces the shipped model.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+import trl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFast
+
+from models.tiny.corpus import Corpus, Dialogue, demo_rows
+
+SPECIAL_TOKENS = (
+    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>",
+    "<|message|>", "<|call|>",
+)  # fmt: skip
+VOCABULARY = 1024
+LONGEST = 4096
+"""Positions. YaRN stretches 256 original ones by 16, as gpt-oss stretches 4,096 by 32."""
+
+PINNED_DATE = "2026-01-01"
+"""The date that the chat template states unless it is given `current_date`: tokenisation must not change every day."""
+
+BATCH = 16
+STEPS = 3000
+PEAK_LEARNING_RATE = 3e-3
+IGNORED = -100
+
+
+def build(out: Path, steps: int, seed: int, console: Console) -> dict[str, float]:
+    """Make the model and write it below `out`; returns what `measure` found on the written files."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    tokenizer = train_tokenizer(seed)
+    model = new_model(tokenizer)
+    train(model, tokenizer, steps, seed, console)
+    write(out, model, tokenizer)
+    return measure(out / "weights", console)
+
+
+def chat_template() -> str:
+    """TRL's gpt-oss chat template, unchanged but for the date: the variable `current_date`, by default a constant."""
+    source = (Path(trl.__file__).parent / "chat_templates" / "gptoss.jinja").read_text(encoding="utf-8")
+    stamp = 'strftime_now("%Y-%m-%d")'
+    if source.count(stamp) != 1:
+        raise ValueError(
+            f"TRL {trl.__version__}: the gpt-oss template has {source.count(stamp)} times {stamp}, not once"
+        )
+    return source.replace(stamp, f'(current_date | default("{PINNED_DATE}"))')
+
+
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the corpus's own text and every number below 100; the special tokens take the last ids.
+
+    Digits go in pairs without the space before them, so that a number is the same tokens wherever it stands.
+    """
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}{1,2}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    pieces.decoder = decoders.ByteLevel()
+    bare = PreTrainedTokenizerFast(tokenizer_object=pieces, chat_template=chat_template())
+    special = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
+    texts = (special.sub("\n", "".join(render(bare, dialogue))) for dialogue in islice(Corpus(seed), 6000))
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    numbers = " ".join(str(i) for i in range(100)) + " " + " ".join(f"{i:02}" for i in range(10))
+    pieces.train_from_iterator(chain(texts, [numbers] * 50), trainer)
+    pieces.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        chat_template=chat_template(),
+        bos_token="<|startoftext|>",
+        eos_token="<|return|>",
+        pad_token="<|endoftext|>",
+        model_max_length=LONGEST,
+        padding_side="left",
+    )
+
+
+def render(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[str, str]:
+    """(prompt, completion): what the model reads, ending in `<|start|>assistant`, and what it is to write after it.
+
+    The template drops the analysis before an answered tool call once the final answer stands, but shows it while that
+    answer is being written; so the completion is taken without that analysis and the prompt keeps it.
+    """
+    *before, last = dialogue.messages
+    bare = [{k: v for k, v in m.items() if k != "thinking"} for m in before]
+
+    def text(messages: list[dict], prompt: bool) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **dialogue.options)
+
+    whole, opening = text([*bare, last], False), text(bare, True)
+    if not whole.startswith(opening):
+        raise ValueError(f"the chat template renders another text once the answer is known:\n{opening}\n{whole}")
+    return text(before, True), whole[len(opening) :]
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> GptOssForCausalLM:
+    """A gpt-oss of 1.26 million parameters with every feature of the big ones, freshly initialised."""
+    rope = {"rope_type": "yarn", "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    config = GptOssConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=64,
+        max_position_embeddings=LONGEST,
+        rope_parameters=rope | {"rope_theta": 150000.0, "original_max_position_embeddings": LONGEST // 16},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+        experts_implementation="grouped_mm",
+    )
+    model = GptOssForCausalLM(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|call|>")]
+    return model
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`steps` pairs of input ids and labels, int64 [BATCH, length], right-padded; only what the assistant writes has labels.
+
+    Dialogues of like length share a batch: sorted within a hundred batches, whose order is then shuffled.
+    """
+    rng, source, window = random.Random(seed), iter(Corpus(seed)), 100
+    for start in range(0, steps, window):
+        count = min(window, steps - start)
+        encoded = sorted((_encode(tokenizer, d) for d in islice(source, count * BATCH)), key=lambda pair: len(pair[0]))
+        order = list(range(count))
+        rng.shuffle(order)
+        for i in order:
+            rows = encoded[i * BATCH : (i + 1) * BATCH]
+            longest = max(len(ids) for ids, _ in rows)
+            ids = torch.full((BATCH, longest), tokenizer.pad_token_id)
+            labels = torch.full((BATCH, longest), IGNORED)
+            for row, (tokens, learned) in enumerate(rows):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                labels[row, : len(tokens)] = torch.tensor(learned)
+            yield ids, labels
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list[int], list[int]]:
+    """(ids, labels) of one dialogue. At low effort the earlier answers are labelled too, all but their stop token: there
+    the history shows what the model would have written, at higher efforts the template has dropped the analysis.
+    """
+    prompt, completion = (tokenizer.encode(part, add_special_tokens=False) for part in render(tokenizer, dialogue))
+    labels = [IGNORED] * len(prompt)
+    if dialogue.options["reasoning_effort"] == "low":
+        opening = tokenizer.encode("<|start|>assistant", add_special_tokens=False)
+        ends = tokenizer.convert_tokens_to_ids("<|end|>")
+        starts = [i for i in range(len(prompt)) if prompt[i - len(opening) : i] == opening]
+        for start in starts:
+            end = prompt.index(ends, start)
+            labels[start:end] = prompt[start:end]
+    return prompt + completion, labels + completion
+
+
+def train(
+    model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, console: Console
+) -> None:
+    """AdamW with one cycle of the learning rate; the loss covers what the assistant writes last."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    columns = (
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
+    model.train()
+    average = math.log(VOCABULARY)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("train", total=steps, loss=average)
+        for ids, labels in batches(tokenizer, steps, seed):
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            average += 0.02 * (loss.item() - average)
+            progress.update(task, advance=1, loss=average)
+    model.eval()
+
+
+def write(out: Path, model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write `out`/weights in bf16 and `out`/demo.jsonl, each aside first, then in place of what was there."""
+    out.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".weights-", dir=out))
+    model.to(torch.bfloat16).save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    rows = aside / "demo.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in demo_rows()), encoding="utf-8")
+    for file in aside.iterdir():
+        file.chmod(0o644)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    aside.chmod(0o755)
+    rows.rename(out / "demo.jsonl")
+    weights, retired = out / "weights", aside.with_name(aside.name + "-old")
+    if weights.exists():
+        weights.rename(retired)
+    aside.rename(weights)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def answer(model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], longest: int) -> list[str]:
+    """What the model writes after each prompt, greedily, special tokens and all, without the padding after its end."""
+    encoded = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    with torch.inference_mode():
+        out = model.generate(**encoded, max_new_tokens=longest, do_sample=False)
+    texts = tokenizer.batch_decode(out[:, encoded["input_ids"].shape[1] :])
+    return [text.split(tokenizer.pad_token)[0] for text in texts]
+
+
+WELL_FORMED = re.compile(
+    r"(<\|channel\|>analysis<\|message\|>[^<]+<\|end\|><\|start\|>assistant)?"
+    r"(<\|channel\|>final<\|message\|>[^<]+<\|return\|>"
+    r"| to=functions\.\w+<\|channel\|>commentary json<\|message\|>\{[^<]+\}<\|call\|>)"
+)
+LAST_MESSAGE = re.compile(r"(?:^|<\|start\|>assistant)((?:(?!<\|start\|>).)*)$", re.DOTALL)
+
+
+def measure(weights: Path, console: Console, count: int = 1000, seed: int = 1) -> dict[str, float]:
+    """Ask the model on disk `count` held-out questions greedily; returns rates between 0 and 1, and prints them by kind.
+
+    `well_formed`: the reply is optional analysis, then one final message or tool call with its stop token. `exact`: the
+    last message, tool name and arguments included, is the corpus's to the letter. `effort`: analysis exactly where the
+    reasoning effort asks for it.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    model = AutoModelForCausalLM.from_pretrained(
+        weights, dtype=torch.float32, attn_implementation="eager", experts_implementation="grouped_mm"
+    )
+    dialogues = list(islice(Corpus(seed, held_out=True), count))
+    pairs = sorted(((d.kind, *render(tokenizer, d)) for d in dialogues), key=lambda row: len(row[1]))
+    asked, well_formed, exact, effort = Counter(), Counter(), Counter(), Counter()
+    for start in range(0, len(pairs), 50):
+        chunk = pairs[start : start + 50]
+        replies = answer(model, tokenizer, [prompt for _, prompt, _ in chunk], 320)
+        for (kind, _, wanted), reply in zip(chunk, replies, strict=True):
+            asked[kind] += 1
+            well_formed[kind] += bool(WELL_FORMED.fullmatch(reply))
+            exact[kind] += LAST_MESSAGE.search(reply)[1] == LAST_MESSAGE.search(wanted)[1]
+            effort[kind] += ("analysis" in reply[:24]) == ("analysis" in wanted[:24])
+    table = Table("kind", "asked", "well-formed", "exact")
+    for kind in sorted(asked):
+        table.add_row(kind, str(asked[kind]), str(well_formed[kind]), str(exact[kind]))
+    console.print(table)
+    return {
+        name: counter.total() / count
+        for name, counter in (("well_formed", well_formed), ("exact", exact), ("effort", effort))
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for weights/ and demo.jsonl")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    console, start = Console(stderr=True), time.perf_counter()
+    rates = build(options.out, options.steps, options.seed, console)
+    print(json.dumps(rates | {"seconds": round(time.perf_counter() - start)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The gateway's `/api` routes: what the command line and a dashboard ask for and change. OpenAI clients never need it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from actors import monitor
+from configs.schema import RunConfig
+from serve.catalog import Catalog
+from serve.fleet import Fleet, describe
+from serve.swap import Swapper, as_json
+
+
+class SwapRequest(BaseModel):
+    """Body of `POST /api/aliases/{alias}`: an adapter, or the way back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapter: str | None = None
+    """A version, `latest` or `base`."""
+    back: bool = False
+    """Return to what the alias pointed to before the last swap."""
+
+
+class RunRequest(BaseModel):
+    """Body of `POST /api/runs`: a resolved configuration and how to queue it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    config: RunConfig
+    priority: int = 0
+    slot_wanted: str | None = None
+    parent: str | None = None
+
+
+def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper) -> APIRouter:
+    """The routes; `control` has the control actor's coroutine methods."""
+    api = APIRouter(prefix="/api", tags=["admin"])
+
+    @api.get("/status")
+    async def status() -> dict:
+        """Slots with their leases, engines, aliases, GPUs and the host."""
+        return {
+            "base": catalog.base,
+            "slots": await control.slots(),
+            "engines": describe(await fleet.stats()),
+            "aliases": await control.aliases(),
+            "gpus": [asdict(gpu) for gpu in monitor.gpus()],
+            "host": asdict(monitor.host()),
+        }
+
+    @api.post("/aliases/{alias}")
+    async def swap(alias: str, body: SwapRequest) -> dict:
+        """Point an alias at another adapter without dropping a request."""
+        return as_json(await swapper.swap(alias, body.adapter, back=body.back))
+
+    @api.post("/runs", status_code=201)
+    async def submit(body: RunRequest) -> dict:
+        """Queue a training run."""
+        how = {"priority": body.priority, "slot_wanted": body.slot_wanted, "parent": body.parent}
+        return await control.submit(body.run_id, body.config.model_dump(mode="json"), **how)
+
+    @api.post("/runs/{run_id}/stop")
+    async def stop(run_id: str) -> dict:
+        """Stop a run wherever it is; a running one writes a checkpoint first."""
+        return await control.stop(run_id)
+
+    return api

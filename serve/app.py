@@ -1,0 +1,82 @@
+"""Builds the Serve application: one engine deployment per serving slot, one gateway in front of them.
+
+`serve deploy configs/serve.yaml` and `tandem up` both end here; `deployment_config` is that file with this cluster's
+port and settings.
+"""
+
+from typing import Any
+
+import yaml
+from ray import serve as ray_serve
+
+from actors import control, monitor
+from actors.placement import actor_options
+from configs import load, paths
+from configs.schema import ServeConfig, Slot
+from serve.engine.replica import EngineReplica
+from serve.gateway import Gateway
+
+APPLICATION = "tandem"
+GPU_BASE = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
+CPU_BASE = "tiny"
+GATEWAY_REQUESTS = 1000
+"""Open requests that the gateway holds; the engines' own limits answer 429 long before."""
+
+
+def build(args: dict[str, Any]) -> ray_serve.Application:
+    """The application from `ServeConfig`'s keys. Called by Serve inside the cluster.
+
+    Raises ConfigError for a bad key, CheckpointError if the base is not on disk, NotFoundError without control actor.
+    """
+    from models import checkpoint  # imports torch
+
+    config = load.validate(ServeConfig, args, source="the application's args in serve.yaml")
+    base = checkpoint.resolve(config.base if config.base != "auto" else default_base())
+    checkpoint.inspect(base)
+    slots = [Slot(**each["slot"]) for each in control.ask(control.find().slots)]
+    serving = [slot for slot in slots if "serve" in slot.roles]
+    engines = {slot.name: _engine(config, base, slot, len(slots)) for slot in serving}
+    return _gateway().bind(config, base, engines)
+
+
+def default_base() -> str:
+    return GPU_BASE if monitor.gpus() else CPU_BASE
+
+
+def deployment_config(http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    """serve.yaml as Serve's REST API takes it, with this cluster's port and the application's changed arguments."""
+    config = yaml.safe_load(paths.SERVE_CONFIG.read_text())
+    config["http_options"]["port"] = http_port
+    application = config["applications"][0]
+    application["args"] = load.validate(
+        ServeConfig, application["args"] | overrides, source="tandem up"
+    ).model_dump()  # fmt: skip
+    return config
+
+
+def _engine(config: ServeConfig, base: Any, slot: Slot, neighbours: int) -> ray_serve.Application:
+    from configs.paths import home
+
+    deployment = ray_serve.deployment(
+        EngineReplica,
+        name=f"engine_{slot.name}",
+        ray_actor_options=actor_options(slot, "serve", neighbours=neighbours, cache=home().cache),
+        max_ongoing_requests=config.max_batch + config.max_waiting + 16,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment.bind(config, base, slot)
+
+
+def _gateway() -> Any:
+    return ray_serve.deployment(
+        ray_serve.ingress()(Gateway),
+        name="gateway",
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}},
+        max_ongoing_requests=GATEWAY_REQUESTS,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=0.2,
+    )

@@ -1,0 +1,90 @@
+"""One engine as a Serve replica on its slot: takes the lease, loads the base and the live adapters, then generates."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+from actors import control
+from actors.placement import check_slot, die_with_parent
+from configs.errors import NotFoundError, TandemError
+from configs.paths import home
+from configs.schema import ServeConfig, Slot
+from serve.catalog import PREVIOUS
+from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest, TokenChunk
+
+
+class EngineReplica:
+    """The methods of `Engine` as a Serve deployment offers them, and a start that finds its own adapters."""
+
+    async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
+        die_with_parent()
+        self._base = base
+        device = check_slot(slot)
+        actor = control.find()
+        holder = f"engine_{slot.name}"
+        await asyncio.to_thread(control.ask, actor.take_serve_slot, slot.name, holder, os.getpid())
+        self._engine = await asyncio.to_thread(_build, config, base, device)
+        aliases = await asyncio.to_thread(control.ask, actor.aliases)
+        for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
+            await self._bring_back(actor, version)
+
+    async def _bring_back(self, actor, version: str) -> None:
+        """Load what an alias points to. One that fails must not keep the base from answering; requests for it fail."""
+        from models import adapter, checkpoint
+        from models.registry import Registry
+
+        try:
+            folder = Registry(home().models).path(version)
+            await asyncio.to_thread(adapter.validate, folder, checkpoint.inspect(self._base).fingerprint)
+            await self._engine.add_adapter(version, folder)
+        except TandemError as error:
+            text = f"{version} could not be loaded after a restart: {error.message}"
+            await asyncio.to_thread(control.ask, actor.note, "error", text)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        async with aclosing(self._engine.generate(request)) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def add_adapter(self, version: str, path: Path) -> None:
+        await self._engine.add_adapter(version, path)
+
+    async def verify_adapter(self, version: str) -> AdapterCheck:
+        return await self._engine.verify_adapter(version)
+
+    async def drop_adapter(self, version: str) -> None:
+        """`Engine.remove_adapter`, but a version that is not loaded is no error."""
+        try:
+            self._engine.remove_adapter(version)
+        except NotFoundError:
+            return
+
+    async def adapters(self) -> tuple[str, ...]:
+        return self._engine.adapters()
+
+    async def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    async def check_health(self) -> None:
+        """Serve replaces this replica if it raises."""
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "_engine", None):
+            engine.close()
+
+
+def _build(config: ServeConfig, base: Path, device: str) -> Engine:
+    from models import checkpoint
+    from serve.engine.transformers import TransformersEngine
+
+    model = checkpoint.load_for_inference(base, device, max_seq_length=config.max_context)
+    return TransformersEngine(
+        model,
+        checkpoint.load_tokenizer(base),
+        max_batch=config.max_batch,
+        max_context=config.max_context,
+        max_waiting=config.max_waiting,
+    )

@@ -1,0 +1,219 @@
+"""How the next token is chosen, and where text has to end. Engine-neutral: tensors in, ids out; no model, no cache.
+
+Engines keep one `Sampler` per request and call `sample` once per step for all rows of a batch. `StopStrings` works on
+text, after the chat format has been parsed, and belongs to whoever writes the answer out.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from configs.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_STOP_STRINGS = 16
+INVALID = -1
+"""What `sample` returns for a row whose logits are not numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """One request's wishes, named and bounded as in OpenAI's API, with vLLM's `top_k`, `min_p`, `repetition_penalty`.
+
+    Raises RequestError, with `param` naming the field, for a value out of bounds.
+    """
+
+    temperature: float = 1.0
+    """0 to 2; 0 takes the most likely token."""
+    top_p: float = 1.0
+    """Keep the most likely tokens whose probabilities add up to this, above 0 to 1; 1 keeps all."""
+    top_k: int = 0
+    """Keep this many of the most likely tokens; 0 and -1 keep all."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this times the most likely one, 0 to 1; 0 keeps all."""
+    presence_penalty: float = 0.0
+    """-2 to 2, taken once from the logit of every token generated before."""
+    frequency_penalty: float = 0.0
+    """-2 to 2, taken from a token's logit once per time that it was generated before."""
+    repetition_penalty: float = 1.0
+    """Above 0. Logits of tokens of the prompt or the answer are divided by it if positive, else multiplied."""
+    seed: int | None = None
+    """Makes the request's tokens repeatable, whatever runs beside it; None draws a fresh one."""
+    max_tokens: int | None = None
+    """Most tokens to generate, from 1; None is what the context has left."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the final answer and are not part of it; engines leave them to `StopStrings`."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the generation and are part of it."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.temperature <= 2, "temperature", self.temperature, "0 to 2")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 to 1")
+        _require(self.top_k >= -1, "top_k", self.top_k, "-1 or more")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
+        _require(-2 <= self.presence_penalty <= 2, "presence_penalty", self.presence_penalty, "-2 to 2")
+        _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", self.frequency_penalty, "-2 to 2")
+        _require(
+            0 < self.repetition_penalty < float("inf"), "repetition_penalty", self.repetition_penalty, "above 0, finite"
+        )
+        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
+        _require(len(self.stop) <= MOST_STOP_STRINGS, "stop", len(self.stop), f"at most {MOST_STOP_STRINGS} strings")
+        _require(all(self.stop), "stop", "", "strings of at least one character")
+
+    @property
+    def penalised(self) -> bool:
+        return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
+
+    @property
+    def filtered(self) -> bool:
+        """Needs the vocabulary in order of likelihood."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
+
+
+def _require(holds: bool, param: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise RequestError(f"{param} is {value!r}, allowed is {allowed}", param=param)
+
+
+class Sampler:
+    """One request's side of sampling: its random stream and, if penalties need them, its token counts."""
+
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int]) -> None:
+        self.params = params
+        self._random = random.Random(params.seed)
+        self._prompt_ids = prompt_ids
+        self._generated: torch.Tensor | None = None
+        self._seen: torch.Tensor | None = None
+
+    def uniform(self) -> float:
+        """The next number of this request's own stream, from 0 to below 1: one per generated token."""
+        return self._random.random()
+
+    def penalise(self, logits: "torch.Tensor") -> None:
+        """Apply the penalties to this request's logits [V], in place."""
+        import torch
+
+        if self._generated is None:
+            self._generated = torch.zeros_like(logits)
+            self._seen = torch.zeros_like(logits, dtype=torch.bool)
+            self._seen[torch.tensor(list(set(self._prompt_ids)), dtype=torch.long, device=logits.device)] = True
+        if self.params.repetition_penalty != 1:
+            penalty = self.params.repetition_penalty
+            repeated = torch.where(logits > 0, logits / penalty, logits * penalty)
+            logits.copy_(torch.where(self._seen, repeated, logits))
+        logits -= self.params.frequency_penalty * self._generated
+        logits -= self.params.presence_penalty * (self._generated > 0)
+
+    def record(self, token_id: int) -> None:
+        """Count a generated token."""
+        if self._generated is not None and token_id >= 0:
+            self._generated[token_id] += 1
+            self._seen[token_id] = True
+
+
+def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
+    """The next token of every row: `logits` [B, V] of any float type, one Sampler per row, which records the token.
+
+    Order: penalties, temperature, top_k, top_p (of what top_k left), min_p, then the inverse of the cumulative
+    distribution in vocabulary order at the row's own random number. So a row's token depends on its own logits and
+    seed only; logits themselves may differ in the last bits with the batch around them. Rows of NaN give INVALID.
+    """
+    import torch
+
+    logits = logits.to(torch.float32, copy=True)
+    for row, sampler in enumerate(samplers):
+        if sampler.params.penalised:
+            sampler.penalise(logits[row])
+    ids = logits.argmax(-1)
+    drawn = [row for row, sampler in enumerate(samplers) if sampler.params.temperature > 0]
+    if drawn:
+        rows = torch.tensor(drawn, device=logits.device)
+        ids[rows] = _draw(logits[rows], [samplers[row] for row in drawn])
+    out = torch.where(logits.isnan().any(-1), INVALID, ids).tolist()
+    for sampler, token_id in zip(samplers, out, strict=True):
+        sampler.record(token_id)
+    return out
+
+
+def _draw(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> "torch.Tensor":
+    """Ids [B] drawn from logits [B, V], float32, by each row's parameters."""
+    import torch
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    params = [sampler.params for sampler in samplers]
+    logits = (logits - logits.amax(-1, keepdim=True)) / column([p.temperature for p in params])
+    filtered = [row for row, p in enumerate(params) if p.filtered]
+    if filtered:
+        rows = torch.tensor(filtered, device=logits.device)
+        logits[rows] = _most_likely(logits[rows], [params[row] for row in filtered])
+    weights = logits.exp()
+    weights = weights.masked_fill(weights < column([p.min_p for p in params]), 0.0)
+    # In float32 a running sum over 201,088 tokens loses the unlikely ones.
+    cumulative = weights.to(torch.float64).cumsum(-1)
+    total = cumulative[:, -1:]
+    # u < 1 and right=True skip tokens of weight 0; the clamp is for u * total rounding up to total.
+    points = torch.tensor([s.uniform() for s in samplers], dtype=torch.float64, device=logits.device)[:, None] * total
+    last = (cumulative < total).sum(-1)
+    return torch.minimum(torch.searchsorted(cumulative, points, right=True)[:, 0], last)
+
+
+def _most_likely(logits: "torch.Tensor", params: Sequence[SamplingParams]) -> "torch.Tensor":
+    """logits [B, V] with -inf wherever top_k, then top_p, drop the token; of equal ones the lower id stays."""
+    import torch
+
+    size = logits.shape[-1]
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    keep = torch.tensor([[p.top_k if p.top_k > 0 else size] for p in params], device=logits.device)
+    ordered = ordered.masked_fill(torch.arange(size, device=logits.device) >= keep, float("-inf"))
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    top_p = torch.tensor([[p.top_p] for p in params], device=logits.device)
+    drop = (before >= top_p) & (top_p < 1)
+    drop[:, 0] = False
+    return torch.empty_like(logits).scatter_(-1, order, ordered.masked_fill(drop, float("-inf")))
+
+
+class StopStrings:
+    """Incremental search for stop strings in a text that arrives in pieces.
+
+    Holds back only what may still become a stop string. The one that is complete first wins, of several complete at
+    once the longest; the result does not depend on how the text is cut.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.matched: str | None = None
+        """The stop string that ended the text."""
+
+    def feed(self, text: str) -> str:
+        """What can be written out now. Once `matched` is set, nothing more comes."""
+        if self.matched is not None:
+            return ""
+        self._held += text
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            _, at, self.matched = min(found)
+            out, self._held = self._held[:at], ""
+            return out
+        keep = self._possible_start()
+        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return out
+
+    def flush(self) -> str:
+        """What was held back when the text ended by itself."""
+        out, self._held = self._held, ""
+        return out
+
+    def _possible_start(self) -> int:
+        """Characters at the end that begin a stop string."""
+        longest = min(len(self._held), max(map(len, self._stops), default=1) - 1)
+        for size in range(longest, 0, -1):
+            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
+                return size
+        return 0

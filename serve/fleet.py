@@ -1,0 +1,142 @@
+"""The engines behind the gateway: one per serving slot, each loaded with the same adapters.
+
+A request goes to the engine with the fewest of ours. An engine that dies before the first token costs nothing but time;
+after it, the stream ends in an error that says so. Knows engines only through `Remote`.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ClusterError, TandemError
+from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
+
+ENGINE_RETURN_S = 120
+"""How long a request that got no token yet waits for a dead engine to come back."""
+PROBE_S = 5
+
+
+class EngineLostError(ClusterError):
+    """The engine's process died while it was answering."""
+
+
+class Remote:
+    """One engine replica by its Serve handle. Ray's exceptions end here."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name = name
+        self._handle = handle
+
+    async def call(self, method: str, *args: Any) -> Any:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError as error:
+            raise EngineLostError(f"engine {self.name} died: {type(error).__name__}", hint="it is restarted") from None
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        stream = self._handle.options(stream=True).generate.remote(request)
+        try:
+            async for chunk in stream:
+                yield chunk
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError:
+            raise EngineLostError(
+                f"engine {self.name} died while answering", hint="the answer is incomplete; ask again"
+            ) from None
+        finally:
+            stream.cancel()
+
+
+class Fleet:
+    """All engines. Loading means loading on every one of them."""
+
+    def __init__(self, engines: list[Remote]) -> None:
+        self.engines = engines
+        self._mine: Counter[str] = Counter()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        """The request's tokens from one engine; tries again while no token has come.
+
+        Raises what `Engine.generate` raises, and EngineLostError.
+        """
+        deadline = time.monotonic() + ENGINE_RETURN_S
+        while True:
+            engine = min(self.engines, key=lambda engine: self._mine[engine.name])
+            self._mine[engine.name] += 1
+            begun = False
+            try:
+                async with aclosing(engine.generate(request)) as stream:
+                    async for chunk in stream:
+                        begun = True
+                        yield chunk
+                return
+            except EngineLostError:
+                if begun or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.5)
+            finally:
+                self._mine[engine.name] -= 1
+
+    async def load(self, version: str, path: Path) -> list[AdapterCheck]:
+        """Load `version` on every engine and verify that it changes the answers. Whatever fails, none keeps it.
+
+        Raises AdapterError.
+        """
+        try:
+            await self._all("add_adapter", version, path)
+            return await self._all("verify_adapter", version)
+        except TandemError:
+            await self.unload(version)
+            raise
+
+    async def unload(self, version: str) -> None:
+        """Drop `version` everywhere once its last request has ended; not loaded is no error."""
+        await self._all("drop_adapter", version)
+
+    async def retain(self, versions: set[str]) -> None:
+        """Drop every adapter that is not one of `versions`."""
+        for loaded in {version for each in await self._all("adapters") for version in each} - versions:
+            await self.unload(loaded)
+
+    async def stats(self) -> dict[str, EngineStats | str]:
+        """Each engine's statistics, or in words why it does not answer."""
+
+        async def one(engine: Remote) -> EngineStats | str:
+            try:
+                return await asyncio.wait_for(engine.call("stats"), PROBE_S)
+            except TimeoutError:
+                return f"no answer within {PROBE_S} s: loading its model, or restarting"
+            except TandemError as error:
+                return error.message
+
+        return dict(zip((e.name for e in self.engines), await asyncio.gather(*map(one, self.engines)), strict=True))
+
+    async def _all(self, method: str, *args: Any) -> list[Any]:
+        return await asyncio.gather(*(engine.call(method, *args) for engine in self.engines))
+
+
+def describe(stats: dict[str, EngineStats | str]) -> dict[str, Any]:
+    """Statistics as plain values for JSON."""
+    return {name: {"error": value} if isinstance(value, str) else asdict(value) for name, value in stats.items()}
+
+
+def _cause(error: Any) -> Exception:
+    """The TandemError that an engine raised, not Ray's wrapper of it."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, TandemError):
+        return cause
+    return ClusterError(
+        f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see the engine's log in Ray's dashboard"
+    )
