@@ -11,6 +11,7 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -385,6 +386,31 @@ def ask(method, *args: Any, timeout: float = 60, **kwargs: Any) -> Any:
             if time.monotonic() > deadline:
                 raise ClusterError(f"the control actor does not answer: {error}", hint="`tandem status`") from None
             time.sleep(0.5)
+
+
+class Client:
+    """The control actor's methods as coroutines, for code that runs in an event loop.
+
+    Raises the TandemError that a method raised, or ClusterError while the actor is being restarted.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._handle, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            import ray
+
+            try:
+                return await method.remote(*args, **kwargs)
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+            except ray.exceptions.RayActorError:
+                raise ClusterError("the control actor is being restarted", hint="try again in a moment") from None
+
+        return call
 
 
 def _is_alive(pid: int | None) -> bool:

@@ -4,11 +4,15 @@
 and the GPUs at scrape time, so it works in any process of the head node and while the cluster is down.
 """
 
+import contextlib
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import httpx
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from actors import cluster, monitor
 from actors.ledger import Ledger
@@ -16,6 +20,7 @@ from configs.errors import TandemError
 from configs.paths import Home
 from models.registry import Registry
 
+SCRAPE_TIMEOUT_S = 8
 SECONDS_TO_FIRST_TOKEN = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SECONDS_BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 SECONDS_PER_REQUEST = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -60,6 +65,31 @@ class RequestMetrics:
             buckets=SECONDS_PER_REQUEST,
             registry=registry,
         )
+
+
+class EngineMetrics:
+    """What the engines say of themselves, asked at scrape time. `engine` is the deployment's name."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"tandem_engine_{name}", text, ["engine"], registry=registry)
+
+        self.up = gauge("up", "1 if the engine answers.")
+        self._values = {
+            "running": gauge("requests_running", "Requests that hold a row of the KV cache."),
+            "waiting": gauge("requests_waiting", "Requests that wait for a row."),
+            "kv_tokens": gauge("kv_cache_tokens", "Tokens in the KV cache."),
+            "kv_capacity": gauge("kv_cache_capacity_tokens", "Tokens that fit into the KV cache."),
+            "memory_bytes": gauge("memory_bytes", "Device memory of the engine's process; resident memory on a CPU."),
+        }
+        self._adapters = gauge("adapters_loaded", "Adapter versions in memory.")
+
+    def update(self, engine: str, stats: Mapping[str, Any] | None) -> None:
+        """Set an engine's gauges from its statistics; None if it did not answer."""
+        self.up.labels(engine).set(float(stats is not None))
+        for key, metric in self._values.items():
+            metric.labels(engine).set(stats[key] if stats else 0)
+        self._adapters.labels(engine).set(len(stats["adapters"]) if stats else 0)
 
 
 class ClusterCollector:
@@ -158,3 +188,20 @@ class ClusterCollector:
         for outcome in ("done", "refused"):
             swaps.add_metric([outcome], tally[outcome])
         yield swaps
+
+
+class GatewayCollector:
+    """The gateway's request and engine metrics, passed on from its own `/metrics`; nothing while it does not answer."""
+
+    PREFIXES = ("tandem_requests", "tandem_prompt", "tandem_output", "tandem_time_to", "tandem_inter_token")
+    PREFIXES += ("tandem_request_duration", "tandem_swap_duration", "tandem_engine")
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def collect(self) -> Iterator[Metric]:
+        with contextlib.suppress(TandemError, httpx.HTTPError, ValueError):
+            answer = httpx.get(f"{cluster.require(self._home).http}/metrics", timeout=SCRAPE_TIMEOUT_S)
+            for family in text_string_to_metric_families(answer.raise_for_status().text):
+                if family.name.startswith(self.PREFIXES):
+                    yield family

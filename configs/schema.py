@@ -198,5 +198,3 @@ class ServeConfig(Section):
     """Requests that may wait for room; one more is answered 429."""
     max_context: int = Field(2048, ge=64)
     """Tokens of prompt and answer together. The KV cache is reserved for max_batch of them."""
-    default_max_tokens: int = Field(512, ge=1)
-    """Answer length when a request names none."""

@@ -1,4 +1,4 @@
-"""The gateway's `/api` routes: what the command line and a dashboard ask for and change. OpenAI clients never need it."""
+"""The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
 from dataclasses import asdict
 from typing import Any

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import (
     AdapterError,
+    ClusterError,
     ConfigError,
     NotFoundError,
     OverloadError,
@@ -350,6 +351,7 @@ STATUS = {
     AdapterError: (409, "conflict_error", "adapter_refused"),
     StateError: (409, "conflict_error", "wrong_state"),
     OverloadError: (429, "rate_limit_error", "overloaded"),
+    ClusterError: (503, "server_error", "unavailable"),
     TandemError: (500, "server_error", None),
 }
 """HTTP status, OpenAI error type and code by error class; the nearest base class counts."""

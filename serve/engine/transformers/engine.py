@@ -1,7 +1,7 @@
 """Continuous batching over a Transformers model: one thread runs the model, requests come and go between its steps.
 
-Follows `serve.engine.protocol`; knows token ids, no text but that of its probe prompts. Per step, each waiting prompt
-that has a free row may start, one of them prefills at most `prefill_chunk` tokens, and all rows that are past their
+Follows `serve.engine.protocol`; knows token ids, no text but that of its probe prompts. Per step, waiting requests take
+free rows, the prompts that came first prefill `prefill_chunk` tokens among them, and all rows that are past their
 prompt decode one token, together per adapter version. Everything that touches the model runs on the engine's thread;
 what other threads share with it (`_waiting`, `_adapters`, `_commands`) is guarded by `_changed`.
 """
@@ -325,15 +325,16 @@ class TransformersEngine:
                     self._rows[row].row = row
 
     def _prefill(self) -> None:
-        """The next part of the prompt that came first; the last part gives the first token."""
-        prefilling = [generation for generation in self._rows if generation and generation.prefilling]
-        if prefilling:
-            oldest = min(prefilling, key=self._age)
-            prompt = oldest.request.prompt_ids
-            self._advance([oldest], [prompt[oldest.cached : oldest.cached + self._prefill_chunk]])
-
-    def _age(self, generation: _Generation) -> int:
-        return list(self._requests).index(generation.request.request_id)
+        """At most `prefill_chunk` tokens of the prompts that came first; a prompt's last part gives its first token."""
+        with self._changed:
+            prefilling = [g for g in self._requests.values() if g.row is not None and g.prefilling]
+        room = self._prefill_chunk
+        for generation in prefilling:
+            part = generation.request.prompt_ids[generation.cached : generation.cached + room]
+            self._advance([generation], [part])
+            room -= len(part)
+            if room <= 0:
+                return
 
     def _decode(self) -> None:
         """One token for every row past its prompt, one forward pass per adapter version."""

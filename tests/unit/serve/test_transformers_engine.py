@@ -392,7 +392,7 @@ def test_the_context_bounds_prompt_and_answer(model):
 
 
 def test_seeded_sampling_does_not_depend_on_the_neighbours(model):
-    wish = SamplingParams(seed=11, temperature=1.3, top_p=0.95, max_tokens=30)
+    wish = SamplingParams(seed=11, temperature=2.0, top_p=0.999, max_tokens=40)
 
     async def crowd(engine):
         others = [SamplingParams(temperature=1.0, max_tokens=20 + n) for n in range(5)]

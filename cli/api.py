@@ -1,0 +1,44 @@
+"""The gateway's HTTP API as the commands call it: errors come back as the TandemError that they were."""
+
+from typing import Any
+
+import httpx
+
+from actors import cluster
+from configs.errors import ClusterError, TandemError
+from configs.paths import home
+
+SWAP_TIMEOUT_S = 600  # a 353 MiB adapter from a slow disk, loaded and verified
+
+
+class Api:
+    """One running cluster's gateway. Raises ClusterError if nothing runs."""
+
+    def __init__(self) -> None:
+        self.cluster = cluster.require(home())
+        self._http = httpx.Client(base_url=self.cluster.http, timeout=httpx.Timeout(30, read=SWAP_TIMEOUT_S))
+
+    def get(self, path: str) -> Any:
+        return self._send("GET", path)
+
+    def post(self, path: str, body: dict | None = None) -> Any:
+        return self._send("POST", path, json=body or {})
+
+    def _send(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **how)
+        except httpx.HTTPError as error:
+            raise ClusterError(
+                f"no answer from {self.cluster.http} ({type(error).__name__})",
+                hint="it may be restarting: try again, or `tandem down` and `tandem up`",
+            ) from None
+        if response.is_success:
+            return response.json()
+        raise TandemError(_message(response))
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answered {response.status_code}: {response.text[:200]}"

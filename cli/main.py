@@ -1,0 +1,58 @@
+"""The `tandem` command: a group whose subcommands are imported only when used, so that help is instant."""
+
+import importlib
+
+import click
+
+from cli.edge import run
+
+COMMANDS = {
+    "up": ("cli.cluster", "Start Ray, the control actor and the chat endpoint."),
+    "down": ("cli.cluster", "End every process that `up` started."),
+    "status": ("cli.status", "Slots, runs, adapters and engines at a glance."),
+    "train": ("cli.train", "Queue a fine-tuning run."),
+    "runs": ("cli.runs", "List, show, follow, stop and resume runs."),
+    "adapters": ("cli.adapters", "List and show published adapters."),
+    "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
+    "ask": ("cli.ask", "Ask the running endpoint one question."),
+    "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
+    "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
+    "demo": ("cli.demo", "Train, serve and swap on the embedded model, start to end."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and help line; imports a command's module when it runs."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name][0]), name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tandem", message="%(package)s %(version)s")
+def tandem() -> None:
+    """Two GPUs as one machine: fine-tune on one, chat on the other, swap adapters live.
+
+    \b
+    Examples:
+      tandem up                          start everything on this machine
+      tandem train --profile tiny -f     train, and follow until it ends
+      tandem swap latest                 answer with what was just trained
+      tandem ask "What is Tandem?"       ask the served adapter
+      tandem down                        end everything
+
+    All state is below TANDEM_HOME (default ~/.tandem). Every command takes --help.
+    """
+
+
+def main() -> None:
+    run(tandem)

@@ -1,0 +1,91 @@
+"""What people and machines read: tables, JSON, ages and sizes. Results go to stdout, everything else to stderr."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+STATE_COLOURS = {
+    "QUEUED": "cyan", "STARTING": "yellow", "RUNNING": "green", "STOPPING": "yellow", "INTERRUPTED": "magenta",
+    "SUCCEEDED": "bold green", "FAILED": "bold red", "STOPPED": "dim",
+    "LIVE": "bold green", "REFUSED": "bold red", "RETIRED": "dim", "PUBLISHED": "cyan",
+}  # fmt: skip
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str, title: str | None = None) -> None:
+    """A table on stdout; `empty` on stderr where there are no rows."""
+    rows = [[_cell(value) for value in row] for row in rows]
+    if not rows:
+        click.echo(empty, err=True)
+        return
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=not click.get_text_stream("stdout").isatty()).print(table)
+
+
+def say(text: str) -> None:
+    """Side talk, on stderr."""
+    click.echo(text, err=True)
+
+
+def state(name: str) -> str:
+    return f"[{STATE_COLOURS[name]}]{name}[/]" if name in STATE_COLOURS else name
+
+
+def age(moment: float | None) -> str:
+    """How long ago, in the largest unit that makes sense; - for never."""
+    return "-" if moment is None else duration(time.time() - moment)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def size(number: float | None) -> str:
+    """Bytes in binary units."""
+    if number is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """A curve in one line of block characters, averaged down to `width`."""
+    if not values:
+        return ""
+    step = max(1, len(values) / width)
+    means = []
+    for index in range(min(width, len(values))):
+        part = values[int(index * step) : max(int((index + 1) * step), int(index * step) + 1)]
+        means.append(sum(part) / len(part))
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / ((high - low) or 1)
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

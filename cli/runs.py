@@ -1,0 +1,153 @@
+"""`tandem runs`: list, show, follow, stop and resume. Reading works while the cluster is down."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from actors.ledger import Ledger
+from actors.run import check_run_id
+from cli import output
+from configs.errors import NotFoundError
+from configs.paths import home
+from jobs.metrics_log import MetricsLog
+
+
+@click.group()
+def runs() -> None:
+    """List, show, follow, stop and resume runs."""
+
+
+@runs.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Newest runs first.")
+@click.option("--active", is_flag=True, help="Only runs that have not ended.")
+@output.json_option
+def list_runs(limit: int, active: bool, as_json: bool) -> None:
+    """List runs.
+
+    \b
+    Example:
+      tandem runs list --active --json
+    """
+    found = ledger().runs(limit=limit, active=active) if home().ledger.exists() else []
+    if as_json:
+        output.print_json([asdict(run) for run in found])
+        return
+    rows = [
+        (run.id, output.state(run.state), f"{run.step}/{run.max_steps or '?'}", run.loss, run.priority or None)
+        + (run.slot, output.age(run.created_at), run.adapter or _short(run.reason))
+        for run in found
+    ]
+    columns = ("RUN", "STATE", "STEP", "LOSS", "PRIORITY", "SLOT", "AGE", "ADAPTER OR REASON")
+    output.print_table(columns, rows, empty="no runs yet -> tandem train")
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@output.json_option
+def show(run_id: str, as_json: bool) -> None:
+    """Show one run: configuration, progress, events and its loss curve."""
+    run = ledger().run(check_run_id(run_id))
+    lines = MetricsLog(home().run(run.id) / "metrics.jsonl").lines()
+    events = ledger().events(run_id=run.id)
+    if as_json:
+        output.print_json({**asdict(run), "metrics": lines, "events": [asdict(event) for event in events]})
+        return
+    took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
+    facts = [
+        ("state", f"{output.state(run.state)}  {run.reason}"), ("profile", run.profile), ("base", run.config["model"]["base"]),
+        ("data", run.config["data"]["dataset"]), ("slot", run.slot), ("attempt", run.attempt), ("parent", run.parent),
+        ("step", f"{run.step}/{run.max_steps or '?'}"), ("loss", run.loss), ("time", output.duration(took)),
+        ("adapter", run.adapter), ("folder", home().run(run.id)),
+    ]  # fmt: skip
+    output.print_table(("", run.id), facts, empty="")
+    if lines:
+        losses = [line["loss"] for line in lines]
+        click.echo(f"\nloss {losses[0]:.3f} {output.sparkline(losses)} {losses[-1]:.3f}")
+    rows = [(time.strftime("%F %T", time.localtime(event.at)), event.kind, event.text) for event in events]
+    click.echo("")
+    output.print_table(("WHEN", "EVENT", "WHAT"), rows, empty="no events")
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends; exit with its result.")
+def logs(run_id: str, follow: bool) -> None:
+    """Print a run's log, from the start.
+
+    \b
+    Example:
+      tandem runs logs -f tiny-20260101-120000-ab12
+    """
+    book = ledger()
+    book.run(check_run_id(run_id))
+    log = home().run(run_id) / "log.txt"
+    if not follow:
+        if not log.exists():
+            output.say("no log yet: the run has not started")
+            return
+        click.echo(log.read_text(errors="replace"), nl=False)
+        return
+    from cli.follow import EXIT_CODES
+
+    for text in _tail(log, lambda: book.run(run_id).state.is_terminal):
+        click.echo(text, nl=False)
+    ended = book.run(run_id)
+    output.say(f"{ended.state}: {ended.reason}")
+    sys.exit(EXIT_CODES[ended.state])
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@output.json_option
+def stop(run_id: str, as_json: bool) -> None:
+    """Stop a run. A running one writes a checkpoint first, so it can be resumed."""
+    from cli.api import Api
+
+    run = Api().post(f"/api/runs/{check_run_id(run_id)}/stop")
+    if as_json:
+        output.print_json(run)
+    else:
+        click.echo(f"{run['id']} is {run['state']}")
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
+def resume(run_id: str, follow: bool) -> None:
+    """Queue a run that continues RUN from its newest checkpoint; the same as `tandem train --resume RUN`."""
+    from cli.train import resume as resume_run
+
+    resume_run(home(), check_run_id(run_id), follow)
+
+
+def ledger() -> Ledger:
+    """The ledger, for reading. Raises NotFoundError before the first `tandem up`."""
+    path = home().ledger
+    if not path.exists():
+        raise NotFoundError(f"no ledger in {home().root}", hint="nothing has run there yet: `tandem up`")
+    return Ledger(path, read_only=True)
+
+
+def _tail(log: Path, ended, poll_s: float = 0.3) -> Iterator[str]:
+    """Pieces of a growing file until `ended()` and everything was read; a file that is not there yet is waited for."""
+    offset = 0
+    while True:
+        last = ended()
+        if log.exists():
+            with log.open("rb") as handle:
+                handle.seek(offset)
+                piece = handle.read()
+            offset += len(piece)
+            if piece:
+                yield piece.decode(errors="replace")
+        if last:
+            return
+        time.sleep(poll_s)
+
+
+def _short(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
