@@ -6,6 +6,7 @@ The task gets a `Link` to the control actor and is told through its answers when
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ class Trainer:
     def run(self, task: Callable[..., Any], run: dict, home: Home) -> Any:
         """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
         print(f"{time.strftime('%F %T')} attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
-        return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"]))
+        try:
+            return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"]))
+        except BaseException:
+            traceback.print_exc()  # the driver gets the reason, the log the whole of it
+            raise
 
 
 def start(slot: Slot, run_id: str, home: Home, neighbours: int):

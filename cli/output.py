@@ -15,6 +15,9 @@ STATE_COLOURS = {
     "LIVE": "bold green", "REFUSED": "bold red", "RETIRED": "dim", "PUBLISHED": "cyan",
 }  # fmt: skip
 
+PIPED_WIDTH = 240
+"""Columns of a table that goes into a pipe: nothing is cut."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -28,10 +31,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     if not rows:
         click.echo(empty, err=True)
         return
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=not click.get_text_stream("stdout").isatty()).print(table)
+    terminal = click.get_text_stream("stdout").isatty()
+    Console(width=None if terminal else PIPED_WIDTH).print(table)
 
 
 def say(text: str) -> None:

@@ -66,17 +66,7 @@ def _print(report: dict) -> None:
         gpus = {gpu["uuid"]: gpu for gpu in report["gpus"]}
         output.print_table(
             ("SLOT", "ROLE", "DEVICE", "HOLDER", "FOR", "PROCESS"),
-            [
-                (
-                    row["name"],
-                    row["role"],
-                    _device(row, gpus),
-                    row["holder"] or "[dim]free[/]",
-                    output.age(row["since"]),
-                )
-                + (row["pid"],)
-                for row in report["slots"]
-            ],
+            [_slot(row, gpus) for row in report["slots"]],
             empty="no slots",
         )
         click.echo("")
@@ -95,6 +85,11 @@ def _print(report: dict) -> None:
         for run in report["active_runs"]
     ]
     output.print_table(("RUN", "STATE", "STEP", "LOSS", "TOK/S", "AGE"), rows, empty="no active runs")
+
+
+def _slot(row: dict, gpus: dict) -> tuple:
+    holder = row["holder"] or "[dim]free[/]"
+    return (row["name"], row["role"], _device(row, gpus), holder, output.age(row["since"]), row["pid"])
 
 
 def _device(row: dict, gpus: dict) -> str:

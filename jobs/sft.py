@@ -92,7 +92,7 @@ def _begin(run: dict, home: Home) -> checkpoints.Checkpoint | None:
 def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder: Path, device: str, link: Link):
     """TRL's SFTTrainer over rows that are labelled already, reporting every step through `link`."""
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, Trainer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -120,6 +120,7 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
             line = {"step": state.global_step, "loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
             line |= {"learning_rate": logs.get("learning_rate"), "tokens_per_s": rate, "at": time.time()}
             self.log.append(line)
+            print(f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f} {rate:.0f} tok/s")
             directive = link.report(
                 step=state.global_step, max_steps=state.max_steps, loss=logs["loss"], tokens_per_s=rate
             )
@@ -128,6 +129,11 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
 
         def on_save(self, args, state, control, **kwargs) -> None:
             checkpoints.mark_complete(folder / "checkpoints", state.global_step)
+
+    class ModelLossTrainer(SFTTrainer):
+        """TRL 1.15 computes the loss in a Triton kernel; without a GPU the model's own cross entropy takes its place."""
+
+        compute_loss = Trainer.compute_loss
 
     training, cpu = config.training, device == "cpu"
     if cpu and training.optimizer == "adamw_8bit":
@@ -161,7 +167,7 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
         disable_tqdm=True,
         dataloader_pin_memory=not cpu,
     )
-    return SFTTrainer(
+    trainer = (ModelLossTrainer if cpu else SFTTrainer)(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(data.rows),
@@ -169,6 +175,8 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
         data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
         callbacks=[Progress()],
     )
+    trainer.remove_callback(PrinterCallback)  # Progress says it in one line
+    return trainer
 
 
 def _publish(run: dict, home: Home, config: RunConfig, base, model, trainable: dict[str, int], seconds: float):

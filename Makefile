@@ -1,0 +1,31 @@
+.PHONY: help demo test lint format clean FORCE
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    set up, then train, serve and swap on the embedded model"
+	@echo "make test    set up, lint, then the whole suite"
+	@echo "make lint    ruff's checks and format"
+	@echo "make format  let ruff mend what it can"
+	@echo "make clean   remove .venv and caches; state in TANDEM_HOME stays"
+
+demo: .venv/tandem-setup
+	@.venv/bin/tandem demo
+
+test: lint
+	@.venv/bin/python -m pytest
+
+lint: .venv/tandem-setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+
+format: .venv/tandem-setup
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+.venv/tandem-setup: FORCE
+	@./setup.sh
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+FORCE:
