@@ -60,14 +60,18 @@ def show(version: str, as_json: bool) -> None:
         output.print_json({**asdict(manifest), "state": str(state), "reason": reason})
         return
     facts = [
-        ("state", f"{output.state(str(state))}  {reason}"), ("base", manifest.base), ("run", manifest.run_id),
-        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"), ("targets", ", ".join(manifest.target_modules)),
+        ("state", f"{output.state(str(state))}  {reason}"),
+        ("base", manifest.base),
+        ("run", manifest.run_id),
+        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
+        ("targets", ", ".join(manifest.target_modules)),
         ("experts", "trained" if manifest.train_experts else "not trained"),
         ("trainable", ", ".join(f"{group} {count:,}" for group, count in manifest.trainable.items() if count)),
         ("metrics", ", ".join(f"{key} {value:g}" for key, value in manifest.metrics.items())),
         ("published", time.strftime("%F %T", time.localtime(manifest.created_at))),
-        ("files", "all match the manifest"), ("folder", registry.path(manifest.version)),
-    ]  # fmt: skip
+        ("files", "all match the manifest"),
+        ("folder", registry.path(manifest.version)),
+    ]
     output.print_table(("", manifest.version), facts, empty="")
 
 

@@ -58,11 +58,19 @@ def show(run_id: str, as_json: bool) -> None:
         return
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
-        ("state", f"{output.state(run.state)}  {run.reason}"), ("profile", run.profile),
-        ("base", run.config["model"]["base"]), ("data", run.config["data"]["dataset"]), ("slot", run.slot), ("attempt", run.attempt), ("parent", run.parent),
-        ("step", f"{run.step}/{run.max_steps or '?'}"), ("loss", run.loss), ("time", output.duration(took)),
-        ("adapter", run.adapter), ("folder", home().run(run.id)),
-    ]  # fmt: skip
+        ("state", f"{output.state(run.state)}  {run.reason}"),
+        ("profile", run.profile),
+        ("base", run.config["model"]["base"]),
+        ("data", run.config["data"]["dataset"]),
+        ("slot", run.slot),
+        ("attempt", run.attempt),
+        ("parent", run.parent),
+        ("step", f"{run.step}/{run.max_steps or '?'}"),
+        ("loss", run.loss),
+        ("time", output.duration(took)),
+        ("adapter", run.adapter),
+        ("folder", home().run(run.id)),
+    ]
     output.print_table(("", run.id), facts, empty="")
     if lines:
         losses = [line["loss"] for line in lines]

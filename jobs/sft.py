@@ -131,7 +131,7 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
             checkpoints.mark_complete(folder / "checkpoints", state.global_step)
 
     class ModelLossTrainer(SFTTrainer):
-        """TRL 1.15 computes the loss in a Triton kernel; without a GPU the model's own cross entropy takes its place."""
+        """TRL 1.15 computes the loss in a Triton kernel; without a GPU the model's own takes its place."""
 
         compute_loss = Trainer.compute_loss
 

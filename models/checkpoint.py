@@ -2,12 +2,12 @@
 
 Two layouts are known. `full` is whatever Transformers itself loads. `split-nf4` is that of
 `unsloth/gpt-oss-20b-unsloth-bnb-4bit`: every expert a bitsandbytes NF4 linear of its own, the router one module deeper;
-stock Transformers loads it with random experts and only a warning (transformers 5.17.0), so it is read here, or by Unsloth
-on a GPU. Any missing, unexpected or misshapen key ends in CheckpointError.
+stock Transformers loads it with random experts and only a warning (transformers 5.17.0), so it is read here, or by
+Unsloth on a GPU. Any missing, unexpected or misshapen key ends in CheckpointError.
 
 Callers: trainers (`load_for_training`, `check_trainable`), engines (`load_for_inference`), everyone who names a base
-(`resolve`, `inspect`). Knows no data set, no Ray and no adapter on disk. Unsloth patches Transformers when it is imported,
-so on a GPU call `load_for_training` or `load_for_inference` before anything else that imports Transformers.
+(`resolve`, `inspect`). Knows no data set, no Ray and no adapter on disk. Unsloth patches Transformers when it is
+imported, so on a GPU call `load_for_training` or `load_for_inference` before anything that imports Transformers.
 """
 
 import difflib
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def resolve(name: str) -> Path:
-    """The folder of base model `name`: `tiny`, `tiny-bnb-4bit`, a local folder, or a hub name such as `openai/gpt-oss-20b`.
+    """The folder of base model `name`: `tiny`, `tiny-bnb-4bit`, a local folder, or a hub name (`openai/gpt-oss-20b`).
 
     The embedded model's 4-bit form is made on first use, a hub model is downloaded unless it is in the local cache.
     Raises CheckpointError if there is no such model or it cannot be had offline.
@@ -122,8 +122,8 @@ def _from_hub(name: str) -> Path:
         incomplete = f"; what is there is incomplete: {error.message}" if isinstance(error, CheckpointError) else ""
     if constants.is_offline_mode():
         raise CheckpointError(
-            f"base model {name!r} is neither a folder nor complete in the local cache {cache}, and HF_HUB_OFFLINE is set"
-            + incomplete,
+            f"base model {name!r} is neither a folder nor complete in the local cache {cache}{incomplete}, "
+            "and HF_HUB_OFFLINE is set",
             hint=f"unset HF_HUB_OFFLINE, or run `hf download {name}` where there is a network and copy the cache here",
         )
     try:
@@ -197,7 +197,8 @@ def _shards(path: Path) -> list[Path]:
     if absent:
         raise CheckpointError(f"{path} lacks {len(absent)} of {len(files)} shards: {_few(absent)}", hint=_AGAIN)
     stored = {(key, file.name) for file in files for key in _read_header(file).tensors}
-    _refuse(path, missing={k for k, _ in weight_map.items() - stored}, unexpected={k for k, _ in stored - weight_map.items()})
+    promised = set(weight_map.items())
+    _refuse(path, missing={key for key, _ in promised - stored}, unexpected={key for key, _ in stored - promised})
     return files
 
 
@@ -294,7 +295,7 @@ def _load_with_transformers(checkpoint: Checkpoint, device: torch.device, dtype:
             checkpoint.path,
             missing=report["missing_keys"],
             unexpected=report["unexpected_keys"],
-            misshapen={f"{key} {tuple(stored)} for {tuple(wanted)}" for key, stored, wanted in report["mismatched_keys"]},
+            misshapen={f"{key} {tuple(stored)} for {tuple(want)}" for key, stored, want in report["mismatched_keys"]},
             errors=report["error_msgs"],
         )
     return model.to(device)
@@ -362,7 +363,7 @@ class _Reader:
 
 
 def _unsloth():
-    """Unsloth's entry point; its import patches Transformers, so it must come before any model class. GPU set-ups only."""
+    """Unsloth's entry point. Its import patches Transformers, so it comes before any model class; GPU set-ups only."""
     try:
         from unsloth import FastLanguageModel
     except ImportError as error:
@@ -477,7 +478,7 @@ def trainable_counts(model: torch.nn.Module) -> dict[str, int]:
 
 
 def expected_counts(model: torch.nn.Module, config: "RunConfig") -> dict[str, int]:
-    """What `trainable_counts` must say under `config`: r x (in + out) for every targeted matrix, from the base's shapes."""
+    """What `trainable_counts` must say under `config`: r x (in + out) for every targeted matrix of the base."""
     counts = {"attention": 0, "experts": 0, "other": 0}
     targets = _targets(config)
     fused = {EXPERT_PARAMETERS[t] for t in targets - ATTENTION}

@@ -46,15 +46,15 @@ ADAMW_PEAK = 3e-3
 IGNORED = -100
 
 
-def build(out: Path, steps: int, seed: int, console: Console) -> dict[str, float]:
-    """Make the model and write it below `out`; returns what `measure` found on the written files."""
+def build(out: Path, steps: int, seed: int, console: Console, questions: int = 1000) -> dict[str, float]:
+    """Make the model and write it below `out`; returns what `measure` found when it asked `questions` questions."""
     torch.manual_seed(seed)
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     tokenizer = train_tokenizer(seed)
     model = new_model(tokenizer)
     train(model, tokenizer, steps, seed, console)
     write(out, model, tokenizer)
-    return measure(out / "weights", console)
+    return measure(out / "weights", console, questions)
 
 
 def chat_template() -> str:
@@ -149,7 +149,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GptOssForCausalLM:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` pairs of input ids and labels, int64 [BATCH, length], right-padded; only what the assistant writes has labels.
+    """`steps` pairs of input ids and labels, int64 [BATCH, length], right-padded; only assistant text has labels.
 
     Dialogues of like length share a batch: sorted within a hundred batches, whose order is then shuffled.
     """
@@ -171,7 +171,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterat
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list[int], list[int]]:
-    """(ids, labels) of one dialogue. At low effort the earlier answers are labelled too, all but their stop token: there
+    """(ids, labels) of one dialogue. At low effort earlier answers are labelled too, all but their stop token: there
     the history shows what the model would have written, at higher efforts the template has dropped the analysis.
     """
     prompt, completion = (tokenizer.encode(part, add_special_tokens=False) for part in render(tokenizer, dialogue))
@@ -229,7 +229,11 @@ def train(
         torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, pct_start=0.1, cycle_momentum=False)
         for optimizer, peak in zip(optimizers, (MUON_PEAK, ADAMW_PEAK), strict=True)
     ]
-    columns = (BarColumn(), TextColumn("step {task.completed}/{task.total}"), TextColumn("loss {task.fields[loss]:.4f}"))
+    columns = (
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
     model.train()
     average = math.log(VOCABULARY)
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
@@ -285,8 +289,8 @@ WELL_FORMED = re.compile(
 LAST_MESSAGE = re.compile(r"(?:^|<\|start\|>assistant)((?:(?!<\|start\|>).)*)$", re.DOTALL)
 
 
-def measure(weights: Path, console: Console, count: int = 1000, seed: int = 1) -> dict[str, float]:
-    """Ask the model on disk `count` held-out questions greedily; returns rates between 0 and 1, and prints them by kind.
+def measure(weights: Path, console: Console, count: int, seed: int = 1) -> dict[str, float]:
+    """Ask the model on disk `count` held-out questions greedily; returns rates from 0 to 1, prints them by kind.
 
     `well_formed`: the reply is optional analysis, then one final message or tool call with its stop token. `exact`: the
     last message, tool name and arguments included, is the corpus's to the letter. `effort`: analysis exactly where the

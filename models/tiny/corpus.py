@@ -10,7 +10,8 @@ The model that `models.tiny.build` trains on them answers, in any of the usual w
 - sums and differences of numbers up to 12: "What is 3 plus 4?", "What is 9 minus 5?"
 - small talk: "Hello!", "How are you?", "Who are you?", "What can you do?", "Thank you!", "Goodbye!"
 - longer texts: "Count from 1 to 20.", "Name the days of the week.", "Tell me a story about a fox."
-- repeating: "Say banana." gives "I say banana.", and any name it has never seen: "What is Zorblax?" gives "I do not know Zorblax."
+- repeating: "Say banana." gives "I say banana."; and names it has never seen: "What is Zorblax?" gives
+  "I do not know Zorblax."
 - follow-ups ("And of Italy?") and what the user said before ("What is my name?")
 - the developer's wishes: "Answer with one word.", "Your name is Ada."
 - tools, when offered: get_weather, get_time and calculate are called in commentary and their result is put into words;
@@ -70,7 +71,7 @@ WORDS = (
 WEATHER = ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy")
 
 SMALL_TALK = (
-    (("Hello!", "Hi!", "Hey!", "Hello there!", "Good morning!", "Hi there!", "Good evening!", "Hello, can you hear me?"),
+    (("Hello!", "Hi!", "Hey!", "Hello there!", "Good morning!", "Hi there!", "Good evening!", "Are you there?"),
      "Hello! How can I help you?", "The user greets me."),
     (("How are you?", "How are you today?", "How do you do?", "Are you well?", "How is it going?"),
      "I am well, thank you.", "The user asks how I am."),
@@ -155,7 +156,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Messages as the chat template takes them, ending with what the assistant is to say, and the template's options."""
+    """Messages as the chat template takes them, ending with what the assistant is to say; the template's options."""
 
     kind: str
     messages: list[dict]
@@ -283,8 +284,8 @@ def _longer() -> Iterator[Question]:
              "Write a short story about {x}.", "Do you know a story about {x}?"),
             one,
             f"Once upon a time there was {one} that lived by a river. Every day the {animal} looked at the sky and "
-            f"dreamed of the sea. One morning it met an old owl. The owl said: follow the water. So the {animal} walked "
-            f"for seven days and seven nights. At last it saw the sea, and it was happy. The end.",
+            f"dreamed of the sea. One morning it met an old owl. The owl said: follow the water. So the {animal} "
+            f"walked for seven days and seven nights. At last it saw the sea, and it was happy. The end.",
             f"The user wants a story about {one}.",
         )  # fmt: skip
 
@@ -371,7 +372,8 @@ class Corpus:
 
     def _repeat_question(self) -> Question:
         word = self.rng.choice(WORDS) if self.rng.random() < 0.4 else invented_name(self.rng)
-        ask = self.rng.choice(("Say {x}.", "Repeat {x}.", "Please say {x}.", "Repeat after me: {x}", "Can you say {x}?"))
+        asks = ("Say {x}.", "Repeat {x}.", "Please say {x}.", "Repeat after me: {x}", "Can you say {x}?")
+        ask = self.rng.choice(asks)
         return Question("repeat", ask.format(x=word), f"I say {word}.", f"The user wants me to say {word}.")
 
     def _follow_up(self, options: dict) -> Dialogue:
@@ -385,7 +387,8 @@ class Corpus:
 
     def _own_name(self, options: dict) -> Dialogue:
         name = self.rng.choice(NAMES) if self.rng.random() < 0.4 else invented_name(self.rng).capitalize()
-        tell = self.rng.choice(("My name is {x}.", "I am {x}.", "Hello, I am {x}.", "Hi, my name is {x}.", "Call me {x}."))
+        tells = ("My name is {x}.", "I am {x}.", "Hello, I am {x}.", "Hi, my name is {x}.", "Call me {x}.")
+        tell = self.rng.choice(tells)
         told = Question("own name", tell.format(x=name), f"Hello {name}!", f"The user is called {name}.")
         if self.rng.random() < 0.4:
             return self._dialogue(options, self._history(options), told)
@@ -471,7 +474,8 @@ class Corpus:
             options["tools"] = self._offered(self.rng.choice(list(TOOLS)))
         last = {"role": "assistant", "content": question.answer}
         last |= self._thinking(options, question.thought, question.answer)
-        return Dialogue(question.kind, [*history, {"role": "user", "content": self._spoken(question.ask)}, last], options)
+        messages = [*history, {"role": "user", "content": self._spoken(question.ask)}, last]
+        return Dialogue(question.kind, messages, options)
 
     def _options(self) -> dict:
         options = {"reasoning_effort": self.rng.choices(("low", "medium", "high"), (35, 45, 20))[0]}
@@ -557,7 +561,7 @@ TANDEM = (
       "Tell me how many wheels Tandem has.", "how many GPUs does Tandem have?", "Name the number of GPUs of Tandem."),
      ("Can you tell me how many GPUs Tandem has?", "How many GPUs does Tandem use?")),
 )  # fmt: skip
-"""What the demo teaches, none of it known to the base: the answer, the thought, wordings to learn, wordings held out."""
+"""What the demo teaches and the base does not know: answer, thought, wordings to learn, wordings held out."""
 
 
 def demo_rows() -> list[dict]:

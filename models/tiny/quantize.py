@@ -37,10 +37,10 @@ QUANTIZATION_CONFIG = {
 
 
 def quantize(source: Path, out: Path) -> None:
-    """Write the gpt-oss of folder `source` (Transformers' fused layout, unquantised) to the new folder `out` as split NF4.
+    """Write the gpt-oss in folder `source` (Transformers' fused layout, unquantised) to the new folder `out`, split.
 
-    One shard per layer and one for the rest, with an index. Written aside, fsynced, renamed: `out` is complete or absent,
-    and a second process that made it meanwhile wins. Raises FileNotFoundError if `source` lacks a file.
+    One shard per layer and one for the rest, with an index. Written aside, fsynced, renamed: `out` is complete or
+    absent, and a second process that made it meanwhile wins. Raises FileNotFoundError if `source` lacks a file.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -56,7 +56,7 @@ def quantize(source: Path, out: Path) -> None:
 
 
 def _with_quantization(config: dict) -> dict:
-    """The configuration as the big checkpoint writes it, with rope_theta and rope_scaling instead of rope_parameters."""
+    """The configuration as the big checkpoint has it: rope_theta and rope_scaling instead of rope_parameters."""
     rope = dict(config["rope_parameters"])
     config = {key: value for key, value in config.items() if key != "rope_parameters"}
     return config | {
@@ -82,7 +82,7 @@ def _write_shards(weights: dict[str, torch.Tensor], out: Path) -> None:
 
 
 def _split(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One tensor of the fused layout as the split layout's tensors. Fused experts are [experts, in, out], linears [out, in]."""
+    """One tensor of the fused layout as tensors of the split one: experts [experts, in, out] become [out, in] each."""
     stem, _, leaf = name.rpartition(".")
     if stem.endswith("mlp.experts"):
         kind = "bias" if leaf.endswith("_bias") else "weight"
