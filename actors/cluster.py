@@ -217,7 +217,8 @@ def _user_of(port: int) -> str:
     return ""
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in sockets:
@@ -240,7 +241,7 @@ def _prepare(home: Home) -> None:
 
 
 def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> Cluster:
-    gcs, client, agent, metrics, *unused = _free_ports(6)
+    gcs, client, agent, metrics, *unused = free_ports(6)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--ray-client-server-port={client}"]
     command += [f"--dashboard-host={LOOPBACK}", f"--dashboard-port={config.dashboard_port}"]

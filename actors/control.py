@@ -32,6 +32,8 @@ NAME = "tandem_control"
 NAMESPACE = "tandem"
 TICK_S = 0.5
 LONG_POLL_S = 20
+EXIT_GRACE_S = 5
+"""How long a process that is done with its slot may take to exit before it is killed."""
 
 
 class Directive(StrEnum):
@@ -88,8 +90,9 @@ class Control:
             raise StateError(f"slot {wanted} does not train", hint=f"slots that do: {trainable}")
         if how.get("parent") is not None:
             self._ledger.run(how["parent"])
+        check_run_id(run_id)
         try:
-            return asdict(self._ledger.run(check_run_id(run_id)))
+            return asdict(self._ledger.run(run_id))
         except NotFoundError:
             run = self._ledger.submit(run_id, config=config, **how)
         await self._notify()
@@ -115,7 +118,7 @@ class Control:
             self._ledger.attach_job(run.id, job_id, attached=False)
             await asyncio.to_thread(self._jobs.submit, job_id, run.id)
         except Exception as error:
-            self._end(run.id, RunState.FAILED, f"its job could not be started: {error}")
+            await self._end(run.id, RunState.FAILED, f"its job could not be started: {error}")
         finally:
             self._launching.discard(run.id)
 
@@ -190,9 +193,9 @@ class Control:
             if adapter is not None:
                 self._ledger.set_adapter(run_id, adapter)
             if state is RunState.INTERRUPTED:
-                self._interrupt(run, reason)
+                await self._interrupt(run, reason)
             else:
-                self._end(run_id, state, reason)
+                await self._end(run_id, state, reason)
             await self._notify()
         return asdict(self._ledger.run(run_id))
 
@@ -215,17 +218,17 @@ class Control:
         if job is not JobState.ALIVE:
             reason = await self._why_gone(run, job)
             if run.state is RunState.STOPPING or job is JobState.STOPPED:
-                self._end(run.id, RunState.STOPPED, run.reason if run.state is RunState.STOPPING else reason)
+                await self._end(run.id, RunState.STOPPED, run.reason if run.state is RunState.STOPPING else reason)
             else:
-                self._interrupt(run, reason)
+                await self._interrupt(run, reason)
         elif run.state is RunState.STOPPING:
             since = self._stopping_since.setdefault(run.id, time.monotonic())
             if time.monotonic() - since > self._config.stop_grace_s:
                 await self._kill(run)
-                self._end(run.id, RunState.STOPPED, f"killed: not stopped after {self._config.stop_grace_s:g} s")
+                await self._end(run.id, RunState.STOPPED, f"killed: not stopped after {self._config.stop_grace_s:g} s")
         elif time.time() - (run.heartbeat_at or 0) > self._config.heartbeat_timeout_s:
             await self._kill(run)
-            self._interrupt(run, f"no sign of life for {self._config.heartbeat_timeout_s:g} s")
+            await self._interrupt(run, f"no sign of life for {self._config.heartbeat_timeout_s:g} s")
 
     async def _job_state(self, run: Run) -> JobState:
         if not run.job_id:
@@ -248,11 +251,12 @@ class Control:
         else:
             self._ledger.transition(run_id, RunState.STOPPED, "its driver ended while it was queued")
 
-    def _interrupt(self, run: Run, reason: str) -> None:
-        self._end_holder(run.id)
+    async def _interrupt(self, run: Run, reason: str) -> None:
         if run.state is RunState.STOPPING:
-            self._ledger.transition(run.id, RunState.STOPPED, reason)
-        else:
+            await self._end(run.id, RunState.STOPPED, reason)
+            return
+        await self._end_holder(run.id)
+        if self._ledger.run(run.id).state.holds_slot:
             self._ledger.transition(run.id, RunState.INTERRUPTED, reason)
             self._requeue(self._ledger.run(run.id))
 
@@ -263,12 +267,15 @@ class Control:
         self._ledger.attach_job(run.id, None, attached=False)
         self._ledger.transition(run.id, RunState.QUEUED, f"again after: {run.reason}")
 
-    def _end(self, run_id: str, state: RunState, reason: str) -> None:
-        self._end_holder(run_id)
+    async def _end(self, run_id: str, state: RunState, reason: str) -> None:
+        await self._end_holder(run_id)
         self._stopping_since.pop(run_id, None)
-        if state is RunState.SUCCEEDED and self._ledger.run(run_id).state is RunState.STARTING:
+        now = self._ledger.run(run_id).state
+        if now.is_terminal:
+            return  # it ended while its process was waited for
+        if state is RunState.SUCCEEDED and now is RunState.STARTING:
             self._ledger.transition(run_id, RunState.RUNNING, "training")
-        if state is RunState.STOPPED and self._ledger.run(run_id).state is not RunState.STOPPING:
+        if state is RunState.STOPPED and now is not RunState.STOPPING:
             self._ledger.transition(run_id, RunState.STOPPING, reason)
         self._ledger.transition(run_id, state, reason)
         if state is RunState.FAILED and (tail := _last_lines(self._home.run(run_id) / "log.txt")):
@@ -277,13 +284,13 @@ class Control:
     async def _kill(self, run: Run) -> None:
         with contextlib.suppress(RuntimeError):
             await asyncio.to_thread(self._jobs.stop, run.job_id)
-        self._end_holder(run.id)
+        await self._end_holder(run.id, grace_s=0)
 
-    def _end_holder(self, run_id: str) -> None:
+    async def _end_holder(self, run_id: str, grace_s: float = EXIT_GRACE_S) -> None:
         """No slot is given back while the process that held it lives."""
         for lease in self._ledger.leases():
             if lease.holder == run_id and lease.pid is not None:
-                _kill_and_wait(lease.pid, self._home)
+                await asyncio.to_thread(_end_process, lease.pid, self._home, grace_s)
 
     # Serving
 
@@ -420,11 +427,15 @@ def _is_alive(pid: int | None) -> bool:
         return False
 
 
-def _kill_and_wait(pid: int, home: Home) -> None:
+def _end_process(pid: int, home: Home, grace_s: float) -> None:
+    """Give a process of this cluster `grace_s` seconds to exit by itself, then kill it and wait until it is gone."""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         process = psutil.Process(pid)
         if pid == os.getpid() or process.environ().get(MARKER) != str(home.root):
             return  # the number was given to somebody else
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(timeout=grace_s)
+            return
         process.send_signal(signal.SIGKILL)
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(timeout=5)

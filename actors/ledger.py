@@ -92,29 +92,24 @@ class Event:
 class Ledger:
     """One open ledger file. `read_only=True` for everyone but the control actor.
 
-    Raises ClusterError if the file is not a ledger or is of a newer version.
+    Raises ClusterError, then or later, if the file is not a readable ledger or is of a newer version.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
-        if read_only:
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
-        self._db.row_factory = sqlite3.Row
-        try:
+        with self._readable():
             self._open(read_only)
-        except sqlite3.DatabaseError as error:
-            raise ClusterError(
-                f"{path} is not a readable ledger: {error}", hint="move it away or restore it"
-            ) from error
 
     def _open(self, read_only: bool) -> None:
-        if not read_only:
+        if read_only:
+            self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+        self._db.row_factory = sqlite3.Row
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise ClusterError(
@@ -127,8 +122,17 @@ class Ledger:
         self._db.close()
 
     @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise ClusterError(
+                f"{self.path} is not a readable ledger: {error}", hint="move it away or restore it"
+            ) from error
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        with self._readable(), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -138,7 +142,7 @@ class Ledger:
             self._db.execute("COMMIT")
 
     def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        with self._lock:
+        with self._readable(), self._lock:
             return self._db.execute(sql, values).fetchall()
 
     # Runs

@@ -5,7 +5,6 @@ It runs in a home of its own below TANDEM_HOME, on free ports and on two CPU slo
 
 import os
 import shutil
-import socket
 import threading
 import time
 from contextlib import closing
@@ -27,6 +26,7 @@ from configs.paths import Home
 QUESTION = "What is Tandem?"
 ASKERS = 2
 """Clients that keep asking, one streamed answer after the other, from before the training until after the last swap."""
+CPU_SLOTS = "[{name: '0', roles: [train]}, {name: '1', roles: [serve]}]"
 OTHER_QUESTIONS = ("What is the capital of Italy?", "Who are you?", "Count from 1 to 20.", "How are you?")
 
 
@@ -47,8 +47,9 @@ def demo(keep: bool) -> None:
         raise ClusterError(f"another demo is running at {found.http}", hint="wait for it to end")
     cluster.end_processes(place)
     shutil.rmtree(place.root, ignore_errors=True)
-    ports = _free_ports()
-    settings = load.load_cluster(sets=(*ports, "slots=" + _CPU_SLOTS))
+    http, dashboard = cluster.free_ports(2)
+    ports = (f"http_port={http}", f"dashboard_port={dashboard}")
+    settings = load.load_cluster(sets=(*ports, f"slots={CPU_SLOTS}"))
     running = bring_up(place, settings, {"base": "tiny"}, _say(started))
     try:
         report = _main_job(place, running, _say(started))
@@ -59,9 +60,6 @@ def demo(keep: bool) -> None:
     for name, text in report:
         click.echo(f"{name:<10} {text}")
     click.echo(f"DEMO OK in {time.monotonic() - started:.0f} s")
-
-
-_CPU_SLOTS = "[{name: '0', roles: [train]}, {name: '1', roles: [serve]}]"
 
 
 def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str]]:
@@ -193,10 +191,3 @@ def _require(holds: bool, otherwise: str) -> None:
 
 def _say(started: float):
     return lambda text: output.say(f"[{time.monotonic() - started:4.0f} s] {text}")
-
-
-def _free_ports() -> tuple[str, str]:
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind((cluster.LOOPBACK, 0))
-        return f"http_port={first.getsockname()[1]}", f"dashboard_port={second.getsockname()[1]}"

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -66,9 +66,22 @@ def validate(
         raise _explain(kind, error, source, flags or {}) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it, not as version 1.1 has it: `2e-4` is a number and `2026-01-01` is text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}", hint="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -76,9 +89,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}{line} is not YAML: {getattr(error, 'problem', error)}", hint="mend the file"
-        ) from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{line} is not YAML: {problem}", hint="mend the file") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -94,7 +106,7 @@ def _assign(values: dict[str, Any], text: str) -> str:
         raise ConfigError(f"--set {text} is not of the form key=value", hint="for example --set training.max_steps=50")
     *parents, leaf = (key := key.strip()).split(".")
     try:
-        parsed = yaml.safe_load(_scientific(value))
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         parsed = value
     node = values
@@ -106,38 +118,62 @@ def _assign(values: dict[str, Any], text: str) -> str:
     return key
 
 
-def _scientific(value: str) -> str:
-    """YAML 1.1 reads 2e-4 as text; people mean a number."""
-    try:
-        return repr(float(value)) if "e" in value.lower() else value
-    except ValueError:
-        return value
-
-
 def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: Mapping[str, str]) -> ConfigError:
     problems = error.errors()
-    first = max(problems, key=lambda problem: len(problem["loc"]))  # of a union's branches the one that got furthest
+    first = max(problems, key=_tells_most)
     others = [problem for problem in problems if problem is not first]
     loc = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in loc)
-    where = f"--set {flags[key]}" if key in flags else source
+    said = [f"--set {text}" for flag, text in flags.items() if not key or _overlap(flag, key)]
+    where = ", ".join(said) if key and said else source
     more = f" (and {len(others)} more)" if others and others[0]["type"] == first["type"] else ""
     if first["type"] == "extra_forbidden":
-        known = known_keys(kind)
-        parent = key.rpartition(".")[0]
-        depth = len(loc)
-        siblings = dict.fromkeys(
-            ".".join(name.split(".")[:depth]) for name in known if not parent or name.startswith(f"{parent}.")
-        )
-        near = _nearest(key, known) or _nearest_leaf(key, known)
+        parent = "".join(f"{part}." for part in loc[:-1])
+        siblings = [parent + name for name in _section_of(kind, loc).model_fields]
+        known = [name for name in known_keys(kind) if not key.startswith(f"{name}.")]
+        near = _nearest_leaf(key, siblings) or _nearest(key, known) or _nearest_leaf(key, known)
         return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near}keys here: {', '.join(siblings)}")
+    if first["type"] == "missing":
+        return ConfigError(f"'{key}' is missing in {where}", hint="add it")
     if first["type"] == "value_error":
-        return ConfigError(f"{first['ctx']['error']} ({where})")
+        return ConfigError(f"{first['ctx']['error']} ({' '.join([source, *said])})")
     allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
     value = first["input"]
     near = _nearest(str(value), allowed) if isinstance(value, str) else ""
-    hint = near + (f"allowed: {', '.join(map(str, allowed))}" if allowed else _decapitalise(first["msg"]))
+    hint = near + (f"allowed: {', '.join(map(str, allowed))}" if allowed else _in_yaml_words(kind, loc, first))
     return ConfigError(f"'{key}' in {where} cannot be {value!r}", hint=hint)
+
+
+def _tells_most(problem: Mapping[str, Any]) -> tuple:
+    """Of a union's branches the one that got furthest; of a wrong and a missing key the wrong one."""
+    word = problem["type"] == "literal_error" and isinstance(problem["input"], str)
+    return len(problem["loc"]), problem["type"] == "extra_forbidden", word
+
+
+def _overlap(flag: str, key: str) -> bool:
+    """Whether one of the two dotted keys is the other or lies below it."""
+    return f"{key}.".startswith(f"{flag}.") or flag.startswith(f"{key}.")
+
+
+def _section_of(kind: type[BaseModel], loc: list[int | str]) -> type[BaseModel]:
+    """The configuration type that the last part of `loc` is a key of."""
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            kind = _model_in(kind.model_fields[part].annotation)
+    return kind
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _in_yaml_words(kind: type[BaseModel], loc: list[int | str], problem: Mapping[str, Any]) -> str:
+    """pydantic's complaint without words of Python."""
+    if problem["type"] == "model_type":
+        return f"it is a section with the keys {', '.join(_section_of(kind, [*loc, '']).model_fields)}"
+    return _decapitalise(problem["msg"]).replace("tuple", "list")
 
 
 def _is_union_tag(part: int | str) -> bool:

@@ -15,8 +15,9 @@ SERVE_CONFIG = SOURCE / "configs" / "serve.yaml"
 TINY_MODEL = SOURCE / "models" / "tiny" / "weights"
 TINY_DATASET = SOURCE / "models" / "tiny" / "demo.jsonl"
 
-LONGEST_HOME = 44
-"""Characters. Ray's socket is HOME/ray/session_<date>_<pid>/sockets/plasma_store, and Linux allows 107 for its path."""
+LONGEST_HOME = 35
+"""Bytes. Ray's longest socket is HOME/ray/session_<date>_<time>_<microseconds>_<pid>/sockets/dash_MetricsHead, and Linux
+allows 107 for its path."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,16 @@ class Home:
 def home() -> Home:
     """The state folder named by TANDEM_HOME, or ~/.tandem.
 
-    Raises ConfigError if the path is too long for Ray's Unix sockets.
+    Raises ConfigError if the path is too long for Ray's Unix sockets, or names a user who does not exist.
     """
-    root = Path(os.environ.get("TANDEM_HOME") or "~/.tandem").expanduser().absolute()
-    if len(str(root)) > LONGEST_HOME:
+    wanted = os.environ.get("TANDEM_HOME") or "~/.tandem"
+    try:
+        root = Path(wanted).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"TANDEM_HOME is {wanted}: there is no such user", hint="write the whole path") from None
+    if len(os.fsencode(root)) > LONGEST_HOME:
         raise ConfigError(
-            f"TANDEM_HOME is {len(str(root))} characters long ({root}); Unix sockets below it allow {LONGEST_HOME}",
+            f"TANDEM_HOME is {len(os.fsencode(root))} bytes long ({root}); Unix sockets below it allow {LONGEST_HOME}",
             hint="point TANDEM_HOME at a shorter path",
         )
     return Home(root)

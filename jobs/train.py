@@ -47,7 +47,10 @@ def drive(run_id: str) -> RunState:
         outcome = Outcome(RunState.FAILED, _words(cause))
     except ray.exceptions.RayActorError as error:
         outcome = Outcome(RunState.INTERRUPTED, f"its trainer died: {str(error).splitlines()[0]}")
-    ray.kill(pinned)
+    if ray.wait([work], timeout=0)[0]:
+        pinned.__ray_terminate__.remote()
+    else:
+        ray.kill(pinned)  # it is still loading
     how = (outcome.state, outcome.reason, outcome.adapter)
     ended = ask(actor.finish, run_id, attempt, *how, timeout=FINISH_TIMEOUT_S)
     print(f"run {run_id}: {ended['state']}: {ended['reason']}", flush=True)

@@ -9,7 +9,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.errors import AdapterError
 
@@ -17,6 +19,15 @@ MANIFEST = "manifest.json"
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of one file."""
+
+    sha256: str
+    """Hex digits."""
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Manifest:
     """Name of the base model as the run's configuration gives it."""
     base_fingerprint: str
     """`models.checkpoint.Checkpoint.fingerprint` of the base it was trained on."""
-    rank: int
+    rank: Annotated[int, Field(ge=1)]
     alpha: int
     target_modules: list[str]
     train_experts: bool
@@ -41,13 +52,13 @@ class Manifest:
     """Unix seconds."""
     metrics: dict[str, float]
     """What the run measured: steps, loss, seconds."""
-    files: dict[str, dict[str, Any]]
-    """File name to `{"sha256": hex, "bytes": size}`, of every file but the manifest."""
+    files: dict[str, FileEntry]
+    """By name, every file but the manifest."""
     format: int = FORMAT
 
     @property
     def bytes(self) -> int:
-        return sum(entry["bytes"] for entry in self.files.values())
+        return sum(entry.bytes for entry in self.files.values())
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -61,7 +72,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in `folder`, unverified. Raises AdapterError if there is none or it is not one."""
     try:
-        values = json.loads((folder / MANIFEST).read_text())
+        text = (folder / MANIFEST).read_text()
+        values = json.loads(text)
     except FileNotFoundError:
         raise AdapterError(f"{folder.name} is no published adapter: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
@@ -69,13 +81,23 @@ def read_manifest(folder: Path) -> Manifest:
     known = {field.name for field in fields(Manifest)}
     if not isinstance(values, dict) or set(values) != known or values["format"] != FORMAT:
         raise AdapterError(f"{folder.name}: {MANIFEST} is not of format {FORMAT}", hint="publish the adapter again")
-    return Manifest(**values)
+    try:
+        return TypeAdapter(Manifest).validate_json(
+            text, strict=True
+        )  # strict Python mode takes no dict for a dataclass
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise AdapterError(
+            f"{folder.name}: {MANIFEST} is damaged: {where} cannot be {first['input']!r}",
+            hint="publish the adapter again",
+        ) from None
 
 
-def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Name, SHA-256 and size of every file in `folder` except the manifest."""
     return {
-        path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        path.name: FileEntry(sha256=_sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MANIFEST
     }
@@ -109,14 +131,14 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         raise AdapterError(f"{folder.name}: {added[0]} is not in the manifest", hint="remove it or publish again")
     for name, entry in manifest.files.items():
         size = (folder / name).stat().st_size
-        if size != entry["bytes"]:
+        if size != entry.bytes:
             raise AdapterError(
-                f"{folder.name}: {name} has {size} bytes, the manifest says {entry['bytes']}",
+                f"{folder.name}: {name} has {size} bytes, the manifest says {entry.bytes}",
                 hint="it is truncated or was changed; publish the adapter again",
             )
-        if (found := _sha256(folder / name)) != entry["sha256"]:
+        if (found := _sha256(folder / name)) != entry.sha256:
             raise AdapterError(
-                f"{folder.name}: {name} has SHA-256 {found[:12]}, the manifest says {entry['sha256'][:12]}",
+                f"{folder.name}: {name} has SHA-256 {found[:12]}, the manifest says {entry.sha256[:12]}",
                 hint="it was changed or the disk is failing; publish the adapter again",
             )
 

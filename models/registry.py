@@ -5,6 +5,7 @@ A version is written aside, fsynced and renamed; readers see it whole or not at 
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -35,8 +36,10 @@ class Registry:
         version is ever visible, and a run that publishes again (it was killed just after) gets what it published.
         Raises AdapterError if the result would not pass `adapter.validate`.
         """
-        for manifest in self.list():
+        published = self.list()
+        for manifest in published:
             if manifest.run_id == about["run_id"]:
+                self._point_latest(published[0].version)  # the kill may have come before this
                 return manifest
         aside = self.folder / f"{_ASIDE}{about['run_id']}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -65,10 +68,14 @@ class Registry:
             for path in aside.iterdir():
                 _fsync(path)
             _fsync(aside)
-            with contextlib.suppress(OSError):  # somebody published the same name in between: take the next
+            try:
                 aside.rename(self.folder / version)
-                _fsync(self.folder)
-                return manifest
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue  # somebody published the same name in between
+            _fsync(self.folder)
+            return manifest
         raise AdapterError(f"no free version name below {stem}", hint="wait a second and publish again")
 
     def _point_latest(self, version: str) -> None:

@@ -35,6 +35,7 @@ class Catalog:
     def __init__(self, base: str, poll: Callable[..., Awaitable[dict[str, str | None]]]) -> None:
         self.base = base
         self._poll = poll
+        self._told: dict[str, str | None] | None = None
         self._aliases: dict[str, str | None] = {PROD: None}
 
     async def refresh(self) -> None:
@@ -44,11 +45,12 @@ class Catalog:
         """Stay up to date for ever; a control actor that does not answer is asked again."""
         while True:
             with contextlib.suppress(Exception):  # whatever Ray raises, the known aliases go on being served
-                self.update(await self._poll(self._aliases))
+                self.update(await self._poll(self._told))
                 continue
             await asyncio.sleep(RETRY_S)
 
     def update(self, aliases: dict[str, str | None]) -> None:
+        self._told = aliases
         self._aliases = {PROD: None} | aliases
 
     @property

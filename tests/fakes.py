@@ -1,12 +1,16 @@
 """Stand-ins for the seams, real enough to be talked to and short enough to be read."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, nullcontext, suppress
+from inspect import isawaitable
 from pathlib import Path
+from typing import Any
 
+from actors.ray_jobs import JobState
 from configs.errors import NotFoundError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
+from serve.fleet import EngineLostError
 
 
 class FakeEngine:
@@ -25,6 +29,8 @@ class FakeEngine:
         return AdapterCheck(version, max_difference=1.0, repeat_difference=0.0, probe_tokens=1)
 
     def remove_adapter(self, version: str) -> None:
+        if version not in self._versions:
+            raise NotFoundError(f"adapter {version} is not loaded", param="model")
         self._versions.remove(version)
 
     def adapters(self) -> tuple[str, ...]:
@@ -39,8 +45,8 @@ class FakeEngine:
         try:
             for count, token in enumerate(answer, start=1):
                 await asyncio.sleep(self.delay)
-                stopped = "stop" if token in request.sampling.stop_token_ids else None
-                reason = stopped or ("length" if count == len(answer) else None)
+                stopped = token in request.sampling.stop_token_ids
+                reason = "stop" if stopped else "length" if count == len(answer) else None
                 reason = reason if request.request_id in self._running else "abort"
                 yield TokenChunk([token], reason, len(request.prompt_ids), count)
                 if reason:
@@ -52,10 +58,64 @@ class FakeEngine:
         self._running.pop(request_id, None)
 
     def stats(self) -> EngineStats:
-        counts = Counter(self._running.values())
-        loaded = {version: counts[version] for version in self._versions}
+        loaded = {version: list(self._running.values()).count(version) for version in self._versions}
         return EngineStats(len(self._running), 0, 0, 1, loaded, 0, "cpu", 0)
 
     def check_health(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+class FakeJobs:
+    """Ray's job API in memory. A submitted job is alive until a test says otherwise; `stopped` is what was ended."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, JobState] = {}
+        self.messages: dict[str, str] = {}
+        self.submitted: list[tuple[str, str]] = []
+        self.stopped: list[str] = []
+        self.refuses = ""
+        self.on_stop: Callable[[], None] = lambda: None
+
+    def submit(self, job_id: str, run_id: str) -> None:
+        if self.refuses:
+            raise RuntimeError(self.refuses)
+        self.submitted.append((job_id, run_id))
+        self.states[job_id] = JobState.ALIVE
+
+    def state(self, job_id: str) -> JobState:
+        return self.states.get(job_id, JobState.UNKNOWN)
+
+    def message(self, job_id: str) -> str:
+        return self.messages.get(job_id, "")
+
+    def stop(self, job_id: str) -> None:
+        self.stopped.append(job_id)
+        self.on_stop()
+
+
+class FakeRemote:
+    """An engine of this process where a Serve handle would be; its process is gone while `dead`."""
+
+    def __init__(self, name: str, engine: FakeEngine, *, dies_after: int | None = None) -> None:
+        self.name, self.engine, self.dies_after = name, engine, dies_after
+        self.dead = False
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if self.dead:
+            raise EngineLostError(f"engine {self.name} died")
+        with suppress(NotFoundError) if method == "drop_adapter" else nullcontext():
+            result = getattr(self.engine, method.replace("drop_", "remove_"))(*args)
+            return await result if isawaitable(result) else result
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        if self.dead:
+            raise EngineLostError(f"engine {self.name} died")
+        count = 0
+        async with aclosing(self.engine.generate(request)) as stream:
+            async for chunk in stream:
+                if count == self.dies_after:
+                    self.dies_after = None
+                    raise EngineLostError(f"engine {self.name} died while answering")
+                count += 1
+                yield chunk

@@ -1,0 +1,28 @@
+"""What every test shares: a state folder of its own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.paths import Home
+
+
+@pytest.fixture(autouse=True)
+def home() -> Iterator[Home]:
+    """TANDEM_HOME in a fresh temporary folder; short, because Unix sockets below it allow 107 characters.
+
+    Always in force, so that no test ever touches ~/.tandem.
+    """
+    before = os.environ.get("TANDEM_HOME")
+    folder = tempfile.mkdtemp(prefix="td", dir="/tmp")
+    os.environ["TANDEM_HOME"] = folder
+    yield Home(Path(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+    if before is None:
+        del os.environ["TANDEM_HOME"]
+    else:
+        os.environ["TANDEM_HOME"] = before

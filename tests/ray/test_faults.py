@@ -1,0 +1,136 @@
+"""What dies comes back, and nothing that was asked for is lost. A cluster of its own: these tests kill it."""
+
+import contextlib
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from actors import cluster
+from actors.run import RunState
+from configs import paths
+from tests.ray.conftest import TANDEM
+
+
+@pytest.fixture(scope="module")
+def tandem(new_tandem):
+    made = new_tandem()
+    made.up()
+    yield made
+    cluster.end_processes(made.home)
+
+
+def _processes(tandem, words: str) -> list[psutil.Process]:
+    found = []
+    for process in cluster.processes(tandem.home):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_a_dead_engine_ends_its_streams_with_an_error_and_comes_back(tandem):
+    serving = tandem.json("status")["slots"][1]["pid"]
+    with tandem.client() as client:
+        stream = client.chat.completions.create(
+            model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True, temperature=2,
+            max_tokens=1900,
+        )  # fmt: skip
+        next(iter(stream))
+        psutil.Process(serving).kill()
+        with pytest.raises(Exception, match="engine engine_1 died"):
+            for _ in stream:
+                pass
+    answer = tandem.client().with_options(timeout=120)
+    text = answer.chat.completions.create(
+        model="prod", messages=[{"role": "user", "content": "What is the capital of Italy?"}], temperature=0
+    ).choices[0].message.content  # fmt: skip
+    assert text == "The capital of Italy is Rome.", "a request that got no token yet waits for the engine"
+    assert tandem.json("status")["slots"][1]["pid"] != serving
+
+
+def test_training_goes_on_while_the_control_actor_is_killed_and_restarted(tandem):
+    run_id = tandem.train("--max-steps", "60")
+    tandem.reached(run_id, 2)
+    (control,) = _processes(tandem, "ray::Control")
+    control.kill()
+    ended = tandem.ended(run_id)
+    assert ended.state is RunState.SUCCEEDED and ended.attempt == 1
+    assert [step for step, _ in tandem.losses(run_id)] == list(range(1, 61))
+
+
+def test_a_killed_trainer_goes_back_to_the_queue_and_on_from_its_checkpoint(tandem):
+    run_id = tandem.train("--max-steps", "40", "--set", "training.save_steps=5")
+    tandem.reached(run_id, 12)
+    (lease,) = [lease for lease in tandem.ledger().leases() if lease.role == "train"]
+    psutil.Process(lease.pid).kill()
+    ended = tandem.ended(run_id)
+    assert ended.state is RunState.SUCCEEDED and ended.attempt == 2
+    kinds = [event.kind for event in tandem.ledger().events(run_id=run_id)]
+    assert "interrupted" in kinds and kinds.count("starting") == 2
+    assert [step for step, _ in tandem.losses(run_id)] == list(range(1, 41)), "every step once"
+    assert "going on after step" in (tandem.home.run(run_id) / "log.txt").read_text()
+
+
+def test_after_a_kill_of_every_process_up_again_finishes_what_ran_and_what_waited(tandem):
+    running = tandem.train("--max-steps", "40", "--set", "training.save_steps=5")
+    waiting = tandem.train("--max-steps", "5")
+    tandem.reached(running, 7)
+    for process in cluster.processes(tandem.home):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    deadline = time.monotonic() + 10
+    while cluster.processes(tandem.home) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert cluster.processes(tandem.home) == []
+    down = tandem.run("status", check=False)
+    assert down.returncode == 1 and "not running" in down.stdout
+    assert tandem.find_run(waiting).state is RunState.QUEUED, "the ledger can be read while nothing runs"
+    refused = tandem.run("train", "--profile", "tiny", check=False)
+    assert refused.returncode == 1 and "tandem up" in refused.stderr
+    tandem.up()
+    first, second = tandem.ended(running), tandem.ended(waiting)
+    assert (first.state, second.state) == (RunState.SUCCEEDED, RunState.SUCCEEDED)
+    assert first.attempt == 2 and second.attempt == 1
+    assert [step for step, _ in tandem.losses(running)] == list(range(1, 41))
+    assert not [lease for lease in tandem.ledger().leases() if lease.role == "train"]
+
+
+def test_the_served_adapter_is_served_again_after_a_restart(tandem):
+    newest = tandem.json("adapters", "list")[0]["version"]
+    tandem.json("swap", newest)
+    answer = tandem.ask()
+    tandem.run("down")
+    tandem.up()
+    assert tandem.json("status")["aliases"]["prod"] == newest
+    assert tandem.ask() == answer
+
+
+def test_interrupting_up_leaves_nothing_running(new_tandem):
+    made = new_tandem()
+    ports = ["--port", str(made.http_port), "--set", f"dashboard_port={made.dashboard_port}"]
+    starting = subprocess.Popen(
+        [*TANDEM, "up", *ports], env=made.environment, cwd=paths.SOURCE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not _processes(made, "raylet") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    starting.send_signal(subprocess.signal.SIGINT)
+    _, words = starting.communicate(timeout=60)
+    assert starting.returncode == 130 and "Traceback" not in words
+    assert cluster.processes(made.home) == [] and not made.home.cluster.exists()
+
+
+def test_a_base_that_is_not_there_while_offline_is_named_and_nothing_is_left(new_tandem):
+    made = new_tandem()
+    refused = made.up("--base", "nobody/no-such-model", check=False)
+    assert refused.returncode == 1
+    error = refused.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and "nobody/no-such-model" in error and "HF_HUB_OFFLINE" in error
+    assert cluster.processes(made.home) == [] and not made.home.cluster.exists()
+
+
+def test_down_when_nothing_runs_says_so(new_tandem):
+    refused = new_tandem().run("down", check=False)
+    assert refused.returncode == 1 and "not running" in refused.stderr and "tandem up" in refused.stderr

@@ -1,0 +1,139 @@
+"""Runs on a real cluster: both doors, the queue, stopping, resuming."""
+
+import json
+import subprocess
+
+import pytest
+
+from actors.run import RunState
+from configs import paths
+from configs.load import load_run
+
+
+def test_both_doors_give_the_same_run(tandem):
+    inside = tandem.train("--max-steps", "6")
+    ran = subprocess.run(
+        ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", "--profile", "tiny"]
+        + ["--max-steps", "6"],
+        env=tandem.ray_environment, cwd=paths.SOURCE, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "step 6/6" in ran.stdout or "SUCCEEDED" in ran.stdout
+    first, newest = tandem.ended(inside), tandem.ledger().runs(limit=1)[0]
+    assert newest.id != inside and f"run {newest.id}: SUCCEEDED" in ran.stdout
+    assert newest.state is first.state is RunState.SUCCEEDED
+    assert newest.config == first.config
+    assert tandem.losses(newest.id) == tandem.losses(inside), "the same to the last digit"
+
+
+def test_two_runs_and_one_slot_never_overlap_and_priority_goes_first(tandem):
+    blocking = tandem.train("--max-steps", "30")
+    low = tandem.train("--max-steps", "3")
+    high = tandem.train("--max-steps", "3", "--priority", "5")
+    for run_id in (blocking, low, high):
+        assert tandem.ended(run_id).state is RunState.SUCCEEDED
+    spans = {run_id: _held(tandem, run_id) for run_id in (blocking, low, high)}
+    assert spans[blocking][1] <= spans[high][0] and spans[high][1] <= spans[low][0], spans
+
+
+def _held(tandem, run_id: str) -> tuple[float, float]:
+    """When the run was granted its slot and when it gave it back."""
+    at = {event.kind: event.at for event in tandem.ledger().events(run_id=run_id)}
+    return at["starting"], at["succeeded"]
+
+
+def test_a_queued_run_stops_at_once_and_never_gets_a_slot(tandem):
+    blocking = tandem.train("--max-steps", "40")
+    waiting = tandem.train("--max-steps", "5")
+    assert tandem.json("runs", "stop", waiting)["state"] == "STOPPED"
+    tandem.run("runs", "stop", blocking)
+    assert tandem.ended(blocking).state is RunState.STOPPED
+    assert tandem.find_run(waiting).attempt == 0
+    assert not tandem.home.run(waiting).exists(), "a queued run costs nothing but its row"
+
+
+def test_a_starting_run_stops_before_its_first_step(tandem):
+    run_id = tandem.train("--max-steps", "40")
+    tandem.wait(run_id, lambda run: run.state is RunState.STARTING)
+    tandem.run("runs", "stop", run_id)
+    ended = tandem.ended(run_id)
+    assert ended.state is RunState.STOPPED and ended.step == 0 and ended.adapter is None
+    assert not [lease for lease in tandem.ledger().leases() if lease.role == "train"]
+
+
+def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_loss_curve(tandem):
+    whole = tandem.train("--max-steps", "24")
+    assert tandem.ended(whole).state is RunState.SUCCEEDED
+    cut = tandem.train("--max-steps", "24")
+    tandem.reached(cut, 4)
+    tandem.run("runs", "stop", cut)
+    stopped = tandem.ended(cut)
+    assert stopped.state is RunState.STOPPED and 4 <= stopped.step < 24 and stopped.adapter is None
+    assert (tandem.home.run(cut) / "checkpoints" / f"checkpoint-{stopped.step}" / "COMPLETE").exists()
+    resumed = tandem.run("runs", "resume", cut).stdout.strip()
+    ended = tandem.ended(resumed)
+    assert ended.state is RunState.SUCCEEDED and ended.parent == cut and ended.step == 24
+    assert tandem.losses(resumed) == tandem.losses(whole), "digit by digit"
+    shown = tandem.json("runs", "show", resumed)
+    assert [line["step"] for line in shown["metrics"]] == list(range(1, 25))
+
+
+def test_sigterm_to_a_ray_job_writes_a_checkpoint_and_ends_as_stopped(tandem):
+    run_id = tandem.train("--max-steps", "60")
+    job_id = tandem.reached(run_id, 3).job_id
+    subprocess.run(
+        ["ray", "job", "stop", job_id], env=tandem.ray_environment, cwd=paths.SOURCE, check=True, timeout=120,
+        capture_output=True,
+    )  # fmt: skip
+    ended = tandem.ended(run_id)
+    assert ended.state is RunState.STOPPED and 3 <= ended.step < 60
+    assert (tandem.home.run(run_id) / "checkpoints" / f"checkpoint-{ended.step}" / "COMPLETE").exists()
+
+
+def test_a_failing_run_leaves_its_reason_and_its_last_lines(tandem, tmp_path):
+    data = tmp_path / "chats.jsonl"
+    row = {"messages": [{"role": "user", "content": "Hi " * 300}, {"role": "assistant", "content": "Hello."}]}
+    data.write_text(json.dumps(row) + "\n")
+    run_id = tandem.train("--dataset", str(data), "--set", "model.max_seq_length=64")
+    ended = tandem.ended(run_id)
+    assert ended.state is RunState.FAILED and "nothing would be learned" in ended.reason
+    logged = [event.text for event in tandem.ledger().events(run_id=run_id) if event.kind == "log"]
+    assert logged and "TrainingError" in logged[0]
+    assert "TrainingError" in tandem.run("runs", "logs", run_id).stdout
+    followed = tandem.run("runs", "logs", "-f", run_id, check=False)
+    assert followed.returncode == 1, "following exits with the run's own result"
+
+
+def test_following_a_run_exits_with_its_result_and_shows_progress(tandem):
+    done = tandem.run("train", "--profile", "tiny", "--max-steps", "5", "-f", check=False)
+    assert done.returncode == 0
+    assert "SUCCEEDED" in done.stderr and "5/5" in done.stderr and "tandem swap" in done.stderr
+
+
+def test_bad_requests_are_refused_before_anything_is_queued(tandem, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\nnot json\n'
+    )
+    before = len(tandem.ledger().runs(limit=10_000))
+    for arguments, words in (
+        (["--dataset", str(broken)], "broken.jsonl:2"),
+        (["--gpu", "7"], "slots that do: 0"),
+        (["--gpu", "1"], "does not train"),
+        (["--set", "training.lerning_rate=1"], "did you mean 'training.learning_rate'?"),
+        (["--resume", "no-such-run"], "no run no-such-run"),
+    ):
+        profile = [] if "--resume" in arguments else ["--profile", "tiny"]
+        done = tandem.run("train", *profile, *arguments, check=False)
+        assert done.returncode in (1, 2) and words in done.stderr, done.stderr
+        assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+            done.stderr.splitlines()[-1]
+        ]
+    assert len(tandem.ledger().runs(limit=10_000)) == before
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "a;reboot", "$(id)", "x" * 200])
+def test_an_id_that_could_reach_a_shell_or_a_path_is_refused(tandem, run_id):
+    config = load_run("tiny").model_dump(mode="json")
+    answer = tandem.post("/api/runs", {"run_id": run_id, "config": config})
+    assert answer.status_code == 404 and "is not a run id" in answer.json()["error"]["message"]

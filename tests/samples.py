@@ -1,0 +1,40 @@
+"""Small real things that several tests need: a run's configuration and a published adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs import load
+from models.adapter import PEFT_CONFIG, WEIGHTS, Manifest
+from models.registry import Registry
+
+RUN_CONFIG = load.load_run("tiny").model_dump(mode="json")
+FINGERPRINT = "f" * 64
+
+
+def save_lora(folder: Path, *, rank: int = 4, up_rank: int | None = None, fill: float = 0.5) -> None:
+    """PEFT's two files with one LoRA pair, B filled with `fill`, and the README that PEFT leaves behind."""
+    import torch
+    from safetensors.torch import save_file
+
+    pair = {
+        "base_model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(rank, 8),
+        "base_model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.full((8, up_rank or rank), fill),
+    }
+    save_file(pair, folder / WEIGHTS)
+    (folder / PEFT_CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    (folder / "README.md").write_text("[More Information Needed]")
+
+
+def about(**changes: Any) -> dict[str, Any]:
+    """The manifest's fields that a run knows."""
+    return {
+        "base": "tiny", "base_fingerprint": FINGERPRINT, "rank": 4, "alpha": 8, "target_modules": ["q_proj"],
+        "train_experts": False, "trainable": {"attention": 64, "experts": 0, "other": 0}, "run_id": "tiny-1",
+        "profile": "tiny", "metrics": {"steps": 3, "loss": 0.5, "seconds": 1.5},
+    } | changes  # fmt: skip
+
+
+def publish(registry: Registry, **changes: Any) -> Manifest:
+    """A valid adapter in `registry`."""
+    return registry.publish(save_lora, **about(**changes))

@@ -1,0 +1,89 @@
+"""Readings of GPUs and host; a reading that the driver refuses is left out."""
+
+from types import SimpleNamespace
+
+import psutil
+import pynvml
+import pytest
+
+from actors import monitor
+
+
+class Nvml:
+    """One GPU as pynvml shows it; functions in `refused` raise, as the driver does."""
+
+    NVMLError = pynvml.NVMLError
+    NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
+
+    def __init__(self, *refused: str) -> None:
+        self.answers = {
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=24 * 2**30, used=2**30),
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=37, memory=5),
+            "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetPowerUsage": 250_500,
+            "nvmlDeviceGetUUID": b"GPU-1234",
+            "nvmlDeviceGetName": "RTX 3090",
+        }
+        self.refused = refused
+
+    def __getattr__(self, name: str):
+        def call(*args):
+            if name in self.refused:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return self.answers[name]
+
+        return call
+
+
+def test_a_reading_is_in_base_units():
+    assert monitor._read(Nvml(), 1) == monitor.GpuReading(
+        index=1, uuid="GPU-1234", name="RTX 3090", memory_total=24 * 2**30, memory_used=2**30,
+        utilization=0.37, temperature=61.0, power=250.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("refused", "field"),
+    [
+        ("nvmlDeviceGetUtilizationRates", "utilization"),
+        ("nvmlDeviceGetTemperature", "temperature"),
+        ("nvmlDeviceGetPowerUsage", "power"),
+    ],
+)
+def test_a_reading_that_the_driver_refuses_is_none_and_the_others_stay(refused, field):
+    whole, reading = monitor._read(Nvml(), 0), monitor._read(Nvml(refused), 0)
+    assert getattr(reading, field) is None
+    assert {key: value for key, value in vars(reading).items() if key != field} == {
+        key: value for key, value in vars(whole).items() if key != field
+    }
+
+
+def test_without_a_driver_there_are_no_gpus(monkeypatch):
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert monitor.gpus() == []
+
+
+def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_others(monkeypatch):
+    def handle(index):
+        if index == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return "handle"
+
+    for name, answer in Nvml().answers.items():
+        monkeypatch.setattr(pynvml, name, lambda *args, answer=answer: answer)
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, name, lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert [gpu.index for gpu in monitor.gpus()] == [0, 2]
+
+
+def test_the_hosts_reading_is_plausible():
+    host = monitor.host()
+    assert host.cpu_count == psutil.cpu_count()
+    assert 0 <= host.cpu_utilization <= 1
+    assert 0 < host.memory_used < host.memory_total == psutil.virtual_memory().total
