@@ -19,8 +19,8 @@ from serve.gateway import Gateway
 APPLICATION = "tandem"
 GPU_BASE = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
 CPU_BASE = "tiny"
-GATEWAY_REQUESTS = 1000
-"""Open requests that the gateway holds; the engines' own limits answer 429 long before."""
+OPEN_REQUESTS = 1000
+"""What Serve lets through to a replica at once; the engines' own limits answer 429 long before."""
 
 
 def build(args: dict[str, Any]) -> ray_serve.Application:
@@ -61,7 +61,7 @@ def _engine(config: ServeConfig, base: Any, slot: Slot, neighbours: int) -> ray_
         EngineReplica,
         name=f"engine_{slot.name}",
         ray_actor_options=actor_options(slot, "serve", neighbours=neighbours, cache=home().cache),
-        max_ongoing_requests=config.max_batch + config.max_waiting + 16,
+        max_ongoing_requests=OPEN_REQUESTS,
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=2,
@@ -75,7 +75,7 @@ def _gateway() -> Any:
         ray_serve.ingress()(Gateway),
         name="gateway",
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}},
-        max_ongoing_requests=GATEWAY_REQUESTS,
+        max_ongoing_requests=OPEN_REQUESTS,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.2,

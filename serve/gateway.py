@@ -26,6 +26,7 @@ from serve import admin, wire
 from serve.catalog import PROD, Catalog
 from serve.chat import Chat
 from serve.fleet import Fleet, Remote, describe
+from serve.loopback import stay_on_loopback
 from serve.swap import Swapper
 
 RETRY_AFTER_S = 2
@@ -38,6 +39,7 @@ class Gateway:
     def __init__(self, config: ServeConfig, base: Path, engines: dict[str, Any]) -> None:
         from models import checkpoint
 
+        stay_on_loopback()
         described = checkpoint.inspect(base)
         self.started = time.time()
         self.registry = Registry(home().models)

@@ -10,6 +10,8 @@ import pytest
 
 from configs.paths import Home
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test needs the network
+
 
 @pytest.fixture(autouse=True)
 def home() -> Iterator[Home]:

@@ -238,7 +238,7 @@ def train(
     average = math.log(VOCABULARY)
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("train", total=steps, loss=average)
-        for ids, labels in batches(tokenizer, steps, seed):
+        for step, (ids, labels) in enumerate(batches(tokenizer, steps, seed), start=1):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -248,6 +248,8 @@ def train(
             model.zero_grad()
             average += 0.02 * (loss.item() - average)
             progress.update(task, advance=1, loss=average)
+            if step % 100 == 0 and not console.is_terminal:
+                console.print(f"step {step}/{steps} loss {average:.4f}")
     model.eval()
 
 

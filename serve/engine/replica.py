@@ -13,6 +13,7 @@ from configs.paths import home
 from configs.schema import ServeConfig, Slot
 from serve.catalog import PREVIOUS
 from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest, TokenChunk
+from serve.loopback import stay_on_loopback
 
 
 class EngineReplica:
@@ -20,6 +21,7 @@ class EngineReplica:
 
     async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
         die_with_parent()
+        stay_on_loopback()
         self._base = base
         device = check_slot(slot)
         actor = control.find()

@@ -1,0 +1,116 @@
+"""Flags to a training request: the seed's keep their meaning, and what is wrong is refused before it is queued."""
+
+import pytest
+
+from actors import monitor
+from actors.ledger import Ledger
+from actors.monitor import GpuReading
+from actors.run import RunState
+from configs.errors import ConfigError, DataError, NotFoundError, StateError
+from jobs import request
+from tests.samples import RUN_CONFIG
+
+FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}
+
+
+@pytest.fixture
+def resolve(home):
+    return lambda **flags: request.resolve(home, **(FLAGS | flags))
+
+
+@pytest.fixture
+def ended(home):
+    """A run that was stopped, in the ledger and with a checkpoint."""
+    ledger = Ledger(home.ledger)
+    ledger.submit("tiny-1", config=RUN_CONFIG)
+    ledger.transition("tiny-1", RunState.STOPPED, "x")
+    (home.run("tiny-1") / "checkpoints" / "checkpoint-10").mkdir(parents=True)
+    yield ledger
+    ledger.close()
+
+
+def test_without_a_gpu_the_profile_defaults_to_tiny(resolve):
+    assert resolve().config.profile == "tiny"
+
+
+def test_with_a_gpu_the_profile_defaults_to_standard(resolve, monkeypatch):
+    reading = GpuReading(0, "GPU-0", "RTX 3090", 1, 0, None, None, None)
+    monkeypatch.setattr(monitor, "gpus", lambda: [reading])
+    assert resolve().config.profile == "standard"
+
+
+def test_the_seeds_flags_keep_their_meaning(resolve):
+    wanted = resolve(profile="standard", slot="1", dataset="owner/data", max_steps=200, priority=5)
+    assert (wanted.config.profile, wanted.config.training.max_steps) == ("standard", 200)
+    assert (wanted.slot, wanted.priority, wanted.config.data.dataset) == ("1", 5, "owner/data")
+
+
+def test_flags_win_over_set(resolve):
+    wanted = resolve(profile="tiny", max_steps=7, sets=("training.max_steps=3", "lora.r=2"))
+    assert (wanted.config.training.max_steps, wanted.config.lora.r) == (7, 2)
+
+
+def test_a_submission_is_what_the_control_actor_takes(resolve):
+    wanted = resolve(profile="tiny", slot="0", priority=2)
+    config = wanted.config.model_dump(mode="json")
+    assert wanted.submission() == {"config": config, "priority": 2, "slot_wanted": "0", "parent": None}
+
+
+def test_a_local_data_set_travels_with_its_absolute_path(resolve, tmp_path, monkeypatch):
+    (tmp_path / "chats.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert resolve(dataset="chats.jsonl").config.data.dataset == str(tmp_path / "chats.jsonl")
+    assert resolve(dataset="tiny-demo").config.data.dataset == "tiny-demo"
+
+
+@pytest.mark.parametrize("name", ["my: chats.jsonl", "a #b.jsonl", "[x].jsonl", "null", "2024", "on", "2024-01-02"])
+def test_a_data_sets_name_is_taken_literally(name, resolve, tmp_path, monkeypatch):
+    (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert resolve(dataset=name).config.data.dataset == str(tmp_path / name)
+
+
+def test_a_missing_data_set_is_refused(resolve):
+    with pytest.raises(DataError, match=r"no data set 'nope\.jsonl'"):
+        resolve(dataset="nope.jsonl")
+
+
+def test_a_bad_override_is_refused_with_its_flag(resolve):
+    with pytest.raises(ConfigError, match=r"--set lora\.rank=3"):
+        resolve(sets=("lora.rank=3",))
+
+
+def test_resume_continues_with_the_runs_own_configuration_and_overrides(resolve, ended):
+    wanted = resolve(resume="tiny-1", max_steps=90)
+    assert (wanted.parent, wanted.config.profile, wanted.config.training.max_steps) == ("tiny-1", "tiny", 90)
+    assert wanted.config.lora.r == RUN_CONFIG["lora"]["r"]
+
+
+def test_resume_and_a_profile_exclude_each_other(resolve, ended):
+    with pytest.raises(ConfigError, match="--resume keeps the run's own profile"):
+        resolve(resume="tiny-1", profile="standard")
+
+
+@pytest.mark.parametrize("run_id", ["nope", "../tiny-1", "a;b"])
+def test_an_unknown_run_cannot_be_resumed(run_id, resolve, ended):
+    with pytest.raises(NotFoundError):
+        resolve(resume=run_id)
+
+
+def test_nothing_can_be_resumed_before_anything_ran(resolve):
+    with pytest.raises(NotFoundError, match="no run tiny-1"):
+        resolve(resume="tiny-1")
+
+
+def test_a_run_that_has_not_ended_cannot_be_resumed(resolve, ended):
+    ended.submit("tiny-2", config=RUN_CONFIG)
+    with pytest.raises(StateError, match="run tiny-2 is QUEUED, it has not ended") as caught:
+        resolve(resume="tiny-2")
+    assert "tandem runs stop tiny-2" in caught.value.hint
+
+
+def test_a_run_without_a_checkpoint_cannot_be_resumed(resolve, ended, home):
+    (home.run("tiny-1") / "checkpoints" / "checkpoint-10").rmdir()
+    with pytest.raises(StateError, match="run tiny-1 left no checkpoint") as caught:
+        resolve(resume="tiny-1")
+    assert "tandem train --profile tiny" in caught.value.hint
