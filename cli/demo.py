@@ -68,7 +68,7 @@ def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str
 
     api = Api()
     say(f"asking the base: {QUESTION}")
-    before = _ask(running, QUESTION)
+    before = ask(running, QUESTION)
     load_ = Load(running)
     with load_:
         say("training on slot 0 while the endpoint on slot 1 answers")
@@ -79,10 +79,10 @@ def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str
         while_training = load_.answered
         say(f"swapping {run.adapter} in")
         swapped = api.post("/api/aliases/prod", {"adapter": "latest"})
-        after = _ask(running, QUESTION)
+        after = ask(running, QUESTION)
         say("swapping back")
         returned = api.post("/api/aliases/prod", {"back": True})
-        again = _ask(running, QUESTION)
+        again = ask(running, QUESTION)
         during = load_.wait_for_more(while_training)
     _require(after != before, f"the adapter changed nothing: still {after!r}")
     _require(again == before, f"after the way back the answer is {again!r}, not {before!r}")
@@ -137,7 +137,7 @@ class Load:
         number = first
         while not self._ending.is_set():
             try:
-                _ask(self.running, OTHER_QUESTIONS[number % len(OTHER_QUESTIONS)])
+                ask(self.running, OTHER_QUESTIONS[number % len(OTHER_QUESTIONS)])
                 with self._counting:
                     self.answered += 1
             except Exception as error:  # whatever it is, this request was lost, and that is what is counted
@@ -147,7 +147,7 @@ class Load:
             number += 1
 
 
-def _ask(running: cluster.Cluster, question: str) -> str:
+def ask(running: cluster.Cluster, question: str) -> str:
     """A streamed answer, whole. Raises ClusterError if the stream ends without its finish reason."""
     import openai
 

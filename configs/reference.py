@@ -98,21 +98,12 @@ def _meaning(kind: type[BaseModel]) -> str:
 
 
 def _table(kind: type[BaseModel], prefix: str, only: Iterable[str] | None = None) -> str:
-    properties, required = (kind.model_json_schema().get(key, ()) for key in ("properties", "required"))
-    rows = [
-        (
-            f"`{prefix}{name}`",
-            type_of(properties[name]),
-            _default(kind, name, required),
-            properties[name]["description"],
-        )
-        for name in only or kind.model_fields
-    ]
+    schema, rows = kind.model_json_schema(), []
+    for name in only or kind.model_fields:
+        about = schema["properties"][name]
+        default = "required" if name in schema.get("required", ()) else _value(kind.model_fields[name].default)
+        rows.append((f"`{prefix}{name}`", type_of(about), default, about["description"]))
     return _markdown(("key", "type and allowed values", "default", "meaning"), rows)
-
-
-def _default(kind: type[BaseModel], name: str, required: Iterable[str]) -> str:
-    return "required" if name in required else _value(kind.model_fields[name].default)
 
 
 def type_of(schema: dict[str, Any]) -> str:
@@ -145,22 +136,16 @@ def _value(value: Any) -> str:
 
 
 def _profiles() -> Iterator[str]:
-    """What the shipped profiles are for, and every key in which one of them differs from another."""
+    """What the shipped profiles are for, and every key in which one of them is not the default."""
     yield "## Shipped profiles\n"
     words = [(f"`{name}`", path.read_text().splitlines()[0].lstrip("# ")) for name, path in profiles().items()]
     yield _markdown(("profile", "what it is for"), words)
-    settings = {name: dict(_flat(load_run(name).model_dump())) for name in profiles()}
-    keys = [key for key in next(iter(settings.values())) if key != "profile"]
-    rows = [(f"`{key}`", *(_value(values[key]) for values in settings.values())) for key in keys]
-    yield "Where they differ:\n"
-    yield _markdown(("key", *(f"`{name}`" for name in settings)), [row for row in rows if len(set(row[1:])) > 1])
-    yield "What they share, where it is not the default:\n"
-    shared = [row[:2] for row in rows if len(set(row[1:])) == 1 and row[1] != _value(_default_of(row[0].strip("`")))]
-    yield _markdown(("key", "value"), shared) if shared else "Nothing.\n"
-
-
-def _default_of(key: str) -> Any:
-    return dict(_flat(RunConfig().model_dump()))[key]
+    yield "Every key in which one of them is not the default:\n"
+    settings = {name: dict(_flat(load_run(name).model_dump(exclude={"profile"}))) for name in profiles()}
+    default = dict(_flat(RunConfig().model_dump(exclude={"profile"})))
+    changed = [key for key in default if any(values[key] != default[key] for values in settings.values())]
+    rows = [(f"`{key}`", *(_value(values[key]) for values in settings.values())) for key in changed]
+    yield _markdown(("key", *(f"`{name}`" for name in settings)), rows)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

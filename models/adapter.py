@@ -50,7 +50,7 @@ class Manifest:
     profile: str
     created_at: float
     """Unix seconds."""
-    metrics: dict[str, float]
+    metrics: dict[str, int | float]
     """What the run measured: steps, loss, seconds."""
     files: dict[str, FileEntry]
     """By name, every file but the manifest."""

@@ -1,0 +1,236 @@
+"""The command line's edge: help is instant, and whatever goes wrong is one line and an exit code."""
+
+import ast
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+
+import click
+import pytest
+
+from cli import edge, main
+from configs.errors import ClusterError, ConfigError, DataError, TandemError
+from configs.paths import SOURCE
+
+TANDEM = [sys.executable, "-c", "from cli.main import main; main()"]
+
+
+def run(*arguments: str, timeout: float = 60, **how) -> subprocess.CompletedProcess:
+    """The command as its own process."""
+    options = {"capture_output": True, "text": True, "cwd": SOURCE, "timeout": timeout} | how
+    return subprocess.run([*TANDEM, *arguments], check=False, **options)
+
+
+def one_error_line(done: subprocess.CompletedProcess, code: int) -> str:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+# Cheap stays cheap
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules in a fresh process after `code`."""
+    program = f"{code}\nimport sys; print({{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, check=True)
+    return ast.literal_eval(done.stdout.strip().splitlines()[-1])
+
+
+HEAVY = {"torch", "ray", "transformers", "trl", "peft", "datasets", "numpy", "fastapi", "openai", "safetensors"}
+
+
+def test_configs_loads_neither_torch_nor_ray():
+    code = "from configs import load, paths, schema, errors; load.load_run('tiny'); load.load_cluster()"
+    assert loaded_after(code) & HEAVY == set()
+
+
+def test_help_loads_almost_nothing():
+    code = "import sys; sys.argv = ['tandem', '--help']\nfrom cli.main import tandem\ntandem(standalone_mode=False)"
+    assert loaded_after(code) & (HEAVY | {"pydantic", "rich", "httpx", "psutil", "yaml"}) == set()
+
+
+def test_no_command_loads_anything_heavy_before_it_runs():
+    modules = sorted({module for module, _ in main.COMMANDS.values()})
+    assert loaded_after(f"import {', '.join(modules)}") & HEAVY == set()
+
+
+def test_help_takes_less_than_four_tenths_of_a_second_of_cpu():
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert run("--help").returncode == 0
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+
+    assert min(once() for _ in range(5)) < 0.4
+
+
+def test_help_names_every_command_with_a_line():
+    done = run("--help")
+    for name, (_, text) in main.COMMANDS.items():
+        assert f"  {name}" in done.stdout
+        assert text.split()[0] in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_installed_command_is_the_same():
+    installed = SOURCE / ".venv" / "bin" / "tandem"
+    if not installed.exists():
+        installed = SOURCE.joinpath(sys.executable).parent / "tandem"
+    done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tandem ")
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_is_what_its_name_says_and_has_help(name):
+    command = main.tandem.get_command(click.Context(main.tandem), name)
+    assert command.name.replace("_", "-") == name
+    assert len(command.help) > 20
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"--{parameter.name} of {name} says nothing"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["nosuch"], "No such command 'nosuch'", 2),
+        (["--nope"], "--nope", 2),
+        (["runs", "list", "--limit", "many"], "'many' is not a valid", 2),
+        (["runs", "list", "--limit", "0"], "0 is not in the range", 2),
+        (["runs", "show"], "Missing argument 'RUN'", 2),
+        (["train", "--max-steps", "0"], "0 is not in the range", 2),
+        (["train", "--priority", "high"], "'high' is not a valid integer", 2),
+        (["metrics", "--port", "99999"], "99999 is not in the range", 2),
+        (["ask"], "Missing argument 'QUESTION'", 2),
+    ],
+)
+def test_a_wrong_command_is_one_line_that_points_to_help(arguments, words, code, invoke):
+    done = invoke(*arguments)
+    line = done.one_error_line(code)
+    assert words in line
+    assert "--help`" in line
+
+
+@pytest.mark.parametrize("group", [[], ["runs"], ["adapters"]])
+def test_a_group_without_a_command_shows_its_help_and_no_error(group, invoke):
+    done = invoke(*group)
+    assert done.code in (0, 2)
+    assert (done.out + done.err).startswith("Usage: ")
+    assert "error:" not in done.err
+
+
+def failing(error: BaseException) -> click.Command:
+    @click.command()
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (ClusterError("it is down", hint="start it"), "error: it is down -> start it", 1),
+        (ConfigError("bad key"), "error: bad key", 2),
+        (DataError("bad row", hint="mend it"), "error: bad row -> mend it", 2),
+        (TandemError("no"), "error: no", 1),
+    ],
+)
+def test_an_error_is_one_line_with_the_next_step_and_its_code(error, line, code, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    with pytest.raises(SystemExit) as caught:
+        edge.run(failing(error))
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err.strip().splitlines()) == (code, "", [line])
+
+
+def test_an_error_whose_text_has_several_lines_is_still_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    with pytest.raises(SystemExit):
+        edge.run(failing(ClusterError("first\n  second\nthird", hint="do\nthis")))
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_kept(home, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem", "break"])
+    monkeypatch.setattr(click.Command, "main", lambda self, **how: self.callback())
+    with pytest.raises(SystemExit) as caught:
+        edge.run(failing(ZeroDivisionError("first line\nsecond line")))
+    assert caught.value.code == 1
+    log = home.logs / "cli.log"
+    assert capsys.readouterr().err == f"error: unexpected ZeroDivisionError: first line -> details in {log}\n"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert log.read_text().startswith("tandem break\n")
+
+
+def test_a_bug_is_one_line_even_where_nothing_can_be_kept(monkeypatch, capsys):
+    monkeypatch.setenv("TANDEM_HOME", "/proc/nowhere")
+    monkeypatch.setattr(click.Command, "main", lambda self, **how: self.callback())
+    with pytest.raises(SystemExit):
+        edge.run(failing(ZeroDivisionError("oops")))
+    assert capsys.readouterr().err == "error: unexpected ZeroDivisionError: oops\n"
+
+
+def test_ctrl_c_says_interrupted_and_exits_with_130(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    with pytest.raises(SystemExit) as caught:
+        edge.run(failing(KeyboardInterrupt()))
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_a_reader_that_closes_the_pipe_early_causes_no_noise(home):
+    read, write = os.pipe()
+    os.close(read)
+    done = run("runs", "list", "--json", capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_a_home_that_is_too_long_is_one_line(home):
+    environment = os.environ | {"TANDEM_HOME": "/tmp/" + "x" * 80}
+    assert "85 bytes long" in one_error_line(run("status", env=environment), 2)
+
+
+def test_a_home_that_cannot_be_written_is_one_line(home):
+    (home.root / "file").write_text("")
+    environment = os.environ | {"TANDEM_HOME": str(home.root / "file")}
+    for command in (["status"], ["runs", "list"], ["adapters", "list"], ["down"]):
+        done = run(*command, env=environment)
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
+
+
+def test_a_port_in_use_is_named_before_anything_is_started(home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = one_error_line(run("up", "--port", str(port)), 1)
+    assert f"http_port {port} is in use" in line
+    assert f"(pid {os.getpid()})" in line
+    assert not home.cluster.exists()
+    assert not home.ray.exists()
+
+
+def test_the_exporters_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in one_error_line(run("metrics", "--port", str(port)), 1)
+
+
+def test_results_go_to_stdout_and_talk_to_stderr(home):
+    done = run("runs", "list", "--json")
+    assert (json.loads(done.stdout), done.stderr, done.returncode) == ([], "", 0)
+    done = run("runs", "list")
+    assert (done.stdout, done.stderr) == ("", "no runs yet -> tandem train\n")
