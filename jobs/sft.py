@@ -43,8 +43,7 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     dialogues = dataset.read(config.data.dataset, config.data.split)
-    base, model, tokenizer = _load(config, device)
-    trainable = _check_trainable(model, config)
+    base, model, tokenizer, trainable = _load(config)
     data = dataset.prepare(dialogues, tokenizer, config.data, config.model.max_seq_length)
     print(f"base {base.name}; trainable {trainable}; data: {data.report}")
     _write_resolved(folder, run, base, trainable, data.report)
@@ -59,19 +58,13 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}", manifest.version)
 
 
-def _load(config: RunConfig, device: str):
+def _load(config: RunConfig):
+    """The base's description, the model with a fresh adapter, its tokenizer, and how many parameters train by group."""
     from models import checkpoint  # imports torch; on a GPU Unsloth comes in here, before transformers and TRL
 
     path = checkpoint.resolve(config.model.base)
     model = checkpoint.load_for_training(path, config)
-    return checkpoint.inspect(path), model, checkpoint.load_tokenizer(path)
-
-
-def _check_trainable(model, config: RunConfig) -> dict[str, int]:
-    from models import checkpoint
-
-    checkpoint.check_trainable(model, config)
-    return checkpoint.trainable_counts(model)
+    return checkpoint.inspect(path), model, checkpoint.load_tokenizer(path), checkpoint.trainable_counts(model)
 
 
 def _begin(run: dict, home: Home) -> checkpoints.Checkpoint | None:

@@ -7,6 +7,7 @@ Everything is a real process below a temporary home. On a GPU give a local check
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -97,7 +98,7 @@ def training(home: Home, run: Run) -> dict[str, Any]:
     """Where a run's time went. Seconds; the first step includes compilation on a GPU."""
     events = {event.kind: event.at for event in Ledger(home.ledger, read_only=True).events(run_id=run.id)}
     lines = MetricsLog(home.run(run.id) / "metrics.jsonl").lines()
-    steps = [after["at"] - before["at"] for before, after in zip(lines, lines[1:], strict=False)]
+    steps = [after["at"] - before["at"] for before, after in itertools.pairwise(lines)]
     return {
         "steps": run.step,
         "queued_to_granted": round(events["starting"] - events["queued"], 2),
