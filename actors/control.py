@@ -103,7 +103,7 @@ class Control:
         for run in self._ledger.queue():
             free = [s for s in self._slots.values() if "train" in s.roles and (s.name, "train") not in held]
             slot = next((s for s in free if run.slot_wanted in (None, s.name)), None)
-            if slot is None:
+            if slot is None or self._ledger.run(run.id).state is not RunState.QUEUED:  # stopped in the meantime
                 continue
             run = self._ledger.grant(run.id, slot)
             held.add((slot.name, "train"))
@@ -252,11 +252,11 @@ class Control:
             self._ledger.transition(run_id, RunState.STOPPED, "its driver ended while it was queued")
 
     async def _interrupt(self, run: Run, reason: str) -> None:
-        if run.state is RunState.STOPPING:
-            await self._end(run.id, RunState.STOPPED, reason)
-            return
         await self._end_holder(run.id)
-        if self._ledger.run(run.id).state.holds_slot:
+        now = self._ledger.run(run.id)  # it may have been stopped, or have ended, while its process was waited for
+        if now.state is RunState.STOPPING:
+            await self._end(run.id, RunState.STOPPED, reason)
+        elif now.state.holds_slot:
             self._ledger.transition(run.id, RunState.INTERRUPTED, reason)
             self._requeue(self._ledger.run(run.id))
 
@@ -271,8 +271,8 @@ class Control:
         await self._end_holder(run_id)
         self._stopping_since.pop(run_id, None)
         now = self._ledger.run(run_id).state
-        if now.is_terminal:
-            return  # it ended while its process was waited for
+        if not now.holds_slot:
+            return  # it ended, or went back to the queue, while its process was waited for
         if state is RunState.SUCCEEDED and now is RunState.STARTING:
             self._ledger.transition(run_id, RunState.RUNNING, "training")
         if state is RunState.STOPPED and now is not RunState.STOPPING:
@@ -301,7 +301,7 @@ class Control:
                 continue
             if (lease.holder, lease.pid) == (holder, pid):
                 return
-            if not _is_alive(lease.pid):
+            if not _is_ours(lease.pid, self._home):
                 self._ledger.release(lease.holder, "its process is gone")
         self._ledger.take(slot, "serve", holder, pid)
 
@@ -420,10 +420,11 @@ class Client:
         return call
 
 
-def _is_alive(pid: int | None) -> bool:
+def _is_ours(pid: int | None, home: Home) -> bool:
+    """Whether the process lives and belongs to this cluster; after a restart of the machine its number may not."""
     try:
-        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return pid is not None and psutil.Process(pid).environ().get(MARKER) == str(home.root)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return False
 
 

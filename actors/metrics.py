@@ -7,6 +7,7 @@ and the GPUs at scrape time, so it works in any process of the head node and whi
 import contextlib
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -105,16 +106,10 @@ class ClusterCollector:
         yield self._up()
         yield from self._hardware()
         if self._home.ledger.exists():
-            try:
-                ledger = Ledger(self._home.ledger, read_only=True)
-            except TandemError:
-                return
-            try:
+            with contextlib.suppress(TandemError), closing(Ledger(self._home.ledger, read_only=True)) as ledger:
                 yield from self._slots(ledger)
                 yield from self._runs(ledger)
                 yield from self._adapters(ledger)
-            finally:
-                ledger.close()
 
     def _up(self) -> Metric:
         try:

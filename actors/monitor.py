@@ -3,6 +3,7 @@
 Monitoring must not break what it watches: a reading that the driver refuses is None, and no driver means no GPUs.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import psutil
@@ -49,8 +50,12 @@ def gpus() -> list[GpuReading]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
+    found = []
     try:
-        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError):  # one that fell off the bus must not hide the others
+                found.append(_read(pynvml, index))
+        return found
     finally:
         pynvml.nvmlShutdown()
 

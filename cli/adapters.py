@@ -60,7 +60,7 @@ def show(version: str, as_json: bool) -> None:
         output.print_json({**asdict(manifest), "state": str(state), "reason": reason})
         return
     facts = [
-        ("state", f"{output.state(str(state))}  {reason}"),
+        ("state", output.state(str(state), reason)),
         ("base", manifest.base),
         ("run", manifest.run_id),
         ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),

@@ -108,7 +108,7 @@ def up(base: str | None, port: int | None, sets: tuple[str, ...], config: str | 
       tandem up --base tiny --set dashboard_port=8266
     """
     place = paths.home()
-    sets = (*sets, f"http_port={port}") if port else sets
+    sets = sets if port is None else (*sets, f"http_port={port}")
     settings = load.load_cluster(Path(config) if config else paths.CLUSTER_CONFIG, sets)
     started = time.monotonic()
     running = bring_up(place, settings, {"base": base} if base else {}, output.say)

@@ -21,11 +21,15 @@ def run(command: click.Command) -> None:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}{_usage_hint(error)}", err=True)
         sys.exit(error.exit_code)
     except TandemError as error:
-        click.echo(f"error: {error.message}{f' -> {error.hint}' if error.hint else ''}", err=True)
+        text = f"{error.message}{f' -> {error.hint}' if error.hint else ''}"
+        click.echo(f"error: {' '.join(text.split())}", err=True)
         sys.exit(2 if type(error).__name__ in WRONG_COMMAND else 1)
     except BrokenPipeError:  # `tandem runs list | head`
         sys.stderr.close()

@@ -1,6 +1,7 @@
 """What people and machines read: tables, JSON, ages and sizes. Results go to stdout, everything else to stderr."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 STATE_COLOURS = {
     "QUEUED": "cyan", "STARTING": "yellow", "RUNNING": "green", "STOPPING": "yellow", "INTERRUPTED": "magenta",
@@ -36,8 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    terminal = click.get_text_stream("stdout").isatty()
-    Console(width=None if terminal else PIPED_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 
 def say(text: str) -> None:
@@ -45,8 +46,9 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def state(name: str) -> str:
-    return f"[{STATE_COLOURS[name]}]{name}[/]" if name in STATE_COLOURS else name
+def state(name: str, reason: str = "") -> Text:
+    """A state in its colour, with the reason in plain words behind it."""
+    return Text.assemble((name, STATE_COLOURS.get(name, "")), f"  {reason}" if reason else "")
 
 
 def age(moment: float | None) -> str:
@@ -91,7 +93,10 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
+    """Plain text, so that brackets in a reason or a path are no markup to Rich."""
+    if isinstance(value, Text):
+        return value
     if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+        return Text("-")
+    return Text(f"{value:.4f}" if isinstance(value, float) else str(value))

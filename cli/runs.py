@@ -58,7 +58,7 @@ def show(run_id: str, as_json: bool) -> None:
         return
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
-        ("state", f"{output.state(run.state)}  {run.reason}"),
+        ("state", output.state(run.state, run.reason)),
         ("profile", run.profile),
         ("base", run.config["model"]["base"]),
         ("data", run.config["data"]["dataset"]),

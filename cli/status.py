@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import asdict
 
 import click
+from rich.text import Text
 
 from actors import cluster, monitor
 from actors.ledger import Ledger
@@ -88,14 +89,14 @@ def _print(report: dict) -> None:
 
 
 def _slot(row: dict, gpus: dict) -> tuple:
-    holder = row["holder"] or "[dim]free[/]"
+    holder = row["holder"] or Text("free", "dim")
     return (row["name"], row["role"], _device(row, gpus), holder, output.age(row["since"]), row["pid"])
 
 
-def _device(row: dict, gpus: dict) -> str:
+def _device(row: dict, gpus: dict) -> str | Text:
     gpu = gpus.get(row["uuid"])
     if gpu is None:
-        return "CPU" if row["gpu"] is None else f"GPU {row['gpu']} [bold red]gone[/]"
+        return "CPU" if row["gpu"] is None else Text.assemble(f"GPU {row['gpu']} ", ("gone", "bold red"))
     return f"GPU {gpu['index']} {gpu['name']}  {output.size(gpu['memory_used'])} of {output.size(gpu['memory_total'])}"
 
 

@@ -16,8 +16,8 @@ TINY_MODEL = SOURCE / "models" / "tiny" / "weights"
 TINY_DATASET = SOURCE / "models" / "tiny" / "demo.jsonl"
 
 LONGEST_HOME = 35
-"""Bytes. Ray's longest socket is HOME/ray/session_<date>_<time>_<microseconds>_<pid>/sockets/dash_MetricsHead, and Linux
-allows 107 for its path."""
+"""Bytes. Ray's longest socket is HOME/ray/session_<date>_<time>_<microseconds>_<pid>/sockets/dash_MetricsHead, and
+Linux allows 107 for its path."""
 
 
 @dataclass(frozen=True)

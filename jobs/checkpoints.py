@@ -23,7 +23,7 @@ def complete(folder: Path) -> list[Checkpoint]:
     """Whole checkpoints in `folder`, oldest first."""
     found = [
         Checkpoint(int(path.parent.name.rpartition("-")[2]), path.parent)
-        for path in folder.glob(f"checkpoint-*/{MARK}")
+        for path in folder.glob(f"checkpoint-[0-9]*/{MARK}")
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 

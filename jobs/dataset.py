@@ -19,6 +19,8 @@ from models import harmony
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHOWN_PROBLEMS = 5
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".arrow", ".gz")
+"""What makes a name a file's; other dots are part of a hub name, as in owner/data-v1.5."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def locate(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.exists():
         return path.absolute()
-    if path.suffix or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if path.suffix in FILE_SUFFIXES or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         known = ", ".join(BUNDLED)
         raise DataError(
             f"no data set '{name}'", hint=f"a .jsonl file, a folder, a hub name like owner/name, or {known}"
@@ -149,7 +151,7 @@ def _render(dialogue: Dialogue, tokenizer, config: DataConfig, day: date) -> lis
 
 def _jsonl_rows(path: Path) -> Iterable[tuple[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at U+2028, which JSON allows
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}", hint="it must be UTF-8 text") from None
     for number, line in enumerate(lines, 1):

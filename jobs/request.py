@@ -1,5 +1,6 @@
 """What a person asks for when they ask for training, the same from `tandem train` and from `ray job submit`."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ def resolve(
     """
     flags = [*sets]
     if dataset is not None:
-        flags.append(f"data.dataset={dataset}")
+        flags.append(f"data.dataset={json.dumps(dataset)}")  # a name is taken literally, whatever YAML makes of it
     if max_steps is not None:
         flags.append(f"training.max_steps={max_steps}")
     if resume is None:

@@ -219,7 +219,10 @@ def _calls(
         part for part in (_thinking(message, index), _text(message.get("content"), f"messages[{index}]")) if part
     )
     out: list[dict[str, Any]] = []
-    for position, call in enumerate(message["tool_calls"]):
+    calls = message["tool_calls"]
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+        raise _refused(index, "tool_calls is not a list of calls")
+    for position, call in enumerate(calls):
         function = _template_call(call, f"messages[{index}].tool_calls[{position}]")
         out.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]})
         if thinking and position == 0:
@@ -248,8 +251,8 @@ def _template_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _template_tool(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(function, Mapping):
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or tool.get("type") != "function":
         raise RequestError(f"tools[{index}]: only tools of type 'function' are supported", param="tools")
     name = _name(function.get("name"), f"tools[{index}].function", "tools")
     return {

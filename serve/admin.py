@@ -1,10 +1,10 @@
 """The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from actors import monitor
 from configs.schema import RunConfig
@@ -22,6 +22,12 @@ class SwapRequest(BaseModel):
     """A version, `latest` or `base`."""
     back: bool = False
     """Return to what the alias pointed to before the last swap."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.back == bool(self.adapter):
+            raise ValueError("name an adapter or back, one of the two")
+        return self
 
 
 class RunRequest(BaseModel):

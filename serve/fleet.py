@@ -5,6 +5,7 @@ after it, the stream ends in an error that says so. Knows engines only through `
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -72,8 +73,9 @@ class Fleet:
         Raises what `Engine.generate` raises, and EngineLostError.
         """
         deadline = time.monotonic() + ENGINE_RETURN_S
+        lost: Counter[str] = Counter()
         while True:
-            engine = min(self.engines, key=lambda engine: self._mine[engine.name])
+            engine = min(self.engines, key=lambda engine: (lost[engine.name], self._mine[engine.name]))
             self._mine[engine.name] += 1
             begun = False
             try:
@@ -85,7 +87,8 @@ class Fleet:
             except EngineLostError:
                 if begun or time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(0.5)
+                lost[engine.name] += 1
+                await asyncio.sleep(0.5 if len(lost) == len(self.engines) else 0)
             finally:
                 self._mine[engine.name] -= 1
 
@@ -98,7 +101,8 @@ class Fleet:
             await self._all("add_adapter", version, path)
             return await self._all("verify_adapter", version)
         except TandemError:
-            await self.unload(version)
+            with contextlib.suppress(EngineLostError):  # a dead engine keeps nothing; the first reason counts
+                await self.unload(version)
             raise
 
     async def unload(self, version: str) -> None:
@@ -124,7 +128,16 @@ class Fleet:
         return dict(zip((e.name for e in self.engines), await asyncio.gather(*map(one, self.engines)), strict=True))
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
-        return await asyncio.gather(*(engine.call(method, *args) for engine in self.engines))
+        """Every engine's answer, once all have answered. Raises the first error, a refusal before a lost engine."""
+        calls = (engine.call(method, *args) for engine in self.engines)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        errors = sorted(
+            (answer for answer in answers if isinstance(answer, BaseException)),
+            key=lambda error: isinstance(error, EngineLostError),
+        )
+        if errors:
+            raise errors[0]
+        return answers
 
 
 def describe(stats: dict[str, EngineStats | str]) -> dict[str, Any]:

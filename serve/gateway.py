@@ -86,6 +86,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(404, _no_such_route)
+    app.add_exception_handler(405, _no_such_method)
     app.add_exception_handler(Exception, _unexpected)
 
     @app.post("/v1/chat/completions", tags=["openai"])
@@ -178,6 +179,11 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
     return _respond(NotFoundError(f"no route {request.method} {request.url.path}", hint="see /docs"))
+
+
+async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
+    _, body = wire.error_body(RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs"))
+    return JSONResponse(body, status_code=405, headers=getattr(error, "headers", None))
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -74,7 +74,11 @@ class Swapper:
                 raise
             seconds = time.monotonic() - started
             reason = "back to the previous one" if back else "by request"
-            await self._control.flip(alias, new, expected=old, reason=reason, seconds=seconds)
+            try:
+                await self._control.flip(alias, new, expected=old, reason=reason, seconds=seconds)
+            except StateError as error:
+                await self._withdraw(new, error)
+                raise
             self._catalog.update(await self._control.aliases())
             await self._fleet.retain(self._catalog.live())
             self._metrics.swap_seconds.labels("done").observe(seconds)
@@ -95,6 +99,13 @@ class Swapper:
         await self._control.set_adapter_state(version, AdapterState.VERIFYING, "comparing its answers with the base's")
         checks = await self._fleet.load(version, folder)
         return max(check.max_difference for check in checks)
+
+    async def _withdraw(self, version: str | None, error: StateError) -> None:
+        """Somebody else moved the alias: drop what was loaded for nothing, unless it is what the alias moved to."""
+        self._catalog.update(await self._control.aliases())
+        await self._fleet.retain(self._catalog.live())
+        if version is not None and version not in self._catalog.live():
+            await self._control.set_adapter_state(version, AdapterState.PUBLISHED, f"not swapped in: {error.message}")
 
     async def _refuse(self, alias: str, version: str, error: TandemError, seconds: float) -> None:
         reason = error.message
