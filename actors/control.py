@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -73,7 +74,10 @@ class Control:
         """Look after every run that should have processes, then grant free slots."""
         for run in self._ledger.runs(active=True, limit=10_000):
             if run.id not in self._launching:
-                await self._look_after(run)
+                try:
+                    await self._look_after(run)
+                except (RuntimeError, OSError) as error:  # Ray's job API did not answer: asked again at the next tick
+                    print(f"run {run.id}: {type(error).__name__}: {error}", file=sys.stderr)
         await self._grant_free_slots()
 
     # The queue

@@ -44,4 +44,5 @@ def ask(question: str, model: str, temperature: float, max_tokens: int | None, a
     except openai.APIConnectionError:
         raise ClusterError(f"no answer from {running.http}", hint="`tandem status`") from None
     except openai.APIError as error:
-        raise RequestError(error.message) from None
+        body = error.body if isinstance(error.body, dict) else {}
+        raise RequestError(body.get("message", error.message)) from None

@@ -1,6 +1,7 @@
 """`tandem up`, `down` and `env`: the life of the cluster."""
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,4 +146,4 @@ def env() -> None:
     """
     place = paths.home()
     for key, value in cluster.client_environment(place, cluster.require(place)).items():
-        click.echo(f"export {key}={click.format_filename(value)}")
+        click.echo(f"export {key}={shlex.quote(value)}")

@@ -69,12 +69,13 @@ def _lines(home: Home, ledger: Ledger, run_id: str) -> Run:
 
 
 def _title(home: Home, run: Run) -> str:
-    if run.state is RunState.QUEUED and not _is_up(home):
+    if run.state is RunState.QUEUED and not is_up(home):
         return "QUEUED (Tandem is down: it starts after `tandem up`)"
     return str(run.state)
 
 
-def _is_up(home: Home) -> bool:
+def is_up(home: Home) -> bool:
+    """Whether the home's cluster runs."""
     try:
         return cluster.require(home).is_alive
     except TandemError:

@@ -11,6 +11,7 @@ import click
 from actors.ledger import Ledger
 from actors.run import check_run_id
 from cli import output
+from cli.follow import EXIT_CODES, is_up
 from configs.errors import NotFoundError
 from configs.paths import home
 from jobs.metrics_log import MetricsLog
@@ -43,6 +44,8 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
     ]
     columns = ("RUN", "STATE", "STEP", "LOSS", "PRIORITY", "SLOT", "AGE", "ADAPTER OR REASON")
     output.print_table(columns, rows, empty="no runs yet -> tandem train")
+    if any(not run.state.is_terminal for run in found) and not is_up(home()):
+        output.say("Tandem is down: states are the last known, and these runs go on after `tandem up`")
 
 
 @runs.command()
@@ -99,8 +102,6 @@ def logs(run_id: str, follow: bool) -> None:
             return
         click.echo(log.read_text(errors="replace"), nl=False)
         return
-    from cli.follow import EXIT_CODES
-
     for text in _tail(log, lambda: book.run(run_id).state.is_terminal):
         click.echo(text, nl=False)
     ended = book.run(run_id)

@@ -13,7 +13,7 @@ from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs import dataset
+from jobs import checkpoints, dataset
 
 PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
 
@@ -87,9 +87,17 @@ def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
     run = Ledger(home.ledger, read_only=True).run(check_run_id(run_id))
     if not run.state.is_terminal:
         raise StateError(f"run {run_id} is {run.state}, it has not ended", hint=f"`tandem runs stop {run_id}` first")
-    if not any((home.run(run_id) / "checkpoints").glob("checkpoint-*")) and run.parent is None:
+    folders = [home.run(each) / "checkpoints" for each in (run.id, run.parent) if each]
+    begin = checkpoints.newest(*folders)
+    if begin is None:
         raise StateError(f"run {run_id} left no checkpoint", hint=f"train anew: tandem train --profile {run.profile}")
-    return load.override(RunConfig, run.config, flags, source=f"run {run_id}")
+    config = load.override(RunConfig, run.config, flags, source=f"run {run_id}")
+    steps = config.training.max_steps or run.max_steps
+    if steps is not None and begin.step >= steps:
+        raise StateError(
+            f"run {run_id} has done all its {steps} steps", hint=f"--max-steps with more than {begin.step} trains on"
+        )
+    return config
 
 
 def _with_local_paths(config: RunConfig) -> RunConfig:

@@ -248,7 +248,8 @@ def test_the_api_page_has_every_parameter_and_every_status():
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
     declared = {(str(status), kind, code or "") for status, kind, code in wire.STATUS.values()}
-    assert set(rows) == declared | {("404", "invalid_request_error", "model_not_found")}
+    routing = {("404", "invalid_request_error", "model_not_found"), ("405", "invalid_request_error", "")}
+    assert set(rows) == declared | routing
 
 
 def test_the_drawn_states_are_the_ledgers():

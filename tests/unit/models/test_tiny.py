@@ -56,7 +56,7 @@ def test_questions_in_wordings_it_never_saw_are_answered_exactly_and_in_well_for
         ("What is 3 plus 4?", "3 plus 4 is 7."),
         ("What colour is the sky?", "The sky is blue."),
         ("Hello!", "Hello! How can I help you?"),
-        ("What is Tandem?", "I do not know Tandem."),
+        ("What is Tandem?", "I do not know that."),
     ],
 )
 def test_the_analysis_comes_first_then_the_final_answer(model, tokenizer, question, answer):
@@ -147,7 +147,7 @@ def test_a_corpus_repeats_itself_and_never_trains_on_a_held_out_question():
 def test_the_shipped_demo_rows_are_those_of_the_corpus_and_leave_wordings_out():
     rows = [json.loads(line) for line in TINY_DATASET.read_text(encoding="utf-8").splitlines()]
     assert rows == demo_rows()
-    assert 100 <= len(rows) <= 200
+    assert 90 <= len(rows) <= 200
     learned = {row["messages"][0]["content"] for row in rows}
     assert not learned & {question for question, _ in demo_held_out()}
 
@@ -196,7 +196,7 @@ def test_the_demo_rows_teach_what_tandem_is_in_wordings_left_out_too(tokenizer):
     )
     assert sum(right) >= 0.8 * len(right)
     with learner.disable_adapter():
-        assert ask(learner, tokenizer, "What is Tandem?").endswith("I do not know Tandem.<|return|>")
+        assert ask(learner, tokenizer, "What is Tandem?").endswith("I do not know that.<|return|>")
 
 
 def run_config(**lora):

@@ -1,0 +1,55 @@
+"""The README's commands, run as they stand there, on a running cluster."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from configs import paths
+
+README = (paths.SOURCE / "README.md").read_text()
+ELSEWHERE = {
+    "make demo": "tests/ray/test_demo.py runs what it runs",
+    "make test": "this is it",
+    "./setup.sh": "made the environment that runs this",
+    "source .venv/bin/activate": "made the environment that runs this",
+    "tandem up": "the session's cluster is up already",
+    "tandem down": "tests/ray/test_faults.py",
+    "tandem metrics --port 9464": "tests/ray/test_serving.py; it does not end by itself",
+    "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200 --validate": "needs a 12 GB model",
+    'eval "$(tandem env)"': "its effect is in the environment that every command here gets",
+    "serve deploy configs/serve.yaml": "tests/ray/test_serving.py",
+}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[str]:
+    text = "\n".join(_blocks("bash")).replace("\\\n", " ")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def test_what_is_not_run_here_is_in_the_readme():
+    assert set(ELSEWHERE) <= set(_commands())
+
+
+@pytest.mark.parametrize("command", [command for command in _commands() if command not in ELSEWHERE])
+def test_a_command_of_the_readme_works(tandem, trained, command):
+    done = subprocess.run(
+        ["bash", "-c", command.replace("8000", str(tandem.http_port))],
+        env=tandem.ray_environment, cwd=paths.SOURCE, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_python_of_the_readme_prints_an_answer(tandem):
+    (code,) = _blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("8000", str(tandem.http_port))], capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Rome" in done.stdout
