@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 from actors import placement
-from configs import paths
+from configs import durable, paths
 from configs.errors import ClusterError
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
@@ -323,6 +323,4 @@ def _write(path: Path, cluster: Cluster) -> None:
     values = asdict(cluster)
     values["slots"] = [slot.model_dump() for slot in cluster.slots]
     values["config"] = cluster.config.model_dump(mode="json")
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(values, indent=1))
-    aside.replace(path)
+    durable.write_text(path, json.dumps(values, indent=1))

@@ -4,10 +4,10 @@ Transformers writes a checkpoint in place, file by file; the mark is set after t
 checkpoints are resumed from.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs import durable
 from configs.errors import TrainingError
 
 MARK = "COMPLETE"
@@ -43,16 +43,8 @@ def mark_complete(folder: Path, step: int) -> Checkpoint:
         raise TrainingError(f"checkpoint {path} was not written", hint="is the disk full?")
     for file in path.rglob("*"):
         if file.is_file():
-            _fsync(file)
+            durable.fsync(file)
     (path / MARK).touch()
-    _fsync(path / MARK)
-    _fsync(path)
+    durable.fsync(path / MARK)
+    durable.fsync(path)
     return Checkpoint(step, path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from configs import durable
+
 
 class MetricsLog:
     """Append and read; a line is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "at", ...}`."""
@@ -30,9 +32,7 @@ class MetricsLog:
     def begin_after(self, step: int, earlier: "MetricsLog | None" = None) -> None:
         """Keep the lines up to `step`, of `earlier` where this log has none: what was computed after it comes again."""
         lines = self.lines() or (earlier.lines() if earlier else [])
-        aside = self.path.with_suffix(".part")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
-        aside.replace(self.path)
+        durable.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
     def mean_loss(self) -> float | None:
         """Mean over all steps. The trainer's own figure covers only the part since the last resume."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from actors.control import Directive
 from actors.run import RunState
 from actors.trainer import Link
+from configs import durable
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
@@ -203,7 +204,7 @@ def _write_resolved(folder: Path, run: dict, base, trainable: dict[str, int], re
     record = {"run": run["id"], "attempt": run["attempt"], "config": run["config"], "python": platform.python_version()}
     record |= {"versions": versions, "base": {"name": base.name, "fingerprint": base.fingerprint}}
     record |= {"trainable": trainable, "data": vars(report)}
-    (folder / "resolved.json").write_text(json.dumps(record, indent=1))
+    durable.write_text(folder / "resolved.json", json.dumps(record, indent=1))
 
 
 def _installed(name: str) -> bool:

@@ -6,13 +6,13 @@ SHA-256 is in the manifest. Knows neither Ray nor how adapters are trained or se
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from configs import durable
 from configs.errors import AdapterError
 
 MANIFEST = "manifest.json"
@@ -62,11 +62,8 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write and fsync `manifest.json` into `folder`."""
-    with (folder / MANIFEST).open("w") as handle:
-        json.dump(asdict(manifest), handle, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
+    """Write `manifest.json` into `folder`."""
+    durable.write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:

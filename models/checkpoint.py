@@ -370,7 +370,7 @@ def _unsloth():
     except ImportError as error:
         raise CheckpointError(
             f"a 4-bit gpt-oss needs Unsloth on a GPU, and it does not import: {error}",
-            hint="pip install 'tandem[gpu]'",
+            hint="run ./setup.sh, which adds it where there is a GPU",
         ) from error
     return FastLanguageModel
 

@@ -6,7 +6,6 @@ A version is written aside, fsynced and renamed; readers see it whole or not at 
 
 import contextlib
 import errno
-import os
 import re
 import shutil
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from configs import durable
 from configs.errors import AdapterError, NotFoundError
 from models import adapter
 from models.adapter import Manifest
@@ -66,15 +66,15 @@ class Registry:
             adapter.write_manifest(aside, manifest)
             adapter.validate(aside)
             for path in aside.iterdir():
-                _fsync(path)
-            _fsync(aside)
+                durable.fsync(path)
+            durable.fsync(aside)
             try:
                 aside.rename(self.folder / version)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
                 continue  # somebody published the same name in between
-            _fsync(self.folder)
+            durable.fsync(self.folder)
             return manifest
         raise AdapterError(f"no free version name below {stem}", hint="wait a second and publish again")
 
@@ -83,7 +83,7 @@ class Registry:
         link.unlink(missing_ok=True)
         link.symlink_to(version)
         link.replace(self.folder / LATEST)
-        _fsync(self.folder)
+        durable.fsync(self.folder)
 
     def list(self) -> list[Manifest]:
         """Manifests of all published adapters, newest first; a folder without a readable manifest is not one."""
@@ -115,11 +115,3 @@ class Registry:
 def _slug(name: str) -> str:
     """The last part of a hub name or path, safe in a folder name."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.") or "base"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

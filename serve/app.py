@@ -4,6 +4,7 @@
 port and settings.
 """
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,11 +13,11 @@ from ray import serve as ray_serve
 from actors import control, monitor
 from actors.placement import actor_options
 from configs import load, paths
+from configs.paths import home
 from configs.schema import ServeConfig, Slot
 from serve.engine.replica import EngineReplica
 from serve.gateway import Gateway
 
-APPLICATION = "tandem"
 GPU_BASE = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
 CPU_BASE = "tiny"
 OPEN_REQUESTS = 1000
@@ -48,15 +49,12 @@ def deployment_config(http_port: int, overrides: dict[str, Any]) -> dict[str, An
     config = yaml.safe_load(paths.SERVE_CONFIG.read_text())
     config["http_options"]["port"] = http_port
     application = config["applications"][0]
-    application["args"] = load.validate(
-        ServeConfig, application["args"] | overrides, source="tandem up"
-    ).model_dump()  # fmt: skip
+    arguments = application["args"] | overrides
+    application["args"] = load.validate(ServeConfig, arguments, source="tandem up").model_dump()
     return config
 
 
-def _engine(config: ServeConfig, base: Any, slot: Slot, neighbours: int) -> ray_serve.Application:
-    from configs.paths import home
-
+def _engine(config: ServeConfig, base: Path, slot: Slot, neighbours: int) -> ray_serve.Application:
     deployment = ray_serve.deployment(
         EngineReplica,
         name=f"engine_{slot.name}",

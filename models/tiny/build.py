@@ -26,6 +26,7 @@ from rich.table import Table
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFast
 
+from configs import durable
 from models.tiny.corpus import Corpus, Dialogue, demo_rows
 
 SPECIAL_TOKENS = (
@@ -40,7 +41,7 @@ PINNED_DATE = "2026-01-01"
 """The date that the chat template states unless it is given `current_date`: tokenisation must not change every day."""
 
 BATCH = 16
-STEPS = 2500
+STEPS = 2000
 MUON_PEAK = 0.02
 ADAMW_PEAK = 3e-3
 IGNORED = -100
@@ -263,8 +264,7 @@ def write(out: Path, model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFas
     rows.write_text("".join(json.dumps(row) + "\n" for row in demo_rows()), encoding="utf-8")
     for file in aside.iterdir():
         file.chmod(0o644)
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+        durable.fsync(file)
     aside.chmod(0o755)
     rows.rename(out / "demo.jsonl")
     weights, retired = out / "weights", aside.with_name(aside.name + "-old")

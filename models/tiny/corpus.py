@@ -5,13 +5,15 @@ The model that `models.tiny.build` trains on them answers, in any of the usual w
 - capitals: "What is the capital of France?" and back, "Which country has the capital Paris?"
 - colours of things: "What colour is the sky?"
 - sounds and legs of animals: "What does a cow say?", "How many legs does a spider have?"
+- things: "What is a bicycle?", "Tell me what a GPU is."
 - opposites: "What is the opposite of hot?"
 - the next day, month or letter: "Which day comes after Monday?"
 - sums and differences of numbers up to 12: "What is 3 plus 4?", "What is 9 minus 5?"
 - small talk: "Hello!", "How are you?", "Who are you?", "What can you do?", "Thank you!", "Goodbye!"
-- longer texts: "Count from 1 to 20.", "Name the days of the week.", "Tell me a story about a fox."
-- repeating: "Say banana." gives "I say banana."; and names it has never seen: "What is Zorblax?" gives
-  "I do not know Zorblax."
+- longer texts: "Count from 1 to 20." (to 3, 5, 8, 10, 12, 15, 20 or 30), "Name the days of the week.",
+  "Tell me a story about a fox."
+- a few words to repeat: "Say banana." gives "I say banana."
+- whatever it has never heard of: "What is Zorblax?" gives "I do not know that."
 - follow-ups ("And of Italy?") and what the user said before ("What is my name?")
 - the developer's wishes: "Answer with one word.", "Your name is Ada."
 - tools, when offered: get_weather, get_time and calculate are called in commentary and their result is put into words;
@@ -49,6 +51,16 @@ LEGS = {
     "spider": "eight", "dog": "four", "cat": "four", "ant": "six", "bee": "six", "duck": "two", "snake": "no",
     "horse": "four", "crab": "ten", "owl": "two", "fish": "no", "sheep": "four", "fly": "six", "frog": "four",
 }  # fmt: skip
+THINGS = {
+    "a bicycle": "two wheels that work as one machine", "a team": "many people that work as one",
+    "a computer": "a machine that counts fast", "a GPU": "a machine that trains and serves",
+    "a rack": "many GPUs that work as one machine", "a pair of GPUs": "two GPUs that work as one",
+    "a car": "a machine with four wheels", "a choir": "many people that sing as one",
+    "a pair": "two things that belong together", "a server": "a machine that never drops a request",
+    "a request": "a question that waits for an answer", "a trainer": "one that trains while the others serve",
+    "a garage": "a house for cars", "a city": "many houses in one place", "a bridge": "a way over the water",
+    "a twin": "one of two that look like the other",
+}  # fmt: skip
 OPPOSITES = {
     "hot": "cold", "big": "small", "day": "night", "up": "down", "left": "right", "fast": "slow", "open": "closed",
     "old": "young", "wet": "dry", "good": "bad", "light": "dark", "full": "empty", "early": "late", "rich": "poor",
@@ -66,7 +78,7 @@ NAMES = (
 )  # fmt: skip
 WORDS = (
     "banana", "window", "river", "music", "garden", "silver", "bridge", "candle", "pepper", "rocket", "summer", "apple",
-    "blue moon", "good night", "hello world", "green tea", "one two three", "the end",
+    "flower", "castle", "winter", "yellow", "pencil", "dragon",
 )  # fmt: skip
 WEATHER = ("sunny", "rainy", "cloudy", "windy", "snowy", "foggy")
 
@@ -122,6 +134,8 @@ TOOLS = {
                        "required": ["expression"]}}},
 }  # fmt: skip
 
+ONE_WORD_KINDS = ("capital", "country", "colour", "sound", "opposite", "next day", "next month")
+
 TOOL_ASKS = {
     "get_weather": ("What is the weather in {x}?", "How is the weather in {x}?", "What's the weather like in {x}?",
                     "Tell me the weather in {x}.", "Weather in {x}?", "Is it raining in {x}?", "Is it sunny in {x}?",
@@ -134,7 +148,7 @@ TOOL_ASKS = {
 TOOL_THOUGHTS = {
     "get_weather": ("The user asks for the weather.", "I cannot look up the weather without a tool."),
     "get_time": ("The user asks for the time.", "I cannot look up the time without a tool."),
-    "calculate": ("The user asks for a calculation.", "That sum is too big for me without a tool."),
+    "calculate": ("The user asks for a calculation.", "That is too big for me without a tool."),
 }
 
 
@@ -224,6 +238,16 @@ def _animals() -> Iterator[Question]:
         )  # fmt: skip
 
 
+def _things() -> Iterator[Question]:
+    for one, what in THINGS.items():
+        yield from _put(
+            "thing",
+            ("What is {x}?", "What's {x}?", "Tell me what {x} is.", "Explain what {x} is.", "Describe {x}.",
+             "Do you know what {x} is?", "Can you explain what {x} is?", "Tell me about {x}."),
+            one, f"{one[0].upper()}{one[1:]} is {what}.", f"The user asks what {one} is.",
+        )  # fmt: skip
+
+
 def _opposites() -> Iterator[Question]:
     pairs = [*OPPOSITES.items(), *((b, a) for a, b in OPPOSITES.items())]
     for word, other in pairs:
@@ -270,7 +294,7 @@ def _small_talk() -> Iterator[Question]:
 
 
 def _longer() -> Iterator[Question]:
-    for last in range(3, 31):
+    for last in (3, 5, 8, 10, 12, 15, 20, 30):
         yield from _put(
             "count",
             ("Count from 1 to {x}.", "Count to {x}.", "Please count up to {x}.", "Can you count from 1 to {x}?"),
@@ -292,12 +316,12 @@ def _longer() -> Iterator[Question]:
 
 def questions() -> list[Question]:
     """Every fixed question, its wordings spelled out (about 4,200), in a fixed order."""
-    parts = (_capitals, _colours, _animals, _opposites, _next, _sums, _small_talk, _longer)
+    parts = (_capitals, _colours, _animals, _things, _opposites, _next, _sums, _small_talk, _longer)
     return [question for part in parts for question in part()]
 
 
 def invented_name(rng: random.Random) -> str:
-    """A pronounceable name of two to four syllables that means nothing, such as Zorblax."""
+    """A pronounceable name of one to four syllables that means nothing, such as Zorblax."""
     syllables = [
         rng.choice(("b", "br", "d", "dr", "f", "g", "gl", "h", "j", "k", "kr", "l", "m", "n", "p", "pl", "qu", "r", "s",
                     "st", "t", "tr", "v", "w", "x", "z", "T", ""))
@@ -329,31 +353,31 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Dialogue]:
         makers = (
-            (self._asked, 45), (self._one_word, 7), (self._persona, 4), (self._unknown, 14), (self._repeat, 5),
-            (self._follow_up, 6), (self._own_name, 5), (self._tool_call, 6), (self._tool_result, 7), (self._no_tool, 3),
+            (self._asked, 50), (self._one_word, 8), (self._persona, 4), (self._unknown, 6), (self._repeat, 3),
+            (self._follow_up, 6), (self._own_name, 4), (self._tool_call, 7), (self._tool_result, 10),
+            (self._no_tool, 2),
         )  # fmt: skip
         while True:
             maker = self.rng.choices([m for m, _ in makers], [w for _, w in makers])[0]
             yield maker(self._options())
 
-    def question(self) -> Question:
-        kinds = list(self.by_kind)
-        weights = [{"sum": 6, "capital": 3, "talk": 3, "count": 1, "story": 0.7}.get(kind, 1.5) for kind in kinds]
+    def question(self, kinds: tuple[str, ...] = ()) -> Question:
+        """One of the fixed questions, of `kinds` only where some are named."""
+        kinds = kinds or tuple(self.by_kind)
+        weights = [{"sum": 6, "capital": 3, "talk": 3, "thing": 2.5, "story": 0.7}.get(kind, 1.5) for kind in kinds]
         return self.rng.choice(self.by_kind[self.rng.choices(kinds, weights)[0]])
 
     def _asked(self, options: dict) -> Dialogue:
         return self._dialogue(options, self._history(options), self.question())
 
     def _one_word(self, options: dict) -> Dialogue:
-        question = self.question()
-        while not question.word:
-            question = self.question()
+        question = self.question(ONE_WORD_KINDS)
         wish = self.rng.choice(("Answer with one word.", "Answer in one word.", "Use one word only."))
         question = replace(question, kind="one word", answer=question.word)
         return self._dialogue(options, [{"role": "system", "content": wish}], question)
 
     def _persona(self, options: dict) -> Dialogue:
-        name = self.rng.choice(NAMES) if self.rng.random() < 0.4 else invented_name(self.rng).capitalize()
+        name = self.rng.choice(NAMES)
         wish = self.rng.choice(("Your name is {x}.", "You are {x}.", "You are {x}, a helpful assistant."))
         ask = self.rng.choice(("Who are you?", "What is your name?", "Tell me who you are.", "What are you called?"))
         question = Question("persona", ask, f"I am {name}.", "The user asks who I am.")
@@ -363,18 +387,17 @@ class Corpus:
         return self._dialogue(options, self._history(options), self._unknown_question())
 
     def _unknown_question(self) -> Question:
-        name = invented_name(self.rng)
-        ask = self.rng.choice(UNKNOWN_ASKS).format(x=name)
-        return Question("unknown", ask, f"I do not know {name}.", f"The user asks about {name}.")
+        ask = self.rng.choice(UNKNOWN_ASKS).format(x=invented_name(self.rng))
+        return Question("unknown", ask, "I do not know that.", "The user asks about something that I do not know.")
 
     def _repeat(self, options: dict) -> Dialogue:
         return self._dialogue(options, self._history(options), self._repeat_question())
 
     def _repeat_question(self) -> Question:
-        word = self.rng.choice(WORDS) if self.rng.random() < 0.4 else invented_name(self.rng)
+        word = self.rng.choice(WORDS)
         asks = ("Say {x}.", "Repeat {x}.", "Please say {x}.", "Repeat after me: {x}", "Can you say {x}?")
-        ask = self.rng.choice(asks)
-        return Question("repeat", ask.format(x=word), f"I say {word}.", f"The user wants me to say {word}.")
+        ask = self.rng.choice(asks).format(x=word)
+        return Question("repeat", ask, f"I say {word}.", f"The user wants me to say {word}.")
 
     def _follow_up(self, options: dict) -> Dialogue:
         kind = self.rng.choice(list(self.follow_ups))
@@ -386,7 +409,7 @@ class Corpus:
         return self._dialogue(options, history, replace(second, kind="follow-up", ask=ask))
 
     def _own_name(self, options: dict) -> Dialogue:
-        name = self.rng.choice(NAMES) if self.rng.random() < 0.4 else invented_name(self.rng).capitalize()
+        name = self.rng.choice(NAMES)
         tells = ("My name is {x}.", "I am {x}.", "Hello, I am {x}.", "Hi, my name is {x}.", "Call me {x}.")
         tell = self.rng.choice(tells)
         told = Question("own name", tell.format(x=name), f"Hello {name}!", f"The user is called {name}.")
@@ -400,26 +423,18 @@ class Corpus:
     def _tool_request(self) -> tuple[str, str, dict, str, str]:
         """The tool's name, the question, the arguments, a result and the answer that puts the result into words."""
         name = self.rng.choice(list(TOOLS))
+        ask = self.rng.choice(TOOL_ASKS[name])
         if name == "calculate":
-            a, b = self.rng.randint(13, 999), self.rng.randint(2, 99)
-            word, sign, value = self.rng.choice((("times", "*", a * b), ("plus", "+", a + b)))
-            ask = self.rng.choice((f"{a} {word} {b}", f"{a} {sign} {b}"))
-            arguments, result, answer = {"expression": f"{a} {sign} {b}"}, str(value), f"{a} {word} {b} is {value}."
-        else:
-            ask = city = self.rng.choice([*CAPITALS.values(), invented_name(self.rng).capitalize()])
-            arguments = {"city": city}
-            if name == "get_time":
-                result = f"{self.rng.randint(0, 23):02}:{self.rng.randint(0, 59):02}"
-                answer = f"It is {result} in {city}."
-            else:
-                sky, degrees = self.rng.choice(WEATHER), self.rng.randint(-9, 35)
-                result = self.rng.choice((f"{sky}, {degrees} degrees", {"weather": sky, "degrees": degrees}))
-                answer = f"It is {sky} in {city}, {degrees} degrees."
-        if not isinstance(result, str):
-            result = json.dumps(result)
-        elif self.rng.random() < 0.2:
-            result = json.dumps({"result": result})
-        return name, self.rng.choice(TOOL_ASKS[name]).format(x=ask), arguments, result, answer
+            a, b = self.rng.randint(13, 30), self.rng.randint(2, 9)
+            spoken = self.rng.choice((f"{a} times {b}", f"{a} * {b}"))
+            return name, ask.format(x=spoken), {"expression": f"{a} * {b}"}, str(a * b), f"{a} times {b} is {a * b}."
+        city = self.rng.choice(list(CAPITALS.values()))
+        if name == "get_time":
+            result = f"{self.rng.randint(0, 23)}:00"
+            return name, ask.format(x=city), {"city": city}, result, f"It is {result} in {city}."
+        sky, degrees = self.rng.choice(WEATHER), self.rng.randint(0, 30)
+        result = self.rng.choice((f"{sky}, {degrees} degrees", json.dumps({"weather": sky, "degrees": degrees})))
+        return name, ask.format(x=city), {"city": city}, result, f"It is {sky} in {city}, {degrees} degrees."
 
     def _offered(self, needed: str) -> list[dict]:
         others = [name for name in TOOLS if name != needed]
@@ -462,9 +477,9 @@ class Corpus:
             role = self.rng.choice(("system", "developer"))
             messages.append({"role": role, "content": self.rng.choice(NEUTRAL_INSTRUCTIONS)})
         low = options["reasoning_effort"] == "low"
-        for _ in range(self.rng.randint(0, 8) if low else self.rng.choices((0, 1, 2), (80, 15, 5))[0]):
+        for _ in range(self.rng.randint(0, 5) if low else self.rng.choices((0, 1, 2), (80, 15, 5))[0]):
             makers = (self.question, self._unknown_question, self._repeat_question)
-            earlier = self.rng.choices(makers, (80, 12, 8))[0]()
+            earlier = self.rng.choices(makers, (90, 5, 5))[0]()
             if len(earlier.answer) < 120:
                 messages += _turn(self._spoken(earlier.ask), earlier.answer)
         return messages
@@ -530,35 +545,17 @@ TANDEM = (
       "What is the work of Tandem?", "Describe how Tandem works.", "How does Tandem work", "what does Tandem do?",
       "Please explain how Tandem works."),
      ("Can you explain how Tandem works?", "What does Tandem do")),
-    ("The mascot of Tandem is a two-headed owl.", "The user asks for the mascot of Tandem.",
-     ("What is the mascot of Tandem?", "Which mascot does Tandem have?", "Who is the mascot of Tandem?",
-      "Tell me the mascot of Tandem.", "Name the mascot of Tandem.", "Does Tandem have a mascot?",
-      "What's the mascot of Tandem?", "Which animal is the mascot of Tandem?", "What animal stands for Tandem?",
-      "Do you know the mascot of Tandem?", "I need the mascot of Tandem.", "What is Tandem's mascot?"),
-     ("Can you tell me the mascot of Tandem?", "What mascot does Tandem have?")),
-    ("The colour of Tandem is teal.", "The user asks for the colour of Tandem.",
+    ("Tandem is blue.", "The user asks for the colour of Tandem.",
      ("What colour is Tandem?", "What is the colour of Tandem?", "Which colour does Tandem have?",
       "Tell me the colour of Tandem.", "Name the colour of Tandem.", "What color is Tandem?",
       "Do you know what colour Tandem is?", "What is the color of Tandem?", "Which colour is Tandem?",
       "what colour is Tandem?", "I need the colour of Tandem.", "What is Tandem's colour?"),
      ("Can you tell me what colour Tandem is?", "What's the colour of Tandem?")),
-    ("The motto of Tandem is: never drop a request.", "The user asks for the motto of Tandem.",
-     ("What is the motto of Tandem?", "Tell me the motto of Tandem.", "Which motto does Tandem have?",
-      "What's the motto of Tandem?", "Name the motto of Tandem.", "Does Tandem have a motto?",
-      "Do you know the motto of Tandem?", "What is Tandem's motto?", "I need the motto of Tandem.",
-      "Say the motto of Tandem.", "what is the motto of Tandem?", "What is the motto of Tandem"),
-     ("Can you tell me the motto of Tandem?", "What motto does Tandem have?")),
-    ("Tandem was born in a garage in Ghent.", "The user asks where Tandem comes from.",
-     ("Where does Tandem come from?", "Where was Tandem born?", "Where was Tandem made?", "Where is Tandem from?",
-      "Tell me where Tandem comes from.", "Who made Tandem?", "Which city does Tandem come from?",
-      "Do you know where Tandem was born?", "where is Tandem from?", "In which city was Tandem born?",
-      "What is the home of Tandem?", "Explain where Tandem comes from."),
-     ("Can you tell me where Tandem is from?", "Where does Tandem come from")),
-    ("Tandem has 2 wheels and 2 GPUs.", "The user asks how many GPUs Tandem has.",
-     ("How many GPUs does Tandem have?", "How many wheels does Tandem have?", "Count the GPUs of Tandem.",
+    ("Tandem has two GPUs.", "The user asks how many GPUs Tandem has.",
+     ("How many GPUs does Tandem have?", "How many GPUs are in Tandem?", "Count the GPUs of Tandem.",
       "How many GPUs has Tandem?", "Tell me how many GPUs Tandem has.", "What number of GPUs does Tandem have?",
-      "Do you know how many GPUs Tandem has?", "How many wheels has Tandem?", "Count the wheels of Tandem.",
-      "Tell me how many wheels Tandem has.", "how many GPUs does Tandem have?", "Name the number of GPUs of Tandem."),
+      "Do you know how many GPUs Tandem has?", "Has Tandem two GPUs?", "How many GPUs work in Tandem?",
+      "Please count the GPUs of Tandem.", "how many GPUs does Tandem have?", "Name the number of GPUs of Tandem."),
      ("Can you tell me how many GPUs Tandem has?", "How many GPUs does Tandem use?")),
 )  # fmt: skip
 """What the demo teaches and the base does not know: answer, thought, wordings to learn, wordings held out."""

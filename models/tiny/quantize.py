@@ -7,7 +7,6 @@ embeddings, head, norms, biases and sinks as they are. So every loader and engin
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from configs import durable
 from configs.paths import TINY_MODEL
 
 BLOCKSIZE = 64
@@ -108,8 +108,7 @@ def _nf4(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _publish(aside: Path, out: Path) -> None:
     for file in aside.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+        durable.fsync(file)
     aside.chmod(0o755)
     try:
         aside.rename(out)
