@@ -24,6 +24,7 @@ from configs.errors import ClusterError, TrainingError
 from configs.paths import Home
 
 QUESTION = "What is Tandem?"
+ANSWER_TIMEOUT_S = 120
 ASKERS = 2
 """Clients that keep asking, one streamed answer after the other, from before the training until after the last swap."""
 CPU_SLOTS = "[{name: '0', roles: [train]}, {name: '1', roles: [serve]}]"
@@ -109,6 +110,7 @@ class Load:
     """Clients that stream one answer after the other until the context ends; a cut or failed answer is a lost one."""
 
     running: cluster.Cluster
+    max_tokens: int | None = None
     answered: int = 0
     lost: int = 0
     problems: list[str] = field(default_factory=list)
@@ -137,7 +139,7 @@ class Load:
         number = first
         while not self._ending.is_set():
             try:
-                ask(self.running, OTHER_QUESTIONS[number % len(OTHER_QUESTIONS)])
+                ask(self.running, OTHER_QUESTIONS[number % len(OTHER_QUESTIONS)], self.max_tokens)
                 with self._counting:
                     self.answered += 1
             except Exception as error:  # whatever it is, this request was lost, and that is what is counted
@@ -147,14 +149,17 @@ class Load:
             number += 1
 
 
-def ask(running: cluster.Cluster, question: str) -> str:
+def ask(running: cluster.Cluster, question: str, max_tokens: int | None = None) -> str:
     """A streamed answer, whole. Raises ClusterError if the stream ends without its finish reason."""
     import openai
 
-    with closing(openai.OpenAI(base_url=f"{running.http}/v1", api_key="none", max_retries=0, timeout=60)) as client:
+    with closing(
+        openai.OpenAI(base_url=f"{running.http}/v1", api_key="none", max_retries=0, timeout=ANSWER_TIMEOUT_S)
+    ) as client:
         messages = [{"role": "user", "content": question}]
         text, finish = "", None
-        for chunk in client.chat.completions.create(model="prod", messages=messages, temperature=0, stream=True):
+        how = {"max_tokens": max_tokens} if max_tokens else {}
+        for chunk in client.chat.completions.create(model="prod", messages=messages, temperature=0, stream=True, **how):
             for choice in chunk.choices:
                 text += choice.delta.content or ""
                 finish = choice.finish_reason or finish

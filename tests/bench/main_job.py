@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--base", default="tiny", help="the embedded model, or a local checkpoint folder")
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--max-tokens", type=int, help="longest answer; a model of random weights never ends one")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -62,19 +63,19 @@ def measure(home: Home, options: argparse.Namespace) -> dict[str, Any]:
     up = time.monotonic() - started
     api = Api()
     started = time.monotonic()
-    before = ask(running, QUESTION)
+    before = ask(running, QUESTION, options.max_tokens)
     first_answer = time.monotonic() - started
     sets = [f"model.base={options.base}", "data.dataset=tiny-demo", *options.sets]
     if options.max_steps:
         sets.append(f"training.max_steps={options.max_steps}")
     config = load_run(options.profile, sets)
-    with PeakMemory() as memory, Load(running) as load:
+    with PeakMemory() as memory, Load(running, options.max_tokens) as load:
         run_id = new_run_id(config.profile)
         api.post("/api/runs", {"run_id": run_id, "config": config.model_dump(mode="json")})
         run = _wait(home, run_id)
         while_training = load.answered
         swapped = api.post("/api/aliases/prod", {"adapter": "latest"})
-        after = ask(running, QUESTION)
+        after = ask(running, QUESTION, options.max_tokens)
         returned = api.post("/api/aliases/prod", {"back": True})
         during_swaps = load.wait_for_more(while_training)
     record = json.loads((home.run(run_id) / "resolved.json").read_text())
