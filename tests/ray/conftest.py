@@ -24,6 +24,7 @@ from configs.paths import Home
 
 TANDEM = [sys.executable, "-c", "from cli.main import main; main()"]
 QUESTION = "What is Tandem?"
+SECOND_ANSWER = "Tandem is blue."
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -172,8 +173,11 @@ def trained(tandem: Tandem) -> Run:
 
 @pytest.fixture(scope="session")
 def second(tandem: Tandem, trained: Run) -> Run:
-    """Another adapter, trained shorter, which answers otherwise."""
-    run = tandem.ended(tandem.train("--max-steps", "25"))
+    """Another adapter, of other data, which answers otherwise."""
+    row = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": SECOND_ANSWER}]}
+    data = tandem.home.root / "second.jsonl"
+    data.write_text(f"{json.dumps(row)}\n" * 16)
+    run = tandem.ended(tandem.train("--dataset", str(data), "--max-steps", "15"))
     assert run.state is RunState.SUCCEEDED, run.reason
     return run
 

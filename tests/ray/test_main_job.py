@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def _change_manifest(folder: Path, **changes) -> None:
 
 def _seal(folder: Path) -> None:
     """A manifest that fits the files as they are now."""
-    _change_manifest(folder, files=adapter.hash_files(folder))
+    _change_manifest(folder, files={name: asdict(entry) for name, entry in adapter.hash_files(folder).items()})
 
 
 def _flip_a_bit(folder: Path) -> None:

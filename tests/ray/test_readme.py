@@ -16,6 +16,8 @@ ELSEWHERE = {
     "source .venv/bin/activate": "made the environment that runs this",
     "tandem up": "the session's cluster is up already",
     "tandem down": "tests/ray/test_faults.py",
+    "tandem train -f": "tests/ray/test_runs.py",
+    "ray job submit --working-dir . -- python -m jobs.train --profile tiny": "tests/ray/test_runs.py",
     "tandem metrics --port 9464": "tests/ray/test_serving.py; it does not end by itself",
     "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200 --validate": "needs a 12 GB model",
     'eval "$(tandem env)"': "its effect is in the environment that every command here gets",

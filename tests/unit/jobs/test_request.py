@@ -7,7 +7,7 @@ from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.run import RunState
 from configs.errors import ConfigError, DataError, NotFoundError, StateError
-from jobs import request
+from jobs import checkpoints, request
 from tests.samples import RUN_CONFIG
 
 FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}
@@ -24,7 +24,9 @@ def ended(home):
     ledger = Ledger(home.ledger)
     ledger.submit("tiny-1", config=RUN_CONFIG)
     ledger.transition("tiny-1", RunState.STOPPED, "x")
-    (home.run("tiny-1") / "checkpoints" / "checkpoint-10").mkdir(parents=True)
+    checkpoint = home.run("tiny-1") / "checkpoints" / "checkpoint-10"
+    checkpoint.mkdir(parents=True)
+    checkpoints.mark_complete(checkpoint.parent, 10)
     yield ledger
     ledger.close()
 
@@ -86,6 +88,12 @@ def test_resume_continues_with_the_runs_own_configuration_and_overrides(resolve,
     assert wanted.config.lora.r == RUN_CONFIG["lora"]["r"]
 
 
+def test_a_run_that_has_done_all_its_steps_needs_more_steps_to_resume(resolve, ended):
+    with pytest.raises(StateError, match="has done all its 10 steps") as caught:
+        resolve(resume="tiny-1", max_steps=10)
+    assert "--max-steps with more than 10" in caught.value.hint
+
+
 def test_resume_and_a_profile_exclude_each_other(resolve, ended):
     with pytest.raises(ConfigError, match="--resume keeps the run's own profile"):
         resolve(resume="tiny-1", profile="standard")
@@ -110,7 +118,7 @@ def test_a_run_that_has_not_ended_cannot_be_resumed(resolve, ended):
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(resolve, ended, home):
-    (home.run("tiny-1") / "checkpoints" / "checkpoint-10").rmdir()
+    (home.run("tiny-1") / "checkpoints" / "checkpoint-10" / checkpoints.MARK).unlink()
     with pytest.raises(StateError, match="run tiny-1 left no checkpoint") as caught:
         resolve(resume="tiny-1")
     assert "tandem train --profile tiny" in caught.value.hint

@@ -153,7 +153,7 @@ def test_other_architectures_equal_generate(kind):
     assert [out for out, _ in results] == [reference(other, ids, 30) for ids in PROMPTS]
 
 
-def write_adapter(model, path: Path, *, seed: int, scale: float = 0.4, **config) -> Path:
+def write_adapter(model, path: Path, *, seed: int, scale: float = 1.5, **config) -> Path:
     """A LoRA of random numbers, as PEFT writes it; `scale` 0 leaves it without effect."""
     options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "o_proj"]} | config
     adapted = get_peft_model(copy.deepcopy(model), LoraConfig(task_type="CAUSAL_LM", **options))
@@ -199,7 +199,7 @@ def test_adapters_and_the_base_in_one_batch_each_equal_their_own_run(model, adap
         for ids, version in jobs
     ]
     assert results == expected
-    assert len({tuple(out) for out in results[:5]}) > 1
+    assert len({tuple(out) for out in results}) > len(PROMPTS[:3]), "some adapter answers otherwise than the base"
 
 
 def test_an_adapter_may_arrive_and_go_while_others_run(model, adapters):
