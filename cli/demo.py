@@ -70,24 +70,24 @@ def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str
     api = Api()
     say(f"asking the base: {QUESTION}")
     before = ask(running, QUESTION)
-    load_ = Load(running)
-    with load_:
+    clients = Load(running)
+    with clients:
         say("training on slot 0 while the endpoint on slot 1 answers")
         run_id = new_run_id("tiny")
         config = load.load_run("tiny").model_dump(mode="json")
         api.post("/api/runs", {"run_id": run_id, "config": config})
-        run = _watch(place, run_id, load_)
-        while_training = load_.answered
+        run = _watch(place, run_id, clients)
+        while_training = clients.answered
         say(f"swapping {run.adapter} in")
         swapped = api.post("/api/aliases/prod", {"adapter": "latest"})
         after = ask(running, QUESTION)
         say("swapping back")
         returned = api.post("/api/aliases/prod", {"back": True})
         again = ask(running, QUESTION)
-        during = load_.wait_for_more(while_training)
+        during = clients.wait_for_more(while_training)
     _require(after != before, f"the adapter changed nothing: still {after!r}")
     _require(again == before, f"after the way back the answer is {again!r}, not {before!r}")
-    _require(load_.lost == 0 and load_.answered > 0, f"{load_.lost} requests were lost: {load_.problems[:3]}")
+    _require(clients.lost == 0 and clients.answered > 0, f"{clients.lost} requests were lost: {clients.problems[:3]}")
     _require(during > 0, "no request was answered during the swaps, so they prove nothing")
     losses = _losses(place, run_id)
     return [
@@ -167,7 +167,7 @@ def ask(running: cluster.Cluster, question: str, max_tokens: int | None = None) 
     return text
 
 
-def _watch(place: Home, run_id: str, load_: Load) -> Run:
+def _watch(place: Home, run_id: str, clients: Load) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
     ledger = Ledger(place.ledger, read_only=True)
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
@@ -175,7 +175,7 @@ def _watch(place: Home, run_id: str, load_: Load) -> Run:
         while True:
             run = ledger.run(run_id)
             loss = f"loss {run.loss:.3f}  " if run.loss is not None else ""
-            news = f"{loss}{load_.answered} requests answered, {load_.lost} lost"
+            news = f"{loss}{clients.answered} requests answered, {clients.lost} lost"
             progress.update(task, description=run.state.lower(), completed=run.step, total=run.max_steps, news=news)
             if run.state.is_terminal:
                 _require(run.state is RunState.SUCCEEDED, f"the run ended {run.state}: {run.reason}")
