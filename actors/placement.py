@@ -14,6 +14,8 @@ from actors import monitor
 from configs.errors import ConfigError, PlacementError
 from configs.schema import ClusterConfig, Role, Slot
 
+GPU_BASE = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
+CPU_BASE = "tiny"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -42,6 +44,11 @@ def _with_uuid(slot: Slot, gpus: dict[int, monitor.GpuReading]) -> Slot:
     if slot.uuid not in (None, uuid):
         raise ConfigError(f"slot {slot.name} wants GPU {slot.uuid}; gpu {slot.gpu} is {uuid}", hint="mend cluster.yaml")
     return slot.model_copy(update={"uuid": uuid})
+
+
+def default_base() -> str:
+    """The base model that this machine serves unless told otherwise: gpt-oss-20b in 4 bit, or `tiny` without a GPU."""
+    return GPU_BASE if monitor.gpus() else CPU_BASE
 
 
 def cluster_resources(slots: tuple[Slot, ...]) -> dict[str, float]:

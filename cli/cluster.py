@@ -12,6 +12,7 @@ import httpx
 
 from actors import cluster
 from actors.cluster import Cluster
+from actors.placement import default_base
 from cli import output
 from configs import load, paths
 from configs.errors import ClusterError
@@ -27,6 +28,7 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
 
     `serving` are changed arguments of the application. Raises ConfigError or ClusterError.
     """
+    _have_base(serving.get("base", "auto"), say)
     running = cluster.start(home, config, say)
     try:
         say("starting the control actor")
@@ -46,6 +48,17 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
         cluster.stop(home)
         raise
     return running
+
+
+def _have_base(name: str, say: Callable[[str], None]) -> None:
+    """Find the base before anything is started, downloading it in sight if need be. Raises CheckpointError."""
+    name = default_base() if name == "auto" else name
+    if name == "tiny":
+        return  # shipped
+    say(f"looking for the base model {name}")
+    from models import checkpoint  # imports torch
+
+    checkpoint.inspect(checkpoint.resolve(name))
 
 
 def _deploy(running: Cluster, config: dict[str, Any]) -> None:

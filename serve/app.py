@@ -10,16 +10,14 @@ from typing import Any
 import yaml
 from ray import serve as ray_serve
 
-from actors import control, monitor
-from actors.placement import actor_options
+from actors import control
+from actors.placement import actor_options, default_base
 from configs import load, paths
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
 from serve.engine.replica import EngineReplica
 from serve.gateway import Gateway
 
-GPU_BASE = "unsloth/gpt-oss-20b-unsloth-bnb-4bit"
-CPU_BASE = "tiny"
 OPEN_REQUESTS = 1000
 """What Serve lets through to a replica at once; the engines' own limits answer 429 long before."""
 
@@ -38,10 +36,6 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     serving = [slot for slot in slots if "serve" in slot.roles]
     engines = {slot.name: _engine(config, base, slot, len(slots)) for slot in serving}
     return _gateway().bind(config, base, engines)
-
-
-def default_base() -> str:
-    return GPU_BASE if monitor.gpus() else CPU_BASE
 
 
 def deployment_config(http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_train_serve_and_swap_on_one_gpu(monkeypatch):
     home = Home(Path(tempfile.mkdtemp(prefix="td", dir="/tmp")))
     monkeypatch.setenv("TANDEM_HOME", str(home.root))
     options = argparse.Namespace(
-        base=os.environ["TANDEM_GPU_BASE"], profile="quick_test", max_steps=3, sets=["lora.r=8"]
+        base=os.environ["TANDEM_GPU_BASE"], profile="quick_test", max_steps=3, max_tokens=32, sets=["lora.r=8"]
     )
     try:
         result = measure(home, options)
