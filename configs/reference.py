@@ -115,7 +115,9 @@ def type_of(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         least = "at least one of" if schema.get("minItems") else "any of"
         items = schema["items"]
-        return f"list, {least} {type_of(items) if 'enum' in items else '[Slot](#slot)'}"
+        return f"list, {least} {type_of(items) if {'enum', 'const', 'type'} & items.keys() else '[Slot](#slot)'}"
+    if schema.get("type") == "object":
+        return "keys and " + type_of(schema["additionalProperties"])
     words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true \\| false", "null": "`null`"}
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
     parts = [f"{word} {_number(schema[key])}" for key, word in bounds.items() if key in schema]
@@ -150,7 +152,7 @@ def _profiles() -> Iterator[str]:
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -14,6 +14,9 @@ EXPERT_MODULES = ("gate_proj", "up_proj", "down_proj")
 ModuleName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Role = Literal["train", "serve"]
 ReasoningEffort = Literal["low", "medium", "high"]
+DataFormat = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt"]
+MaskMode = Literal["all", "final_only", "no_reasoning", "tools_only"]
+Action = Literal["ignore", "warn", "stop", "rollback"]
 
 
 class Section(BaseModel):
@@ -71,13 +74,26 @@ class DataConfig(Section):
     """What is learned from."""
 
     dataset: str = "HuggingFaceH4/Multilingual-Thinking"
-    """A JSONL file of chat dialogues, a hub name, a folder made by `datasets`, or `tiny-demo`."""
+    """A file (.jsonl, .json, .csv, .parquet), a folder made by `datasets`, a hub name, or `tiny-demo`."""
     split: str = "train"
-    """Which split of a hub data set."""
+    """Which split of a hub data set or of a folder."""
+    format: DataFormat = "auto"
+    """How a row is laid out: chat (`messages`), prompt_completion, alpaca or sharegpt. auto tells by the columns."""
+    columns: dict[str, str] = {}
+    """Columns under other names, as `ours: theirs`, for example `{prompt: question, completion: answer}`."""
+    max_bad_rows: int = Field(0, ge=0)
+    """Rows that cannot be used are named and left out; more of them than this stop the run before it starts."""
     reasoning_effort: ReasoningEffort = "medium"
     """What the system message says about reasoning in every rendered dialogue."""
-    responses_only: bool = True
-    """Learn only what the assistant says (every channel and its stop token). False learns the whole dialogue."""
+    mask: MaskMode = "all"
+    """What is learned: all that the assistant generates (every channel, headers and stop tokens), final_only (the text
+    of its answers and their stop tokens), no_reasoning (all but the analysis channel), tools_only (tool calls)."""
+    max_cut_share: float = Field(0.25, ge=0, le=1)
+    """Rows longer than model.max_seq_length lose their end and with it their stop token. A larger share of such rows
+    than this stops the run before it starts."""
+    holdout: float = Field(0.05, ge=0, lt=1)
+    """Share of the rows that is never trained and kept for evaluation. Chosen by each row's own fingerprint, so a row
+    stays on its side whatever is added to the data."""
     current_date: str = Field("2026-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date in the system message, fixed so that tokenisation does not change from day to day."""
 
@@ -85,10 +101,15 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """The optimisation."""
 
-    micro_batch: int = Field(2, ge=1)
-    """Dialogues per forward pass."""
-    accumulation: int = Field(8, ge=1)
-    """Forward passes per optimiser step; micro_batch x accumulation is the effective batch."""
+    effective_batch: int = Field(16, ge=1)
+    """Dialogues per optimiser step. It never changes, whatever fits into memory."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Dialogues per forward pass, a divisor of effective_batch. auto measures on the slot which is fastest within
+    vram_gib, once per profile, versions and GPU."""
+    vram_gib: float | None = Field(None, gt=0)
+    """GiB of GPU memory that the run may use. Null: its share of what the GPU has, less 6 %."""
+    allow_shorter_rows: bool = False
+    """Consent to halve model.max_seq_length as the last resort when memory runs out."""
     max_steps: int | None = Field(None, ge=1)
     """Optimiser steps. Null: as many as `epochs` over the data needs."""
     epochs: float = Field(1.0, gt=0)
@@ -115,8 +136,55 @@ class TrainingConfig(Section):
     """Steps between checkpoints. A kill loses at most this many steps."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many checkpoints of a run are kept."""
+    eval_steps: int | None = Field(None, ge=1)
+    """Steps between evaluations on the held-out rows. Null: together with every checkpoint. Needs data.holdout."""
+    patience: int | None = Field(None, ge=1)
+    """Stop early after this many evaluations without a lower loss. Null: never."""
+    movement_steps: int = Field(5, ge=1)
+    """After this many steps every group of trained parameters must have moved, or the run stops."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where curves go besides the run's folder. W&B and MLflow must be installed and set up."""
     seed: int = 3407
     """Seed of the data order."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.micro_batch != "auto" and self.effective_batch % self.micro_batch:
+            raise ValueError(
+                f"training.micro_batch is {self.micro_batch} and does not divide training.effective_batch "
+                f"{self.effective_batch}; choose a divisor or auto"
+            )
+        return self
+
+
+class WatchdogConfig(Section):
+    """What is done when a run's curves look wrong: ignore, warn (an event and a line in the log), stop (keep the
+    checkpoint, publish nothing) or rollback (go back to the last good checkpoint with half the learning rate)."""
+
+    target_loss: float = Field(0.5, ge=0)
+    """A mean loss at or below this is what one hopes for."""
+    on_target: Action = "warn"
+    """When target_loss is reached."""
+    overfit_loss: float = Field(0.2, ge=0)
+    """A mean loss below this has usually learned the rows by heart."""
+    on_overfit: Action = "warn"
+    """When the loss falls below overfit_loss."""
+    on_zero: Action = "stop"
+    """When the loss is 0: the template or the mask is wrong."""
+    on_nan: Action = "rollback"
+    """When the loss or the gradient's norm is not a finite number."""
+    spike_factor: float = Field(3.0, gt=1)
+    """A spike is a loss or gradient norm this many times the median of the last `window` steps."""
+    on_spike: Action = "warn"
+    """When there is a spike."""
+    plateau_steps: int = Field(50, ge=2)
+    """A plateau is this many steps over which the mean loss fell by less than 1 %."""
+    on_plateau: Action = "warn"
+    """When there is a plateau above target_loss."""
+    window: int = Field(10, ge=2)
+    """Steps over which losses and gradient norms are averaged."""
+    max_rollbacks: int = Field(2, ge=0)
+    """After this many rollbacks the next one is a stop."""
 
 
 class RunConfig(Section):
@@ -128,6 +196,7 @@ class RunConfig(Section):
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
 
 class Slot(Section):

@@ -109,14 +109,14 @@ def prepare(dialogues: Iterable[Dialogue], tokenizer, config: DataConfig, max_se
 
     Raises DataError for a dialogue that the template refuses, TrainingError if nothing at all would be learned.
     """
-    marker, ends = masking.response_marker(tokenizer), masking.message_ends(tokenizer)
+    marks = masking.Marks.of(tokenizer)
     day = date.fromisoformat(config.current_date)
     rows, cut, empty, longest = [], 0, 0, 0
     for dialogue in dialogues:
         ids = _render(dialogue, tokenizer, config, day)
         longest, cut = max(longest, len(ids)), cut + (len(ids) > max_seq_length)
         ids = ids[:max_seq_length]
-        labels = masking.response_labels(ids, marker, ends) if config.responses_only else list(ids)
+        labels = masking.labels(ids, masking.spans(ids, tokenizer, marks), config.mask, marks)
         empty += all(label == masking.IGNORED for label in labels)
         rows.append({"input_ids": ids, "labels": labels})
     report = Report(

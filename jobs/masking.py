@@ -1,45 +1,116 @@
-"""Which tokens of a rendered dialogue are learned.
+"""Which tokens of a rendered dialogue are learned, and as what.
 
-The marker is `<|start|>assistant`: it covers every channel, tool calls and each message's stop token. What it does not
-cover are the words of system, developer, user and tools.
+A token is learned if the model would have to generate it at inference: everything after the first `<|start|>assistant`
+of a turn up to its stop token, every channel and the headers between them included. What it learns there is what would
+have to come: the template closes answers of earlier turns with `<|end|>`, but a generation that ends an answer so
+never stops, so their label is `<|return|>`.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
 
+from configs.schema import MaskMode
 from models import harmony
 
 IGNORED = -100
 """The label that PyTorch's cross entropy skips."""
 
 
-def response_labels(ids: Sequence[int], marker: Sequence[int], ends: frozenset[int]) -> list[int]:
-    """Labels for one dialogue: the token itself from after each `marker` up to and including the message's end token,
-    IGNORED elsewhere.
+class Part(StrEnum):
+    """What one message of the assistant is."""
 
-    `ids` are the dialogue's tokens, `marker` those of `<|start|>assistant`, `ends` the ids that close a message. A last
-    message that was cut before its end is learned as far as it goes.
-    """
-    labels = [IGNORED] * len(ids)
-    width, position = len(marker), 0
-    marker = list(marker)
-    while position < len(ids):
-        if list(ids[position : position + width]) != marker:
-            position += 1
+    ANALYSIS = "analysis"  # its reasoning
+    COMMENTARY = "commentary"  # words to the user between tool calls
+    TOOL_CALL = "tool_call"  # addressed to a function, whatever its channel
+    FINAL = "final"  # its answer
+
+
+LEARNED: dict[MaskMode, frozenset[Part]] = {
+    "all": frozenset(Part),
+    "final_only": frozenset({Part.FINAL}),
+    "no_reasoning": frozenset(Part) - {Part.ANALYSIS},
+    "tools_only": frozenset({Part.TOOL_CALL}),
+}
+"""Mode to the parts that it learns, whole; of `final_only` only the text and its stop token, so that the base goes on
+deciding whether to think first."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One message of the assistant, as positions in the dialogue's tokens."""
+
+    part: Part
+    begin: int
+    """The first token that the model generates: the one after `<|start|>assistant` at the beginning of its turn, the
+    `<|start|>` itself where it goes on after a message of its own."""
+    body: int
+    """The first token of the text, after `<|message|>`; equal to `stop` if the dialogue was cut in the header."""
+    stop: int
+    """One past the last token."""
+    ended: bool
+    """The last token closes the message; False where the dialogue was cut."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Token ids of what structures a dialogue."""
+
+    start: int
+    message: int
+    end: int
+    stop: tuple[int, int]
+    """`<|return|>` and `<|call|>`."""
+    assistant: tuple[int, ...]
+    """The role's name, in most vocabularies one token."""
+
+    @classmethod
+    def of(cls, tokenizer) -> "Marks":
+        """Raises CheckpointError if the tokenizer does not speak harmony."""
+        stop = harmony.stop_token_ids(tokenizer)
+        start, message, end = tokenizer.convert_tokens_to_ids([harmony.START, harmony.MESSAGE, harmony.END])
+        return cls(start, message, end, stop, tuple(tokenizer.encode("assistant", add_special_tokens=False)))
+
+
+def spans(ids: Sequence[int], tokenizer, marks: Marks) -> list[Span]:
+    """The assistant's messages in a rendered dialogue, in order; a last one that was cut short included."""
+    found: list[Span] = []
+    starts = [position for position, token in enumerate(ids) if token == marks.start] + [len(ids)]
+    for start, limit in pairwise(starts):
+        role_end = start + 1 + len(marks.assistant)
+        if tuple(ids[start + 1 : role_end]) != marks.assistant or role_end >= limit:
             continue
-        position += width
-        while position < len(ids):
-            labels[position] = ids[position]
-            position += 1
-            if ids[position - 1] in ends:
-                break
-    return labels
+        body = next((at + 1 for at in range(role_end, limit) if ids[at] == marks.message), limit)
+        goes_on = bool(found) and found[-1].stop == start and ids[start - 1] == marks.end
+        part = _part(tokenizer.decode(ids[role_end : min(body, limit)]))
+        closed = ids[limit - 1] in (marks.end, *marks.stop) and body < limit
+        found.append(Span(part, start if goes_on else role_end, body, limit, closed))
+    return found
 
 
-def response_marker(tokenizer) -> list[int]:
-    """Token ids of `<|start|>assistant`."""
-    return tokenizer.encode(f"{harmony.START}assistant", add_special_tokens=False)
+_RECIPIENT = re.compile(r"\bto=[\w.\-]+")
+_CHANNEL = re.compile(re.escape(harmony.CHANNEL) + r"\s*(analysis|commentary)\b")
 
 
-def message_ends(tokenizer) -> frozenset[int]:
-    """Ids of the tokens that close a message: `<|end|>`, `<|call|>`, `<|return|>`."""
-    return frozenset(tokenizer.convert_tokens_to_ids([harmony.END, *harmony.STOP_TOKENS]))
+def _part(header: str) -> Part:
+    if _RECIPIENT.search(header):
+        return Part.TOOL_CALL
+    channel = _CHANNEL.search(header)
+    return Part(channel[1]) if channel else Part.FINAL
+
+
+def labels(ids: Sequence[int], found: Sequence[Span], mode: MaskMode, marks: Marks) -> list[int]:
+    """What is learned at each position: the token itself, `<|return|>` where an earlier answer ends in `<|end|>`, or
+    IGNORED. As long as `ids`; shifted by one inside the model, as Transformers does it.
+    """
+    out = [IGNORED] * len(ids)
+    for span in found:
+        if span.part not in LEARNED[mode]:
+            continue
+        first = span.body if mode == "final_only" else span.begin
+        out[first : span.stop] = ids[first : span.stop]
+        if span.part is Part.FINAL and span.ended and first < span.stop:
+            out[span.stop - 1] = marks.stop[0]
+    return out

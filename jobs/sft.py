@@ -130,12 +130,13 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
         compute_loss = Trainer.compute_loss
 
     training, cpu = config.training, device == "cpu"
+    micro_batch = min(2, training.effective_batch) if training.micro_batch == "auto" else training.micro_batch
     if cpu and training.optimizer == "adamw_8bit":
         print("adamw_8bit needs a GPU; using adamw_torch")
     arguments = SFTConfig(
         output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=training.micro_batch,
-        gradient_accumulation_steps=training.accumulation,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=training.effective_batch // micro_batch,
         max_steps=training.max_steps or -1,
         num_train_epochs=training.epochs,
         learning_rate=training.learning_rate,

@@ -53,14 +53,14 @@ def test_a_seed_profile_has_exactly_the_seeds_values(name):
     assert config.lora.alpha == 2 * config.lora.r
     assert config.lora.dropout == 0
     assert config.lora.target_modules == ALL_SEVEN
-    assert (config.training.micro_batch, config.training.accumulation) == ((1, 16) if small else (2, 8))
+    assert (config.training.effective_batch, config.training.micro_batch) == (16, 1 if small else "auto")
     assert config.training.learning_rate == 2e-4
     assert config.training.optimizer == "adamw_8bit"
     assert config.training.bf16 is True
     assert config.training.max_steps == SEED[name]["max_steps"]
     assert config.training.epochs == 1
     assert config.data.reasoning_effort == "medium"
-    assert config.data.responses_only is True
+    assert config.data.mask == "all"
 
 
 @pytest.mark.parametrize("name", SEED)
@@ -253,7 +253,7 @@ def test_a_bad_choice_names_the_flag_the_nearest_match_and_what_is_allowed(text,
         ("lora.r=999", "999", "less than or equal to 256"),
         ("data.current_date=yesterday", "'yesterday'", "pattern"),
         ("lora.target_modules=q_proj", "'q_proj'", "valid list"),
-        ("training=5", "5", "a section with the keys micro_batch, accumulation, max_steps"),
+        ("training=5", "5", "a section with the keys effective_batch, micro_batch, vram_gib"),
     ],
 )
 def test_a_bad_value_is_shown_with_its_key_its_flag_and_the_bound(text, value, complaint):

@@ -207,12 +207,6 @@ def test_rows_are_ids_and_labels_of_equal_length_and_are_counted():
     assert report.learned_tokens == 3 * len(TOKENIZER.encode(answer, add_special_tokens=False))
 
 
-def test_without_responses_only_everything_is_learned():
-    prepared = prepare([dialogue(USER, ANSWER)], responses_only=False)
-    assert prepared.rows[0]["labels"] == prepared.rows[0]["input_ids"]
-    assert prepared.report.learned_tokens == prepared.report.tokens
-
-
 def test_a_row_that_is_too_long_is_cut_at_the_end_and_counted():
     whole = prepare([dialogue(USER, ANSWER)])
     length = whole.report.longest_row
