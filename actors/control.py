@@ -334,8 +334,8 @@ class Control:
     async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
         self._ledger.refuse_swap(alias, version, reason=reason, seconds=seconds)
 
-    async def note(self, kind: str, text: str) -> None:
-        self._ledger.note(kind, text)
+    async def note(self, kind: str, text: str, run_id: str | None = None) -> None:
+        self._ledger.note(kind, text, run_id)
 
     # Reading
 

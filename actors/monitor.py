@@ -4,6 +4,7 @@ Monitoring must not break what it watches: a reading that the driver refuses is 
 """
 
 import contextlib
+import os
 from dataclasses import dataclass
 
 import psutil
@@ -58,6 +59,35 @@ def gpus() -> list[GpuReading]:
         return found
     finally:
         pynvml.nvmlShutdown()
+
+
+def device_name(device: str) -> str:
+    """What this process computes on, in words: the name of its GPU, or `cpu`. `device` is `cuda` or `cpu`."""
+    mine = _mine(gpus()) if device == "cuda" else None
+    return mine.name if mine else device
+
+
+def energy_joules() -> float | None:
+    """Joules that this process's GPU has used since its driver was loaded; None if it does not count them."""
+    import pynvml
+
+    mine = _mine(gpus())
+    if mine is None:
+        return None
+    pynvml.nvmlInit()
+    try:
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(mine.index)) / 1000
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _mine(readings: list[GpuReading]) -> GpuReading | None:
+    """The GPU that CUDA_VISIBLE_DEVICES names by UUID, as an actor on a slot sees it; the first one without."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = [reading for reading in readings if reading.uuid == visible]
+    return next(iter(named or readings), None)
 
 
 def host() -> HostReading:

@@ -26,8 +26,10 @@ class Link:
     Training outlives the control actor: while that is being restarted an answer counts as `CONTINUE`.
     """
 
-    def __init__(self, run_id: str, attempt: int) -> None:
+    def __init__(self, run_id: str, attempt: int, share: float = 1.0) -> None:
         self._run = (run_id, attempt)
+        self.share = share
+        """The part of its slot's GPU that the task may use."""
 
     def starting(self) -> Directive:
         return self._tell("starting", pid=os.getpid())
@@ -37,6 +39,13 @@ class Link:
 
     def report(self, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None) -> Directive:
         return self._tell("report", step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s)
+
+    def note(self, kind: str, text: str) -> None:
+        """Put a line into the run's events."""
+        try:
+            ask(find().note, kind, text, self._run[0], timeout=REPORT_TIMEOUT_S)
+        except TandemError as error:
+            print(f"{error.message}; going on", file=sys.stderr)
 
     def _tell(self, method: str, **values: Any) -> Directive:
         try:
@@ -58,7 +67,7 @@ class Trainer:
         """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
         print(f"{time.strftime('%F %T')} attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
         try:
-            return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"]))
+            return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"], self._slot.share))
         except BaseException:
             traceback.print_exc()  # the driver gets the reason, the log the whole of it
             raise

@@ -138,6 +138,8 @@ class TrainingConfig(Section):
     """How many checkpoints of a run are kept."""
     eval_steps: int | None = Field(None, ge=1)
     """Steps between evaluations on the held-out rows. Null: together with every checkpoint. Needs data.holdout."""
+    eval_batch: int = Field(1, ge=1)
+    """Rows per forward pass of an evaluation. Attention is computed eagerly there, so larger ones need much memory."""
     patience: int | None = Field(None, ge=1)
     """Stop early after this many evaluations without a lower loss. Null: never."""
     movement_steps: int = Field(5, ge=1)
@@ -153,6 +155,15 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"training.micro_batch is {self.micro_batch} and does not divide training.effective_batch "
                 f"{self.effective_batch}; choose a divisor or auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_checkpoint_exists(self) -> Self:
+        if self.patience and self.eval_steps and self.eval_steps % self.save_steps:
+            raise ValueError(
+                f"training.patience publishes the best checkpoint, but training.eval_steps is {self.eval_steps} and "
+                f"no multiple of training.save_steps {self.save_steps}; leave eval_steps out"
             )
         return self
 

@@ -1,4 +1,6 @@
-"""A run's `metrics.jsonl`: one line per optimiser step, each step once, whatever was interrupted in between."""
+"""A run's `metrics.jsonl`: a line per optimiser step, per evaluation and per rollback, each step once, whatever was
+interrupted in between.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,9 @@ from configs import durable
 
 
 class MetricsLog:
-    """Append and read; a line is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "at", ...}`."""
+    """Append and read. A step is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "at"}`, an evaluation
+    `{"step", "eval_loss", "at"}`, a rollback `{"step", "rollback", "from", "at"}` with the step that it went back to.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +38,19 @@ class MetricsLog:
         lines = self.lines() or (earlier.lines() if earlier else [])
         durable.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
 
+    def losses(self) -> list[dict[str, Any]]:
+        """The lines of optimiser steps."""
+        return [line for line in self.lines() if "loss" in line]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The lines of evaluations on the held-out rows."""
+        return [line for line in self.lines() if "eval_loss" in line]
+
+    def rollbacks(self) -> int:
+        """How often the run went back to an earlier checkpoint."""
+        return sum("rollback" in line for line in self.lines())
+
     def mean_loss(self) -> float | None:
         """Mean over all steps. The trainer's own figure covers only the part since the last resume."""
-        losses = [line["loss"] for line in self.lines()]
+        losses = [line["loss"] for line in self.losses()]
         return sum(losses) / len(losses) if losses else None

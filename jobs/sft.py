@@ -4,25 +4,22 @@ It publishes; that something serves, it does not know. Heavy imports sit inside 
 this module only to name `execute`, and because Unsloth must come before transformers and TRL.
 """
 
-import json
-import math
-import platform
+import errno
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from actors import monitor
 from actors.control import Directive
 from actors.run import RunState
 from actors.trainer import Link
-from configs import durable
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs import checkpoints, dataset
+from jobs import checkpoints, dataset, fit, provenance
+from jobs.ladder import first_plan
 from jobs.metrics_log import MetricsLog
-
-VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "ray", "bitsandbytes", "unsloth", "unsloth_zoo")
+from jobs.record import Record
 
 
 @dataclass(frozen=True)
@@ -39,177 +36,192 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
 
     `device` is `cuda` or `cpu`. Raises TandemError for what a person can mend; then nothing is published.
     """
+    try:
+        return _execute(run, home, device, link)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainingError(
+            f"the disk that holds {home.root} is full", hint="free some space, then `tandem runs resume`"
+        ) from error
+
+
+def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     config, folder = RunConfig(**run["config"]), home.run(run["id"])
-    started = time.monotonic()
+    record, meter = Record(folder, run["started_at"]), _Meter(device)
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
-    dialogues = dataset.read(config.data.dataset, config.data.split)
-    base, model, tokenizer, trainable = _load(config)
-    data = dataset.prepare(dialogues, tokenizer, config.data, config.model.max_seq_length)
-    print(f"base {base.name}; trainable {trainable}; data: {data.report}")
-    _write_resolved(folder, run, base, trainable, data.report)
-    begin = _begin(run, home)
-    work = _trainer(model, tokenizer, data, config, folder, device, link)
+    with record.stage("read data"):
+        rows = dataset.read(config.data)
+    base, model, tokenizer = _load(config, device, link.share, record)
+    with record.stage("prepare data"):
+        data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
+    work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
+    print(f"base {base.name}; data: {data.report}")
+    begin = _begin(run, home, work.origin)
+    plan = _plan(work, home, base, data.report)
     if link.training() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the first step")
-    work.train(resume_from_checkpoint=str(begin.path) if begin else None)
-    if work.state.global_step < work.state.max_steps:
-        return Outcome(RunState.STOPPED, f"stopped at step {work.state.global_step}; its checkpoint is kept")
-    manifest = _publish(run, home, config, base, model, trainable, seconds=time.monotonic() - started)
-    return Outcome(RunState.SUCCEEDED, f"published {manifest.version}", manifest.version)
+    from jobs import loop
+
+    ended = loop.train(work, plan, begin)
+    record.measured(**meter.read())
+    if ended.stopped:
+        return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
+    with record.stage("publish"):
+        manifest = _publish(work, run, home, base, seconds=time.monotonic() - meter.started)
+    record.measured(**meter.read())
+    early = f", early: {ended.early}" if ended.early else ""
+    return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{early}", manifest.version)
 
 
-def _load(config: RunConfig):
-    """The base's description, the model with a fresh adapter, its tokenizer, and how many parameters train by group."""
-    from models import checkpoint  # imports torch; on a GPU Unsloth comes in here, before transformers and TRL
+def _load(config: RunConfig, device: str, share: float, record: Record):
+    """The base's description, the model with a fresh adapter, and its tokenizer."""
+    with record.stage("import libraries"):
+        from models import checkpoint  # imports torch
 
-    path = checkpoint.resolve(config.model.base)
-    model = checkpoint.load_for_training(path, config)
-    return checkpoint.inspect(path), model, checkpoint.load_tokenizer(path), checkpoint.trainable_counts(model)
+        path = checkpoint.resolve(config.model.base)
+        base = checkpoint.inspect(path)
+        checkpoint.import_libraries(base, device)  # on a GPU Unsloth comes in here, before transformers and TRL
+    if device == "cuda":
+        _cap_memory(config, share)
+    with record.stage("load model"):
+        model = checkpoint.load_for_training(path, config, stage=record.stage)
+    return base, model, checkpoint.load_tokenizer(path)
 
 
-def _begin(run: dict, home: Home) -> checkpoints.Checkpoint | None:
-    """Where to go on: this run's newest checkpoint, or its parent's. Cuts the loss curve to what that has seen."""
+def _cap_memory(config: RunConfig, share: float) -> None:
+    """Let an allocation beyond the run's budget fail here, and not in the process that shares the GPU."""
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    budget = fit.budget_bytes(total, share, config.training.vram_gib)
+    torch.cuda.set_per_process_memory_fraction(budget / total)
+
+
+def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
+    """What the loop works on; also writes what the run is made of."""
+    from jobs.loop import Work
+    from models import checkpoint
+
+    report = data.report
+    fingerprints = {"base": base.fingerprint, "data": report.data_fingerprint, "template": report.template_fingerprint}
+    origin = provenance.origin(config, device=monitor.device_name(device), **fingerprints)
+    record.resolved(
+        run=run["id"],
+        attempt=run["attempt"],
+        config=run["config"],
+        origin=origin,
+        versions=origin["versions"],
+        base={"name": base.name, "fingerprint": base.fingerprint},
+        trainable=checkpoint.trainable_counts(model),
+        data=report.as_json(),
+    )
+
+    def cut(max_seq_length: int):
+        again = data
+        if max_seq_length != config.model.max_seq_length:
+            again = dataset.prepare(rows, tokenizer, config.data, max_seq_length)
+        return again.training, again.held_out
+
+    return Work(model, tokenizer, config, folder, device, link, record, origin, cut)
+
+
+def _begin(run: dict, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
+    """Where to go on: this run's newest checkpoint, or its parent's. Brings the parent's curve along.
+
+    Raises TrainingError if that is a checkpoint of something else.
+    """
     folder = home.run(run["id"])
     parent = home.run(run["parent"]) if run["parent"] else None
     begin = checkpoints.newest(folder / "checkpoints", *([parent / "checkpoints"] if parent else []))
     if begin is None and parent is not None:
-        raise TrainingError(f"run {run['parent']} left no complete checkpoint", hint="train anew without --resume")
-    step = begin.step if begin else 0
-    earlier = MetricsLog(parent / "metrics.jsonl") if parent else None
-    MetricsLog(folder / "metrics.jsonl").begin_after(step, earlier)
+        raise TrainingError(f"run {run['parent']} left no whole checkpoint", hint="train anew without --resume")
     if begin:
-        print(f"going on after step {step} from {begin.path}")
+        provenance.refuse_other(begin.origin(), origin)
+        earlier = MetricsLog(parent / "metrics.jsonl") if parent else None
+        MetricsLog(folder / "metrics.jsonl").begin_after(begin.step, earlier)
+        print(f"going on after step {begin.step} from {begin.path}")
     return begin
 
 
-def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder: Path, device: str, link: Link):
-    """TRL's SFTTrainer over rows that are labelled already, reporting every step through `link`."""
-    from datasets import Dataset
-    from transformers import PrinterCallback, Trainer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+def _plan(work, home: Home, base, report):
+    """How to cut the work: as configured, or as measured on this device."""
+    training = work.config.training
+    if training.micro_batch != "auto":
+        return first_plan(work.config, training.micro_batch)
+    from jobs import loop
 
-    class Progress(TrainerCallback):
-        """Writes the loss curve, marks checkpoints, and stops when the control actor says so."""
-
-        def __init__(self) -> None:
-            self.log = MetricsLog(folder / "metrics.jsonl")
-            self.seen = (time.monotonic(), 0)
-
-        def on_train_begin(self, args, state, control, **kwargs) -> None:
-            self.seen = (time.monotonic(), state.num_input_tokens_seen)
-
-        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-            if "loss" not in (logs or {}):
-                return
-            if not math.isfinite(logs["loss"]):
-                raise TrainingError(
-                    f"the loss is {logs['loss']} at step {state.global_step}",
-                    hint="lower training.learning_rate, or look for a broken row in the data",
-                )
-            now, tokens = time.monotonic(), state.num_input_tokens_seen
-            rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
-            self.seen = (now, tokens)
-            line = {"step": state.global_step, "loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
-            line |= {"learning_rate": logs.get("learning_rate"), "tokens_per_s": rate, "at": time.time()}
-            self.log.append(line)
-            print(f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f} {rate:.0f} tok/s")
-            directive = link.report(
-                step=state.global_step, max_steps=state.max_steps, loss=logs["loss"], tokens_per_s=rate
-            )
-            if directive is Directive.STOP and state.global_step < state.max_steps:
-                control.should_save = control.should_training_stop = True
-
-        def on_save(self, args, state, control, **kwargs) -> None:
-            checkpoints.mark_complete(folder / "checkpoints", state.global_step)
-
-    class ModelLossTrainer(SFTTrainer):
-        """TRL 1.15 computes the loss in a Triton kernel; without a GPU the model's own takes its place."""
-
-        compute_loss = Trainer.compute_loss
-
-    training, cpu = config.training, device == "cpu"
-    micro_batch = min(2, training.effective_batch) if training.micro_batch == "auto" else training.micro_batch
-    if cpu and training.optimizer == "adamw_8bit":
-        print("adamw_8bit needs a GPU; using adamw_torch")
-    arguments = SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=training.effective_batch // micro_batch,
-        max_steps=training.max_steps or -1,
-        num_train_epochs=training.epochs,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.scheduler,
-        warmup_steps=training.warmup_steps,
-        optim="adamw_torch" if cpu else training.optimizer,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        bf16=training.bf16 and not cpu,
-        use_cpu=cpu,
-        gradient_checkpointing=training.gradient_checkpointing,
-        router_aux_loss_coef=training.router_aux_loss_coef,
-        seed=training.seed,
-        data_seed=training.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # its default hides a NaN loss
-        include_num_input_tokens_seen="all",
-        save_steps=training.save_steps,
-        save_total_limit=training.keep_checkpoints,
-        max_length=None,  # cut, and counted, in jobs.dataset
-        packing=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not cpu,
+    config = work.config.model_dump(mode="json", include={"profile", "model", "lora"})
+    how = {"batch": training.effective_batch, "checkpointing": training.gradient_checkpointing}
+    how |= {"optimizer": training.optimizer, "memory": _memory_limit(work.device)}
+    key = fit.key_of(
+        config=config, how=how, base=base.fingerprint, versions=provenance.versions(), on=work.origin["device"]
     )
-    trainer = (ModelLossTrainer if cpu else SFTTrainer)(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(data.rows),
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
-        callbacks=[Progress()],
+
+    def measure(micro_batch: int) -> fit.Trial:
+        work.link.starting()  # a sign of life: on a new GPU every size compiles first
+        return loop.probe(work, first_plan(work.config, micro_batch))
+
+    longest = min(report.longest_row, work.config.model.max_seq_length)
+    with work.record.stage("probe"):
+        chosen = fit.choose(training.effective_batch, measure, longest_row=longest, key=key, cache=home.cache / "fit")
+    work.record.measured(
+        fit={"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": [vars(t) for t in chosen.trials]}
     )
-    trainer.remove_callback(PrinterCallback)  # Progress says it in one line
-    return trainer
+    work.say("fit", str(chosen))
+    return first_plan(work.config, chosen.micro_batch)
 
 
-def _publish(run: dict, home: Home, config: RunConfig, base, model, trainable: dict[str, int], seconds: float):
+def _memory_limit(device: str) -> int | None:
+    """GiB of GPU memory that this process may use."""
+    if device == "cpu":
+        return None
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    return round(total * torch.cuda.get_per_process_memory_fraction() / 2**30)
+
+
+class _Meter:
+    """What a run takes from its GPU: joules and the most memory. Nothing on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self.started = time.monotonic()
+        self._cuda = device == "cuda"
+        self._joules = self._energy()
+
+    def read(self) -> dict:
+        if not self._cuda:
+            return {}
+        import torch
+
+        now = self._energy()
+        used = None if now is None or self._joules is None else round(now - self._joules, 1)
+        return {"peak_memory_bytes": torch.cuda.max_memory_reserved(), "energy_joules": used}
+
+    def _energy(self) -> float | None:
+        return monitor.energy_joules() if self._cuda else None
+
+
+def _publish(work, run: dict, home: Home, base, seconds: float):
+    from models import checkpoint
     from models.registry import Registry
 
-    log = MetricsLog(home.run(run["id"]) / "metrics.jsonl")
-    lines = log.lines()
+    config, lines = work.config, work.log.losses()
+    metrics = {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "mean_loss": work.log.mean_loss()}
+    if evaluations := work.log.evaluations():
+        metrics["eval_loss"] = evaluations[-1]["eval_loss"]
     return Registry(home.models).publish(
-        lambda folder: model.save_pretrained(folder, safe_serialization=True),
+        lambda folder: work.model.save_pretrained(folder, safe_serialization=True),
         base=config.model.base,
         base_fingerprint=base.fingerprint,
         rank=config.lora.r,
         alpha=config.lora.alpha,
         target_modules=list(config.lora.target_modules),
         train_experts=config.lora.train_experts,
-        trainable=trainable,
+        trainable=checkpoint.trainable_counts(work.model),
         run_id=run["id"],
         profile=config.profile,
-        metrics={
-            "steps": lines[-1]["step"],
-            "loss": lines[-1]["loss"],
-            "mean_loss": log.mean_loss(),
-            "seconds": round(seconds, 1),
-        },
+        metrics=metrics | {"seconds": round(seconds, 1)},
     )
-
-
-def _write_resolved(folder: Path, run: dict, base, trainable: dict[str, int], report: dataset.Report) -> None:
-    """What this run really was: configuration, versions, base, data. Written at every attempt."""
-    versions = {name: metadata.version(name) for name in VERSIONS if _installed(name)}
-    record = {"run": run["id"], "attempt": run["attempt"], "config": run["config"], "python": platform.python_version()}
-    record |= {"versions": versions, "base": {"name": base.name, "fingerprint": base.fingerprint}}
-    record |= {"trainable": trainable, "data": vars(report)}
-    durable.write_text(folder / "resolved.json", json.dumps(record, indent=1))
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return False

@@ -15,8 +15,8 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from configs.schema import RunConfig
+
+Stage = Callable[[str], AbstractContextManager]
+
+
+def _untimed(name: str) -> AbstractContextManager:
+    return nullcontext()
+
 
 TINY, TINY_4BIT = "tiny", "tiny-bnb-4bit"
 KNOWN_NAMES = (TINY, TINY_4BIT, "unsloth/gpt-oss-20b-unsloth-bnb-4bit", "unsloth/gpt-oss-20b", "openai/gpt-oss-20b")
@@ -258,14 +265,24 @@ def load_for_inference(path: Path, device: str | torch.device, *, max_seq_length
     return _load_with_transformers(checkpoint, device, dtype).eval()
 
 
-def load_for_training(path: Path, config: "RunConfig") -> "PeftModel":
+def import_libraries(checkpoint: Checkpoint, device: str) -> None:
+    """Import what loading and training this base on `device` needs, in the order that Unsloth asks for."""
+    if device == "cuda" and checkpoint.layout == "split-nf4":
+        _unsloth()
+    import peft  # noqa: F401
+    import transformers  # noqa: F401
+    import trl  # noqa: F401
+
+
+def load_for_training(path: Path, config: "RunConfig", *, stage: Stage = _untimed) -> "PeftModel":
     """The base in folder `path` with a fresh LoRA adapter, in training mode, on the first visible GPU or else the CPU.
 
+    `stage` wraps the parts that take time, by name.
     Raises CheckpointError if a key is missing or left over, TrainingError if the adapter cannot be as configured.
     """
     checkpoint, on_gpu = inspect(path), torch.cuda.is_available()
     if on_gpu and checkpoint.layout == "split-nf4":
-        model = _train_with_unsloth(checkpoint, config)
+        model = _train_with_unsloth(checkpoint, config, stage)
     else:
         dtype = getattr(torch, config.model.dtype) if on_gpu else torch.float32
         base = _load_with_transformers(checkpoint, torch.device("cuda" if on_gpu else "cpu"), dtype)
@@ -375,22 +392,25 @@ def _unsloth():
     return FastLanguageModel
 
 
-def _load_with_unsloth(checkpoint: Checkpoint, max_seq_length: int, dtype: torch.dtype) -> "PreTrainedModel":
+def _load_with_unsloth(
+    checkpoint: Checkpoint, max_seq_length: int, dtype: torch.dtype, stage: Stage = _untimed
+) -> "PreTrainedModel":
     model, _ = _unsloth().from_pretrained(
         model_name=str(checkpoint.path), max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=True
     )
-    verify_loaded(dict(model.named_parameters()), checkpoint)
+    with stage("verify model"):
+        verify_loaded(dict(model.named_parameters()), checkpoint)
     return model
 
 
-def _train_with_unsloth(checkpoint: Checkpoint, config: "RunConfig") -> "PeftModel":
+def _train_with_unsloth(checkpoint: Checkpoint, config: "RunConfig", stage: Stage) -> "PeftModel":
     if not config.model.load_in_4bit:
         raise CheckpointError(
             f"{checkpoint.name} is stored in 4 bit and model.load_in_4bit is false",
             hint="set model.load_in_4bit=true, or name a 16-bit base",
         )
     dtype = getattr(torch, config.model.dtype)
-    base = _load_with_unsloth(checkpoint, config.model.max_seq_length, dtype)
+    base = _load_with_unsloth(checkpoint, config.model.max_seq_length, dtype, stage)
     return _unsloth().get_peft_model(
         base,
         r=config.lora.r,
@@ -413,7 +433,8 @@ def verify_loaded(parameters: Mapping[str, torch.Tensor], checkpoint: Checkpoint
     stored = {key: file for file in checkpoint.files for key in file.tensors if not key.endswith(QUANT_STATE)}
     _refuse(checkpoint.path, missing=parameters.keys() - stored.keys(), unexpected=stored.keys() - parameters.keys())
     with ExitStack() as stack:
-        differing = {k for k, head in _heads(checkpoint, stored, stack) if not _starts_with(parameters[k], head)}
+        heads = dict(_heads(checkpoint, stored, stack))
+    differing = _differing(parameters, heads)
     if differing:
         raise CheckpointError(
             f"{len(differing)} parameters do not hold what {checkpoint.path} does: {_few(differing)}",
@@ -428,10 +449,21 @@ def _heads(checkpoint: Checkpoint, keys: Iterable[str], stack: ExitStack) -> Ite
         yield key, reader.handles[key].get_slice(key)[:64]
 
 
-def _starts_with(parameter: torch.Tensor, head: torch.Tensor) -> bool:
-    if parameter.is_meta or parameter.shape[1:] != head.shape[1:]:
-        return False
-    return torch.allclose(parameter.detach()[: len(head)].cpu().float(), head.float(), rtol=1e-2, atol=1e-5)
+def _differing(parameters: Mapping[str, torch.Tensor], heads: Mapping[str, torch.Tensor]) -> set[str]:
+    """Keys whose parameter is on the meta device, has another shape, or begins with other values.
+
+    All are brought to the CPU together: one by one the 3,000 copies of gpt-oss-20b took longer than loading it.
+    """
+    odd = {k for k, head in heads.items() if parameters[k].is_meta or parameters[k].shape[1:] != head.shape[1:]}
+    odd |= {k for k, head in heads.items() if k not in odd and parameters[k][: len(head)].shape != head.shape}
+    keys = [key for key in heads if key not in odd]
+    parts = [parameters[key].detach()[: len(heads[key])].flatten().float() for key in keys]
+    found = torch.cat(parts).cpu().split([part.numel() for part in parts]) if parts else ()
+    return odd | {
+        key
+        for key, value in zip(keys, found, strict=True)
+        if not torch.allclose(value, heads[key].flatten().float(), rtol=1e-2, atol=1e-5)
+    }
 
 
 def _attach_lora(model: "PreTrainedModel", config: "RunConfig") -> "PeftModel":

@@ -1,0 +1,51 @@
+"""A run's own account in its folder: `resolved.json`, what it was made of, and `measured.json`, what it took."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from configs import durable
+
+RESOLVED, MEASURED = "resolved.json", "measured.json"
+
+
+class Record:
+    """The account of one attempt; a later attempt writes it anew."""
+
+    def __init__(self, folder: Path, granted_at: float | None) -> None:
+        self._folder = folder
+        self._measured: dict[str, Any] = {"stages": {}}
+        if granted_at is not None:
+            self._measured["stages"]["processes"] = round(time.time() - granted_at, 3)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `stages[name]`, in seconds."""
+        started = time.monotonic()
+        yield
+        self.took(name, time.monotonic() - started)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note that a stage took so long; of a stage that comes again the sum."""
+        stages = self._measured["stages"]
+        stages[name] = round(stages.get(name, 0) + seconds, 3)
+
+    def measured(self, **values: Any) -> None:
+        """Add what was measured and write it: `stages`, `fit`, `peak_memory_bytes`, `energy_joules`, ..."""
+        self._measured |= values
+        durable.write_text(self._folder / MEASURED, json.dumps(self._measured, indent=1))
+
+    def resolved(self, **values: Any) -> None:
+        """Write what the run is made of: configuration, origin, base, data."""
+        durable.write_text(self._folder / RESOLVED, json.dumps(values, indent=1))
+
+
+def read_measured(folder: Path) -> dict[str, Any]:
+    """What a run took, as far as it got; empty before its first attempt."""
+    try:
+        return json.loads((folder / MEASURED).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}

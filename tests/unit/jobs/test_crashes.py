@@ -1,0 +1,70 @@
+"""Whatever ends a run, at most the work since the last checkpoint is lost, and the result is the same to the bit."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from actors.control import Directive
+from actors.run import RunState
+from configs import paths
+from configs.errors import TrainingError
+from jobs import checkpoints
+from models.registry import Registry
+from tests import killed, training
+
+KILLS = 20
+
+
+def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_weights(home):
+    command = [sys.executable, "-m", "tests.killed", str(home.root), str(KILLS), "7"]
+    done = subprocess.run(command, cwd=paths.SOURCE, capture_output=True, text=True, timeout=600)
+    *kills, last = map(json.loads, done.stdout.splitlines())
+    assert last == {"ended": 0}, done.stderr + (home.root / "log.txt").read_text()[-3000:]
+    assert len(kills) == KILLS
+    lost = [kill["killed_after"] - kill["checkpoint"] for kill in kills]
+    assert max(lost) <= killed.SAVE_STEPS, "no more than the work since the last checkpoint"
+    clean = training.train(home, killed.RUN | {"id": "clean-1"})
+    (crashed,) = (m.version for m in Registry(home.models).list() if m.run_id == "killed-1")
+    assert training.weights(home, crashed) == training.weights(home, clean.adapter)
+    assert training.curve(home, "killed-1") == training.curve(home, "clean-1")
+
+
+def test_a_stopped_run_writes_a_checkpoint_and_its_continuation_equals_the_whole(home):
+    whole = training.train(home, training.row("whole-1"))
+    stop = training.FakeLink(lambda step: Directive.STOP if step == 3 else None)
+    stopped = training.train(home, training.row("cut-1"), stop)
+    assert (stopped.state, stopped.adapter) == (RunState.STOPPED, None)
+    resumed = training.train(home, training.row("rest-1", parent="cut-1"))
+    assert training.curve(home, "rest-1") == training.curve(home, "whole-1"), "digit by digit"
+    assert training.weights(home, resumed.adapter) == training.weights(home, whole.adapter)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage, home, capsys):
+    stop = training.FakeLink(lambda step: Directive.STOP if step == 5 else None)
+    training.train(home, training.row("run-1"), stop)
+    folder = home.run("run-1") / "checkpoints"
+    newest = checkpoints.newest(folder)
+    assert newest.step == 5
+    victim = newest.path / ("manifest.json" if damage == "manifest" else "optimizer.pt")
+    content = bytearray(victim.read_bytes())
+    if damage == "delete":
+        victim.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content[: len(content) // 2] if damage in ("truncate", "manifest") else content)
+    capsys.readouterr()
+    ended = training.train(home, training.row("run-1", attempt=2))
+    assert ended.state is RunState.SUCCEEDED
+    said = capsys.readouterr().out
+    assert "checkpoint 5 is passed over: " in said
+    assert "going on after step 4" in said
+    assert [step for step, _ in training.curve(home, "run-1")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_any_whole_checkpoint_a_continuation_is_refused(home):
+    with pytest.raises(TrainingError, match="run gone-1 left no whole checkpoint"):
+        training.train(home, training.row("rest-1", parent="gone-1"))
+    assert Registry(home.models).list() == []

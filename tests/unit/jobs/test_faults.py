@@ -1,0 +1,297 @@
+"""Each fault of a run ends in the promised state: memory, broken numbers, a full disk, a group that does not move."""
+
+import contextlib
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+
+from actors.run import RunState
+from configs.errors import TrainingError
+from configs.paths import Home
+from jobs import checkpoints
+from models import checkpoint
+from models.registry import Registry
+from tests import training
+from tests.training import FakeLink
+
+
+@pytest.fixture
+def tamper(monkeypatch):
+    """Have `change(model)` done to every model that is loaded for training."""
+
+    def install(change) -> None:
+        load = checkpoint.load_for_training
+
+        def loaded(*args, **kwargs):
+            model = load(*args, **kwargs)
+            change(model)
+            return model
+
+        monkeypatch.setattr(checkpoint, "load_for_training", loaded)
+
+    return install
+
+
+def too_large_above(rows: int, *, tokens: int = 10**9, evaluating: bool = True):
+    """A forward hook that runs out of memory above `rows` rows, or rows of more than `tokens` tokens."""
+
+    def check(module, args, kwargs):
+        shape = kwargs["input_ids"].shape
+        if (shape[0] > rows or shape[1] > tokens) and (module.training or evaluating):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return lambda model: model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def published(home: Home) -> list[str]:
+    return [manifest.version for manifest in Registry(home.models).list()]
+
+
+def settings(home: Home, run_id: str) -> dict:
+    return json.loads((home.run(run_id) / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+
+
+# Memory
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch(home, tamper):
+    whole = training.train(home, training.row("whole-1", "training.micro_batch=1"))
+    tamper(too_large_above(1))
+    link = FakeLink()
+    done = training.train(home, training.row("tight-1"), link)
+    assert done.state is RunState.SUCCEEDED
+    steps = [text.split("going on with ")[1].split(",")[0] for text in link.said("memory")]
+    assert steps == ["micro-batch 2 x 2", "micro-batch 1 x 4"]
+    assert training.curve(home, "tight-1") == training.curve(home, "whole-1")
+    assert training.weights(home, done.adapter) == training.weights(home, whole.adapter)
+
+
+def test_out_of_memory_in_the_middle_goes_on_from_the_last_checkpoint(home, tamper):
+    whole = training.train(home, training.row("whole-1"))
+    seen = {"steps": 0}
+
+    def fails_once(model):
+        def count(module, args, kwargs):
+            seen["steps"] += module.training
+            if seen["steps"] == 6:
+                seen["steps"] += 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.register_forward_pre_hook(count, with_kwargs=True)
+
+    tamper(fails_once)
+    link = FakeLink()
+    done = training.train(home, training.row("broken-1"), link)
+    assert done.state is RunState.SUCCEEDED
+    assert len(link.said("memory")) == 1
+    assert "after step 5" in link.said("memory")[0]
+    assert link.steps == [1, 2, 3, 4, 5, 5, 6], "from the checkpoint of step 4"
+    pairs = zip(training.curve(home, "broken-1"), training.curve(home, "whole-1"), strict=True)
+    assert all(a[0] == b[0] and a[1] == pytest.approx(b[1], rel=1e-5) for a, b in pairs)
+    assert whole.adapter in published(home)
+
+
+def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, tamper):
+    def only_evaluating(model):
+        def check(module, args, kwargs):
+            if not module.training and kwargs["input_ids"].shape[0] > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.register_forward_pre_hook(check, with_kwargs=True)
+
+    tamper(only_evaluating)
+    link = FakeLink()
+    run = training.row("eval-1", "training.eval_batch=4", "data.holdout=0.1")
+    assert training.train(home, run, link).state is RunState.SUCCEEDED
+    (said,) = link.said("memory")
+    assert said.startswith("out of memory in an evaluation after step 2 with micro-batch 4 x 1")
+    assert "going on with micro-batch 4 x 1" in said
+
+
+@pytest.mark.parametrize("consent", [True, False])
+def test_rows_are_shortened_with_consent_only(consent, home, tamper):
+    tamper(too_large_above(8, tokens=256))
+    sets = ["model.max_seq_length=512", "training.micro_batch=1", "data.max_cut_share=1", "data.holdout=0"]
+    link = FakeLink()
+    run = training.row("long-1", *sets, f"training.allow_shorter_rows={json.dumps(consent)}")
+    run["config"]["data"]["dataset"] = str(_long_rows(home))
+    if consent:
+        assert training.train(home, run, link).state is RunState.SUCCEEDED
+        assert "rows up to 256 tokens" in link.said("memory")[-1]
+    else:
+        with pytest.raises(TrainingError, match="out of memory at the last rung: micro-batch 1 x 4") as caught:
+            training.train(home, run, link)
+        assert "training.allow_shorter_rows=true" in caught.value.hint
+        assert published(home) == []
+
+
+def _long_rows(home: Home):
+    said = " ".join(["The capital of Italy is Rome."] * 40)
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}]}
+    short = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    path = home.root / "long.jsonl"
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in [row, short] * 8))
+    return path
+
+
+# Broken numbers
+
+
+def broken_loss(at: int, value: float, *, times: int = 1):
+    """The loss is multiplied by `value` at optimiser step `at`, the first `times` times that it comes."""
+    state = {"forward": 0, "left": times}
+
+    def change(model):
+        def spoil(module, args, output):
+            if module.training:
+                state["forward"] += 1
+                if state["forward"] >= at and state["left"]:
+                    state["left"] -= 1
+                    output.loss = output.loss * value
+            return output
+
+        model.register_forward_hook(spoil)
+
+    return change
+
+
+def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_with_half_the_rate(home, tamper):
+    tamper(broken_loss(5, float("nan")))
+    link = FakeLink()
+    done = training.train(home, training.row("nan-1"), link)
+    assert done.state is RunState.SUCCEEDED
+    (said,) = link.said("rollback")
+    assert said.startswith("back to step 4 with the learning rate 0.0025, because the loss is nan")
+    assert [step for step, _ in training.curve(home, "nan-1")] == [1, 2, 3, 4, 5, 6]
+    last = json.loads((home.run("nan-1") / "metrics.jsonl").read_text().splitlines()[-1])
+    scheduler = torch.load(home.run("nan-1") / "checkpoints" / "checkpoint-6" / "scheduler.pt", weights_only=False)
+    assert scheduler["base_lrs"] == [0.0025]
+    assert "eval_loss" in last or last["learning_rate"] <= 0.0025
+
+
+def test_before_the_first_checkpoint_a_rollback_begins_anew(home, tamper):
+    tamper(broken_loss(2, float("nan")))
+    link = FakeLink()
+    assert training.train(home, training.row("nan-1"), link).state is RunState.SUCCEEDED
+    assert link.said("rollback")[0].startswith("back to step 0 ")
+    assert [step for step, _ in training.curve(home, "nan-1")] == [1, 2, 3, 4, 5, 6]
+    assert all(loss == loss for _, loss in training.curve(home, "nan-1"))
+
+
+def test_a_loss_that_stays_no_number_stops_the_run_and_nothing_is_published(home, tamper):
+    tamper(broken_loss(3, float("nan"), times=99))
+    with pytest.raises(TrainingError, match=r"stopped by the watchdog \(nan\).*rolled back 2 times already"):
+        training.train(home, training.row("nan-1"))
+    assert published(home) == []
+    assert checkpoints.newest(home.run("nan-1") / "checkpoints").step == 2
+
+
+def test_a_loss_of_zero_stops_the_run_because_nothing_is_learned(home, tamper):
+    tamper(broken_loss(2, 0.0, times=99))
+    with pytest.raises(TrainingError, match=r"stopped by the watchdog \(zero\).*the template or the mask"):
+        training.train(home, training.row("zero-1"))
+    assert published(home) == []
+
+
+def test_a_warning_is_an_event_and_the_run_goes_on(home, tamper):
+    tamper(broken_loss(6, 50.0))
+    link = FakeLink()
+    run = training.row("spike-1", "watchdog.window=3", "watchdog.target_loss=0")
+    assert training.train(home, run, link).state is RunState.SUCCEEDED
+    assert any("times its median" in text for text in link.said("watchdog"))
+
+
+def test_a_rollback_is_remembered_when_the_run_is_killed_and_starts_again(home, tamper):
+    tamper(broken_loss(5, float("nan")))
+
+    def die(step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(home, training.row("nan-1"), FakeLink(die))
+    link = FakeLink()
+    again = training.train(home, training.row("nan-1", attempt=2), link)
+    assert again.state is RunState.SUCCEEDED
+    rates = [json.loads(text) for text in (home.run("nan-1") / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["learning_rate"] <= 0.0025 for line in rates if line["step"] > 4 and "loss" in line)
+
+
+# The surface contract
+
+
+def test_a_group_that_does_not_move_stops_the_run_by_name(home, tamper):
+    def freeze_values(model):
+        for name, parameter in model.named_parameters():
+            if "v_proj" in name and "lora_" in name:
+                parameter.register_hook(torch.zeros_like)
+
+    tamper(freeze_values)
+    with pytest.raises(TrainingError, match="after 3 steps nothing has moved in attention v_proj"):
+        training.train(home, training.row("still-1", "training.movement_steps=3", "training.weight_decay=0"))
+    assert published(home) == []
+
+
+# Early stopping
+
+
+def test_patience_publishes_the_best_checkpoint_and_says_so(home):
+    sets = ["training.max_steps=40", "training.patience=2", "data.holdout=0.15", "training.learning_rate=3e-2"]
+    link = FakeLink()
+    done = training.train(home, training.row("early-1", *sets), link)
+    assert done.state is RunState.SUCCEEDED
+    lines = [json.loads(text) for text in (home.run("early-1") / "metrics.jsonl").read_text().splitlines()]
+    evaluations = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    best = min(evaluations, key=evaluations.get)
+    assert max(evaluations) == best + 2 * 2 < 40, "two evaluations without a lower loss, two steps apart"
+    assert "no lower evaluation loss in 2 evaluations" in done.reason
+    from safetensors.torch import load_file
+
+    saved = load_file(home.run("early-1") / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
+    out = load_file(home.models / done.adapter / "adapter_model.safetensors")
+    assert saved.keys() == out.keys()
+    assert all(torch.equal(saved[key], out[key]) for key in saved)
+
+
+# A full disk
+
+
+@contextlib.contextmanager
+def small_disk(path, size: str):
+    """A file system of its own, of `size`, at `path`. Needs root or a kernel that lets users mount."""
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_loses_only_the_work_since_the_last_checkpoint(home):
+    with small_disk(home.run("full-1"), "3m"):
+        filler = home.run("full-1") / "filler"
+
+        def fill(step: int) -> None:
+            if step == 3:
+                with contextlib.suppress(OSError), filler.open("wb") as handle:
+                    while True:
+                        handle.write(bytes(4096))
+                        handle.flush()
+                filler.open("r+b").truncate(filler.stat().st_size - 65536)
+
+        run = training.row("full-1", "training.keep_checkpoints=1", "training.report_to=[]")
+        with pytest.raises(TrainingError, match=r"checkpoint 4 could not be written \(.* MiB free") as caught:
+            training.train(home, run, FakeLink(fill))
+        assert "runs resume" in caught.value.hint
+        folder = home.run("full-1") / "checkpoints"
+        assert [each.step for each in checkpoints.complete(folder)] == [2]
+        assert checkpoints.newest(folder).step == 2
+        assert not (folder / checkpoints.ASIDE).exists()
+        assert published(home) == []
+        filler.unlink()
+        assert training.train(home, run | {"attempt": 2}).state is RunState.SUCCEEDED
+        assert [step for step, _ in training.curve(home, "full-1")] == [1, 2, 3, 4, 5, 6]
