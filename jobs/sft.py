@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from configs import durable
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs import checkpoints, dataset
+from jobs import checkpoints, dataset, gate
 from jobs.metrics_log import MetricsLog
 
 VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "ray", "bitsandbytes", "unsloth", "unsloth_zoo")
@@ -43,9 +43,9 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     started = time.monotonic()
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
-    dialogues = dataset.read(config.data.dataset, config.data.split)
+    rows = dataset.read(config.data)
     base, model, tokenizer, trainable = _load(config)
-    data = dataset.prepare(dialogues, tokenizer, config.data, config.model.max_seq_length)
+    data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
     print(f"base {base.name}; trainable {trainable}; data: {data.report}")
     _write_resolved(folder, run, base, trainable, data.report)
     begin = _begin(run, home)
@@ -165,7 +165,7 @@ def _trainer(model, tokenizer, data: dataset.Prepared, config: RunConfig, folder
     trainer = (ModelLossTrainer if cpu else SFTTrainer)(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(data.rows),
+        train_dataset=Dataset.from_list(data.training),
         processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
         callbacks=[Progress()],
@@ -199,12 +199,12 @@ def _publish(run: dict, home: Home, config: RunConfig, base, model, trainable: d
     )
 
 
-def _write_resolved(folder: Path, run: dict, base, trainable: dict[str, int], report: dataset.Report) -> None:
+def _write_resolved(folder: Path, run: dict, base, trainable: dict[str, int], report: gate.Report) -> None:
     """What this run really was: configuration, versions, base, data. Written at every attempt."""
     versions = {name: metadata.version(name) for name in VERSIONS if _installed(name)}
     record = {"run": run["id"], "attempt": run["attempt"], "config": run["config"], "python": platform.python_version()}
     record |= {"versions": versions, "base": {"name": base.name, "fingerprint": base.fingerprint}}
-    record |= {"trainable": trainable, "data": vars(report)}
+    record |= {"trainable": trainable, "data": asdict(report)}
     durable.write_text(folder / "resolved.json", json.dumps(record, indent=1))
 
 
