@@ -33,8 +33,10 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     place = home()
     wanted = request.resolve(place, **flags)
     if dataset.locate(wanted.config.data.dataset) is not None:
-        dialogues = dataset.read(wanted.config.data.dataset, wanted.config.data.split)
-        output.say(f"data: {len(dialogues)} dialogues in {wanted.config.data.dataset}")
+        rows = dataset.read(wanted.config.data)
+        output.say(f"data: {len(rows.dialogues)} dialogues in {wanted.config.data.dataset}")
+        for reason in rows.bad:
+            output.say(f"left out: {reason}")
     if validate or dry_run:
         output.say(f"base: {_validated(wanted)}")
     if dry_run:
@@ -67,9 +69,9 @@ def _validated(wanted: TrainRequest) -> str:
 
     path = checkpoint.resolve(wanted.config.model.base)
     base = checkpoint.inspect(path)
-    dialogues = dataset.read(wanted.config.data.dataset, wanted.config.data.split)
+    rows = dataset.read(wanted.config.data)
     tokenizer = checkpoint.load_tokenizer(path)
-    prepared = dataset.prepare(dialogues, tokenizer, wanted.config.data, wanted.config.model.max_seq_length)
+    prepared = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length)
     output.say(f"rendered: {prepared.report}")
     return f"{base.name} ({base.layout}) in {path}"
 

@@ -75,7 +75,10 @@ class Marks:
 
 
 def spans(ids: Sequence[int], tokenizer, marks: Marks) -> list[Span]:
-    """The assistant's messages in a rendered dialogue, in order; a last one that was cut short included."""
+    """The assistant's messages in a rendered dialogue, in order; a last one that was cut short included.
+
+    Find them before cutting: a message that was cut in its header does not say what it is.
+    """
     found: list[Span] = []
     starts = [position for position, token in enumerate(ids) if token == marks.start] + [len(ids)]
     for start, limit in pairwise(starts):
@@ -83,7 +86,12 @@ def spans(ids: Sequence[int], tokenizer, marks: Marks) -> list[Span]:
         if tuple(ids[start + 1 : role_end]) != marks.assistant or role_end >= limit:
             continue
         body = next((at + 1 for at in range(role_end, limit) if ids[at] == marks.message), limit)
-        goes_on = bool(found) and found[-1].stop == start and ids[start - 1] == marks.end
+        goes_on = (
+            bool(found)
+            and found[-1].stop == start
+            and ids[start - 1] == marks.end
+            and found[-1].part in (Part.ANALYSIS, Part.COMMENTARY)  # an answer or a call ends the generation
+        )
         part = _part(tokenizer.decode(ids[role_end : min(body, limit)]))
         closed = ids[limit - 1] in (marks.end, *marks.stop) and body < limit
         found.append(Span(part, start if goes_on else role_end, body, limit, closed))
@@ -103,14 +111,23 @@ def _part(header: str) -> Part:
 
 def labels(ids: Sequence[int], found: Sequence[Span], mode: MaskMode, marks: Marks) -> list[int]:
     """What is learned at each position: the token itself, `<|return|>` where an earlier answer ends in `<|end|>`, or
-    IGNORED. As long as `ids`; shifted by one inside the model, as Transformers does it.
+    IGNORED. As long as `ids`, which may be the beginning of what the spans were found in; shifted by one inside the
+    model, as Transformers does it.
     """
     out = [IGNORED] * len(ids)
     for span in found:
-        if span.part not in LEARNED[mode]:
+        first = learned_from(span, mode)
+        if first is None or first >= len(ids):
             continue
-        first = span.body if mode == "final_only" else span.begin
-        out[first : span.stop] = ids[first : span.stop]
-        if span.part is Part.FINAL and span.ended and first < span.stop:
-            out[span.stop - 1] = marks.stop[0]
+        stop = min(span.stop, len(ids))
+        out[first:stop] = ids[first:stop]
+        if span.part is Part.FINAL and span.ended and stop == span.stop:
+            out[stop - 1] = marks.stop[0]
     return out
+
+
+def learned_from(span: Span, mode: MaskMode) -> int | None:
+    """The first position of `span` that `mode` learns; the rest of the span follows. None: nothing of it."""
+    if span.part not in LEARNED[mode]:
+        return None
+    return span.body if mode == "final_only" else span.begin

@@ -10,6 +10,7 @@ from configs.errors import DataError, TrainingError
 from configs.paths import TINY_DATASET, TINY_MODEL
 from configs.schema import DataConfig
 from jobs import dataset, masking
+from jobs.dialogue import Dialogue
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 USER = {"role": "user", "content": "Hi"}
@@ -17,8 +18,12 @@ ANSWER = {"role": "assistant", "content": "Hello."}
 GOOD = {"messages": [USER, ANSWER]}
 BAD_ROWS = {
     "not JSON": ("{nope", "not JSON: "),
-    "a list": ("[1, 2]", "no list `messages`"),
-    "no messages": ('{"text": "Hi"}', "no list `messages`"),
+    "a list": ("[1, 2]", "a row is an object with columns, not [1, 2]"),
+    "no known columns": (
+        '{"text": "Hi", "label": 1}',
+        "cannot tell the layout: found columns text, label; "
+        "expected messages or conversations or prompt+completion or instruction+output",
+    ),
     "empty messages": ('{"messages": []}', "no list `messages`"),
     "messages that are text": ('{"messages": "Hi"}', "no list `messages`"),
     "a message that is text": ('{"messages": ["Hi"]}', "message 1: role 'Hi' is none of"),
@@ -44,9 +49,16 @@ def write(path, *rows) -> str:
     return str(path)
 
 
-def refused(name: str, **how) -> DataError:
+def read(name: str, **config) -> list[Dialogue]:
+    """The dialogues of a data set in which no row is bad."""
+    rows = dataset.read(DataConfig(dataset=name, **config))
+    assert rows.bad == []
+    return rows.dialogues
+
+
+def refused(name: str, **config) -> DataError:
     with pytest.raises(DataError) as caught:
-        dataset.read(name, **how)
+        dataset.read(DataConfig(dataset=name, **config))
     assert "\n" not in caught.value.message
     return caught.value
 
@@ -55,7 +67,7 @@ def refused(name: str, **how) -> DataError:
 
 
 def test_the_bundled_data_set_reads_by_name():
-    dialogues = dataset.read("tiny-demo")
+    dialogues = read("tiny-demo")
     assert len(dialogues) == len(TINY_DATASET.read_text().splitlines())
     assert dialogues[0].where == "demo.jsonl:1"
     assert [message["role"] for message in dialogues[0].messages] == ["user", "assistant"]
@@ -64,7 +76,7 @@ def test_the_bundled_data_set_reads_by_name():
 def test_rows_keep_their_words_and_know_their_line(tmp_path):
     thinking = {"role": "assistant", "thinking": "Greet.", "content": "Hello."}
     name = write(tmp_path / "chats.jsonl", GOOD, "", {"messages": [USER, thinking], "tools": []})
-    first, second = dataset.read(name)
+    first, second = read(name)
     assert (first.messages, first.where) == ([USER, ANSWER], "chats.jsonl:1")
     assert (second.messages, second.where, second.tools) == ([USER, thinking], "chats.jsonl:3", None)
 
@@ -80,7 +92,7 @@ def test_all_bad_rows_are_found_at_once_and_many_are_counted(tmp_path):
     rows = [GOOD, "{", GOOD, *(["[]"] * 7)]
     message = refused(write(tmp_path / "chats.jsonl", *rows)).message
     assert "chats.jsonl:2: not JSON" in message
-    assert "chats.jsonl:4: no list `messages`" in message
+    assert "chats.jsonl:4: a row is an object with columns, not []" in message
     assert message.endswith("; and 3 more")
 
 
@@ -96,7 +108,7 @@ def test_all_bad_rows_are_found_at_once_and_many_are_counted(tmp_path):
 )
 def test_malformed_tools_and_calls_are_a_data_error_with_the_line(row, tmp_path):
     with pytest.raises(DataError, match=r"chats\.jsonl:1: "):
-        prepare(dataset.read(write(tmp_path / "chats.jsonl", row)))
+        prepare(read(write(tmp_path / "chats.jsonl", row)))
 
 
 def test_text_may_hold_unicode_line_separators(tmp_path):
@@ -104,7 +116,7 @@ def test_text_may_hold_unicode_line_separators(tmp_path):
     path = tmp_path / "chats.jsonl"
     row = {"messages": [USER, {"role": "assistant", "content": text}]}
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n" + json.dumps(GOOD) + "\n", encoding="utf-8")
-    first, second = dataset.read(str(path))
+    first, second = read(str(path))
     assert first.messages[1]["content"] == text
     assert second.where == "chats.jsonl:2"
 
@@ -112,7 +124,7 @@ def test_text_may_hold_unicode_line_separators(tmp_path):
 def test_windows_line_ends_are_fine(tmp_path):
     path = tmp_path / "chats.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b"\r\n" + json.dumps(GOOD).encode() + b"\r\n")
-    assert [dialogue.where for dialogue in dataset.read(str(path))] == ["chats.jsonl:1", "chats.jsonl:2"]
+    assert [dialogue.where for dialogue in read(str(path))] == ["chats.jsonl:1", "chats.jsonl:2"]
 
 
 def test_a_file_that_is_not_utf8_is_refused_with_its_name(tmp_path):
@@ -131,9 +143,11 @@ def test_an_empty_file_is_refused(content, tmp_path):
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
-    path = tmp_path / "chats.csv"
+    path = tmp_path / "chats.txt"
     path.write_text("a,b")
-    assert "is not a .jsonl file" in refused(str(path)).message
+    error = refused(str(path))
+    assert error.message == f"{path} is not a file of rows"
+    assert error.hint.startswith("one of .jsonl, .json, .csv, .parquet")
 
 
 @pytest.mark.parametrize("name", ["nope.jsonl", "./nope", "/nope/chats.jsonl", "~/nope.jsonl", "nope", "a/b/c"])
@@ -165,7 +179,7 @@ def test_a_folder_made_by_datasets_reads_and_arrows_absent_keys_are_absent(tmp_p
     silent = [message | {"thinking": None} for message in (USER, ANSWER)]
     thinking = [silent[0], ANSWER | {"thinking": "Greet."}]
     Dataset.from_list([{"messages": silent}, {"messages": thinking}]).save_to_disk(tmp_path / "data")
-    first, second = dataset.read(str(tmp_path / "data"))
+    first, second = read(str(tmp_path / "data"))
     assert first.messages == [USER, ANSWER]
     assert second.messages[1]["thinking"] == "Greet."
     assert second.where == "data[1]"
@@ -174,7 +188,7 @@ def test_a_folder_made_by_datasets_reads_and_arrows_absent_keys_are_absent(tmp_p
 def test_a_split_that_does_not_exist_lists_those_that_do(tmp_path):
     whole = DatasetDict({"train": Dataset.from_list([GOOD]), "test": Dataset.from_list([GOOD])})
     whole.save_to_disk(tmp_path / "data")
-    assert len(dataset.read(str(tmp_path / "data"), "test")) == 1
+    assert len(read(str(tmp_path / "data"), split="test")) == 1
     error = refused(str(tmp_path / "data"), split="validation")
     assert "no split 'validation'" in error.message
     assert error.hint == "splits: train, test"
@@ -188,16 +202,18 @@ def test_a_folder_that_datasets_did_not_make_is_refused(tmp_path):
 
 
 def prepare(dialogues, max_seq_length: int = 512, **config) -> dataset.Prepared:
-    return dataset.prepare(dialogues, TOKENIZER, DataConfig(**config), max_seq_length)
+    """With nothing held out, and as many rows cut as may be, unless the test says otherwise."""
+    config = DataConfig(**{"holdout": 0, "max_cut_share": 1} | config)
+    return dataset.prepare(dataset.Rows(list(dialogues), []), TOKENIZER, config, max_seq_length)
 
 
-def dialogue(*messages: dict, where: str = "chats.jsonl:1") -> dataset.Dialogue:
-    return dataset.Dialogue(list(messages), None, where)
+def dialogue(*messages: dict, where: str = "chats.jsonl:1") -> Dialogue:
+    return Dialogue(list(messages), None, where)
 
 
 def test_rows_are_ids_and_labels_of_equal_length_and_are_counted():
     prepared = prepare([dialogue(USER, ANSWER)] * 3)
-    (row, *_) = prepared.rows
+    (row, *_) = prepared.training
     assert len(row["input_ids"]) == len(row["labels"])
     answer = "<|channel|>final<|message|>Hello.<|return|>"
     assert TOKENIZER.decode([label for label in row["labels"] if label != masking.IGNORED]) == answer
@@ -208,14 +224,18 @@ def test_rows_are_ids_and_labels_of_equal_length_and_are_counted():
 
 
 def test_a_row_that_is_too_long_is_cut_at_the_end_and_counted():
-    whole = prepare([dialogue(USER, ANSWER)])
+    rows = [dialogue(USER, {"role": "assistant", "content": "Hello, hello, hello."}), dialogue(USER, ANSWER)]
+    whole = prepare(rows)
     length = whole.report.longest_row
-    cut = prepare([dialogue(USER, ANSWER)], max_seq_length=length - 2)
-    assert cut.rows[0]["input_ids"] == whole.rows[0]["input_ids"][:-2]
-    assert (cut.report.cut_rows, cut.report.longest_row, cut.report.tokens) == (1, length, length - 2)
+    cut = prepare(rows, max_seq_length=length - 2)
+    assert cut.training[0]["input_ids"] == whole.training[0]["input_ids"][:-2]
+    assert cut.training[1] == whole.training[1]
+    assert (cut.report.cut_rows, cut.report.longest_row) == (1, length)
+    assert (cut.report.cut_tokens_largest, cut.report.cut_tokens_mean, cut.report.cut_share) == (2, 2, 0.5)
+    assert cut.report.tokens == whole.report.tokens - 2
     assert cut.report.learned_tokens == whole.report.learned_tokens - 2
     assert f"1 rows lose their end (the longest has {length} tokens)" in str(cut.report)
-    assert prepare([dialogue(USER, ANSWER)], max_seq_length=length).report.cut_rows == 0
+    assert prepare(rows, max_seq_length=length).report.cut_rows == 0
 
 
 def test_a_row_that_is_cut_before_its_answer_teaches_nothing_and_is_counted():
@@ -241,14 +261,14 @@ def test_a_dialogue_that_the_template_refuses_is_named_with_its_line():
 
 def test_reasoning_effort_and_date_are_in_every_row_and_change_nothing_else():
     text = TOKENIZER.decode(
-        prepare([dialogue(USER, ANSWER)], reasoning_effort="high", current_date="2031-05-06").rows[0]["input_ids"]
+        prepare([dialogue(USER, ANSWER)], reasoning_effort="high", current_date="2031-05-06").training[0]["input_ids"]
     )
     assert "Reasoning: high" in text
     assert "Current date: 2031-05-06" in text
-    assert prepare([dialogue(USER, ANSWER)]).rows == prepare([dialogue(USER, ANSWER)]).rows
+    assert prepare([dialogue(USER, ANSWER)]).training == prepare([dialogue(USER, ANSWER)]).training
 
 
 def test_the_bundled_data_set_fits_its_profile_without_a_cut():
-    report = prepare(dataset.read("tiny-demo")).report
+    report = prepare(read("tiny-demo")).report
     assert (report.cut_rows, report.empty_rows) == (0, 0)
     assert report.learned_tokens > report.rows * 5
