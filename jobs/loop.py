@@ -260,7 +260,8 @@ def _set_learning_rate(optimizer, scheduler, rate: float) -> None:
     if all(base == rate for base in scheduler.base_lrs):
         return
     scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
-    for group, now in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+    scheduler._last_lr = [rate * factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    for group, now in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["initial_lr"], group["lr"] = rate, now
 
 

@@ -6,7 +6,7 @@ this module only to name `execute`, and because Unsloth must come before transfo
 
 import errno
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors import monitor
@@ -115,7 +115,7 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
         versions=origin["versions"],
         base={"name": base.name, "fingerprint": base.fingerprint},
         trainable=checkpoint.trainable_counts(model),
-        data=report.as_json(),
+        data=asdict(report),
     )
 
     def cut(max_seq_length: int):
