@@ -129,8 +129,9 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
 
 def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOfMemory | Verdict:
     """One trainer's life. What it held on the GPU is free once this has returned."""
-    progress = _Progress(work, begin)
-    trainer = _trainer(work, plan, progress)
+    with work.record.stage("build trainer"):
+        progress = _Progress(work, begin)
+        trainer = _trainer(work, plan, progress)
     try:
         trainer.train(resume_from_checkpoint=str(begin.path) if begin else None)
     except torch.OutOfMemoryError:
@@ -203,8 +204,7 @@ class _Progress(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         done, last = state.global_step - self.begin, state.global_step >= state.max_steps
         if done == 1:
-            self.work.record.took("first step", time.monotonic() - self.seen[0])
-            self.work.record.measured()
+            self.work.record.first_step(time.monotonic() - self.seen[0])
         if self.movement and (done >= self.work.config.training.movement_steps or last):
             self.movement.check(self.work.model, done)
             self.movement = None

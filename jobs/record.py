@@ -18,6 +18,7 @@ class Record:
     def __init__(self, folder: Path, granted_at: float | None) -> None:
         self._folder = folder
         self._measured: dict[str, Any] = {"stages": {}}
+        self._granted_at = granted_at or time.time()
         if granted_at is not None:
             self._measured["stages"]["processes"] = round(time.time() - granted_at, 3)
 
@@ -33,8 +34,13 @@ class Record:
         stages = self._measured["stages"]
         stages[name] = round(stages.get(name, 0) + seconds, 3)
 
+    def first_step(self, seconds: float) -> None:
+        """The first step took so long; note it, and the seconds from the slot's grant until now."""
+        self.took("first step", seconds)
+        self.measured(granted_to_first_step=round(time.time() - self._granted_at, 3))
+
     def measured(self, **values: Any) -> None:
-        """Add what was measured and write it: `stages`, `fit`, `peak_memory_bytes`, `energy_joules`, ..."""
+        """Add what was measured and write it: `stages` in seconds, `fit`, `peak_memory_bytes`, `energy_joules`, ..."""
         self._measured |= values
         durable.write_text(self._folder / MEASURED, json.dumps(self._measured, indent=1))
 

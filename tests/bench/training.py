@@ -115,6 +115,7 @@ def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch
         f"training.max_steps={options.max_steps}",
         "training.save_steps=1000",
         f"training.vram_gib={CAP_GIB}",
+        "training.report_to=[]",
         *options.sets,
     ]
     config = load_run(profile, sets)
@@ -138,6 +139,7 @@ def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch
         "step_seconds": [round(each, 3) for each in times],
         "peak_gib": round(peak / 2**30, 2) if peak else None,
         "energy_joules": measured.get("energy_joules"),
+        "granted_to_first_step_seconds": measured["granted_to_first_step"],
         "stages_seconds": measured["stages"],
         "fit": measured.get("fit"),
         "trainable": record["trainable"],
