@@ -30,6 +30,7 @@ class Link:
         self._run = (run_id, attempt)
         self.share = share
         """The part of its slot's GPU that the task may use."""
+        self._control: Any = None
 
     def starting(self) -> Directive:
         return self._tell("starting", pid=os.getpid())
@@ -43,16 +44,21 @@ class Link:
     def note(self, kind: str, text: str) -> None:
         """Put a line into the run's events."""
         try:
-            ask(find().note, kind, text, self._run[0], timeout=REPORT_TIMEOUT_S)
+            ask(self._actor().note, kind, text, self._run[0], timeout=REPORT_TIMEOUT_S)
         except TandemError as error:
             print(f"{error.message}; going on", file=sys.stderr)
 
     def _tell(self, method: str, **values: Any) -> Directive:
         try:
-            return ask(getattr(find(), method), *self._run, timeout=REPORT_TIMEOUT_S, **values)
+            return ask(getattr(self._actor(), method), *self._run, timeout=REPORT_TIMEOUT_S, **values)
         except TandemError as error:
             print(f"{error.message}; going on", file=sys.stderr)
             return Directive.CONTINUE
+
+    def _actor(self) -> Any:
+        """Looked up once: a handle outlives its actor's restarts."""
+        self._control = self._control or find()
+        return self._control
 
 
 class Trainer:

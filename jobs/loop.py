@@ -184,6 +184,18 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+class _Collator:
+    """Pads rows to a batch, and counts their tokens: the trainer's own count waits for the GPU at every batch."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.tokens = 0
+        self._collate = DataCollatorForLanguageModeling(pad_token_id=pad_token_id)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        self.tokens += sum(len(row["input_ids"]) for row in rows)
+        return self._collate(rows)
+
+
 class _Progress(TrainerCallback):
     """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
 
@@ -195,10 +207,11 @@ class _Progress(TrainerCallback):
         self.evaluating = self.stopped = False
         self.early: str | None = None
         self.movement: Movement | None = Movement(work.model)
+        self.collator = _Collator(work.tokenizer.pad_token_id)
         self.seen = (time.monotonic(), 0)
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
-        self.seen = (time.monotonic(), state.num_input_tokens_seen)
+        self.seen = (time.monotonic(), self.collator.tokens)
         _set_learning_rate(optimizer, lr_scheduler, _learning_rate(self.work))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -216,7 +229,7 @@ class _Progress(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
-        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        now, tokens = time.monotonic(), self.collator.tokens
         rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
         self.seen = (now, tokens)
         line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
@@ -237,12 +250,12 @@ class _Progress(TrainerCallback):
             self.early = enough
             control.should_training_stop = True
             self.work.say("early", f"stopping early: {enough}")
-        self.seen = (time.monotonic(), state.num_input_tokens_seen)
+        self.seen = (time.monotonic(), self.collator.tokens)
 
     def on_save(self, args, state, control, **kwargs) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
         checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
-        self.seen = (time.monotonic(), state.num_input_tokens_seen)
+        self.seen = (time.monotonic(), self.collator.tokens)
 
     def _heed(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
@@ -287,7 +300,7 @@ def _trainer(work: Work, plan: Plan, progress: _Progress) -> SFTTrainer:
         project=f"tandem-{config.profile}",
         **evaluation,
     )
-    trainer = _new_trainer(_kind(work), work, arguments, rows, held_out, [progress])
+    trainer = _new_trainer(trainer_class(work), work, arguments, rows, held_out, progress, progress.collator)
     if "tensorboard" in training.report_to:
         trainer.add_callback(TensorBoardCallback(_tensorboard(work, progress.begin)))
     return trainer
@@ -310,7 +323,6 @@ def _arguments(work: Work, plan: Plan, **more: Any) -> SFTConfig:
         seed=training.seed,
         data_seed=training.seed,
         logging_nan_inf_filter=False,  # its default hides a NaN loss
-        include_num_input_tokens_seen="all",
         prediction_loss_only=True,
         max_length=None,  # cut, and counted, in jobs.dataset
         packing=False,
@@ -321,22 +333,24 @@ def _arguments(work: Work, plan: Plan, **more: Any) -> SFTConfig:
     )
 
 
-def _new_trainer(kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callbacks: list):
+def _new_trainer(
+    kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback, collator
+) -> SFTTrainer:
     trainer = kind(
         model=work.model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(held_out) if held_out else None,
         processing_class=work.tokenizer,
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=work.tokenizer.pad_token_id),
-        callbacks=callbacks,
+        data_collator=collator,
+        callbacks=[callback],
     )
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)  # _Progress says it in one line
     return trainer
 
 
-def _kind(work: Work) -> type[SFTTrainer]:
+def trainer_class(work: Work) -> type[SFTTrainer]:
     """SFTTrainer with checkpoints written aside, and on a CPU the model's own loss."""
 
     class Whole(SFTTrainer):
@@ -416,11 +430,11 @@ class _Timing(TrainerCallback):
 
 
 def _probing_trainer(work: Work, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
-    class InOrder(_kind(work)):
+    class InOrder(trainer_class(work)):
         def _get_train_sampler(self, *args) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
     folder = str(work.checkpoints / ".probing")
     quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 1000, "learning_rate": 0.0}
     arguments = _arguments(work, plan, output_dir=folder, max_steps=2, **quiet)
-    return _new_trainer(InOrder, work, arguments, rows, [], [timing])
+    return _new_trainer(InOrder, work, arguments, rows, [], timing, _Collator(work.tokenizer.pad_token_id))

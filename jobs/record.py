@@ -22,6 +22,11 @@ class Record:
         if granted_at is not None:
             self._measured["stages"]["processes"] = round(time.time() - granted_at, 3)
 
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds by stage so far."""
+        return dict(self._measured["stages"])
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what happens inside as `stages[name]`, in seconds."""

@@ -53,7 +53,7 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):
         rows = dataset.read(config.data)
-    base, model, tokenizer = _load(config, device, link.share, record)
+    base, model, tokenizer = load(config, device, link.share, record)
     with record.stage("prepare data"):
         data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
     work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
@@ -75,7 +75,7 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{early}", manifest.version)
 
 
-def _load(config: RunConfig, device: str, share: float, record: Record):
+def load(config: RunConfig, device: str, share: float, record: Record):
     """The base's description, the model with a fresh adapter, and its tokenizer."""
     with record.stage("import libraries"):
         from models import checkpoint  # imports torch

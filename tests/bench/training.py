@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    result: dict[str, Any] = {"command": f"python -m {__spec__.name} {' '.join(_shown(sys.argv[1:]))}"}
+    result: dict[str, Any] = {"command": f"python -m {__spec__.name} {' '.join(shown(sys.argv[1:]))}"}
     result |= {"machine": machine(), "cap_gib": CAP_GIB, "experts": options.experts, "runs": []}
     try:
         if options.baseline:
@@ -63,7 +63,13 @@ def main() -> None:
 
 def baseline(options: argparse.Namespace) -> dict[str, Any]:
     """The plain script's median step after the first, in seconds, and its peak memory in GiB."""
-    command = [sys.executable, str(options.baseline), options.base, *(["experts"] if options.experts else []), "2"]
+    command = [
+        sys.executable,
+        str(options.baseline.absolute()),
+        options.base,
+        *(["experts"] if options.experts else []),
+        "2",
+    ]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tempfile.gettempdir())
     steps = [(int(s), float(t), float(p)) for _, s, t, p in BASELINE_STEP.findall(done.stdout)]
@@ -88,7 +94,7 @@ def runs(options: argparse.Namespace):
     slots.append({"name": "1", "gpu": None, "roles": ["serve"]})
     sets = (f"http_port={http}", f"dashboard_port={dashboard}", f"slots={json.dumps(slots)}")
     data = home.root / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in _rows(options.base)))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(options.base)))
     try:
         running = cluster.start(home, load_cluster(sets=sets), print)
         cluster.connect(home, running)
@@ -154,7 +160,7 @@ def _ratio(run: dict[str, Any], plain: dict[str, Any] | None) -> dict[str, Any]:
     return {"times_as_fast_as_baseline": round(plain["median_step_seconds"] / run["median_step_seconds"], 3)}
 
 
-def _rows(base: str) -> list[dict]:
+def rows_of(base: str) -> list[dict]:
     """200 dialogues of exactly ROW_TOKENS tokens (of 512 for the embedded model) once rendered."""
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(base))
     wanted = 512 if base == "tiny" else ROW_TOKENS
@@ -169,7 +175,7 @@ def _rows(base: str) -> list[dict]:
     return rows
 
 
-def _shown(arguments: list[str]) -> list[str]:
+def shown(arguments: list[str]) -> list[str]:
     """The command without folders of one machine."""
     return [Path(argument).name if "/" in argument and "=" not in argument else argument for argument in arguments]
 

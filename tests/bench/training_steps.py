@@ -1,0 +1,209 @@
+"""A step of Tandem against a step of plain Unsloth + TRL, in one process and in turns, so that neither machine nor
+compilation differs. On a GPU:
+
+    python -m tests.bench.training_steps --base DIR --out FILE
+    python -m tests.bench.training_steps --base DIR --experts --out FILE
+
+`plain` is SFTTrainer as scripts use it, 2 x 8 rows; `tandem 2 x 8` is the run's own loop at the same micro-batch;
+`tandem auto` is that loop at the micro-batch which its probe chose. 16 rows of 1,024 tokens a step, LoRA rank 8, at
+most 24 GiB. A step is timed from the end of the one before, so data, logging and reports are in it.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from actors import monitor
+from configs.load import load_run
+from configs.paths import Home
+from jobs import dataset, fit, provenance
+from jobs.ladder import first_plan
+from jobs.record import Record
+from tests.bench.main_job import machine
+from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, shown
+
+STEPS, TURNS = 6, 3
+PLAIN = {"micro_batch": 2, "accumulation": 8}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="`tiny`, or a local checkpoint folder")
+    parser.add_argument("--experts", action="store_true", help="train the experts too")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result: dict[str, Any] = {"command": f"python -m {__spec__.name} {' '.join(shown(sys.argv[1:]))}"}
+    result |= {"machine": machine(), "cap_gib": CAP_GIB, "experts": options.experts}
+    folder = Path(tempfile.mkdtemp(prefix="tdb", dir="/tmp"))
+    try:
+        for part in measure(options, Home(folder)):
+            result |= part
+            text = json.dumps(result, indent=1)
+            if options.out:
+                options.out.write_text(text + "\n")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(text)
+
+
+def measure(options: argparse.Namespace, home: Home):
+    from jobs import sft
+
+    device = "cuda" if monitor.gpus() else "cpu"
+    tiny = options.base == "tiny"
+    data = home.root / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(options.base)))
+    sets = [
+        f"model.base={options.base}",
+        f"model.max_seq_length={512 if tiny else ROW_TOKENS}",
+        f"data.dataset={json.dumps(str(data))}",
+        "data.holdout=0",
+        "lora.r=8",
+        "lora.alpha=16",
+        f"lora.train_experts={json.dumps(options.experts)}",
+        "training.effective_batch=16",
+        f"training.max_steps={STEPS}",
+        "training.warmup_steps=0",
+        "training.save_steps=1000",
+        f"training.vram_gib={CAP_GIB}",
+        "training.report_to=[]",
+        "watchdog.on_spike=ignore",
+    ]
+    config = load_run("tiny" if tiny else "quick_test", sets)
+    record = Record(home.run("bench"), None)
+    home.run("bench").mkdir(parents=True)
+    _, model, tokenizer = sft.load(config, device, 1.0, record)
+    prepared = dataset.prepare(dataset.read(config.data), tokenizer, config.data, config.model.max_seq_length)
+    work = _work(home, config, model, tokenizer, prepared, device, record)
+    chosen = _probe(work, home)
+    yield {"fit": {"micro_batch": chosen.micro_batch, "trials": [vars(trial) for trial in chosen.trials]}}
+    yield {"versions": provenance.versions(), "load_seconds": record.stages}
+    legs = {"plain": [], "tandem 2 x 8": [], "tandem auto": []}
+    for _ in range(TURNS):
+        legs["plain"].append(_plain(work))
+        legs["tandem 2 x 8"].append(_tandem(work, PLAIN["micro_batch"]))
+        legs["tandem auto"].append(_tandem(work, chosen.micro_batch))
+        yield _summary(legs)
+
+
+def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    medians = {name: statistics.median(s for leg in turns for s in leg["seconds"]) for name, turns in legs.items()}
+    return {
+        "median_step_seconds": {name: round(value, 3) for name, value in medians.items()},
+        "step_seconds": {name: [leg["seconds"] for leg in turns] for name, turns in legs.items()},
+        "peak_gib": {name: max(leg["peak_gib"] or 0 for leg in turns) for name, turns in legs.items()},
+        "same_micro_batch_slower_by_percent": round(100 * (medians["tandem 2 x 8"] / medians["plain"] - 1), 2),
+        "auto_times_as_fast_as_plain": round(medians["plain"] / medians["tandem auto"], 3),
+    }
+
+
+def _work(home: Home, config, model, tokenizer, prepared, device: str, record: Record):
+    from jobs.loop import Work
+    from tests.training import FakeLink
+
+    origin = provenance.origin(config, base="", data="", template="", device=device)
+    rows = (prepared.training, prepared.held_out)
+    return Work(model, tokenizer, config, home.run("bench"), device, FakeLink(), record, origin, lambda length: rows)
+
+
+def _probe(work, home: Home) -> fit.Fit:
+    from jobs import loop
+
+    def trial(micro_batch: int) -> fit.Trial:
+        return loop.probe(work, first_plan(work.config, micro_batch))
+
+    return fit.choose(16, trial, longest_row=work.config.model.max_seq_length, key="bench", cache=home.cache)
+
+
+def _tandem(work, micro_batch: int) -> dict[str, Any]:
+    from jobs import loop
+
+    work.reset()
+    work.log.path.unlink(missing_ok=True)
+    shutil.rmtree(work.checkpoints, ignore_errors=True)
+    _reset_peak()
+    began = time.time()
+    loop.train(work, first_plan(work.config, micro_batch), None)
+    ends = [line["at"] for line in work.log.losses()]
+    return {"seconds": _between(ends), "peak_gib": _peak_gib(), "all_seconds": round(time.time() - began, 2)}
+
+
+def _plain(work) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args, **kwargs) -> None:
+            _wait()
+            ends.append(time.time())
+
+    work.reset()
+    _reset_peak()
+    cpu = work.device == "cpu"
+    texts = Dataset.from_list([{"text": work.tokenizer.decode(row["input_ids"])} for row in work.rows(0)[0]])
+    arguments = SFTConfig(
+        per_device_train_batch_size=PLAIN["micro_batch"],
+        gradient_accumulation_steps=PLAIN["accumulation"],
+        max_steps=STEPS,
+        learning_rate=2e-4,
+        optim="adamw_torch" if cpu else "adamw_8bit",
+        logging_steps=100,
+        output_dir=str(work.folder / "plain"),
+        report_to="none",
+        max_length=ROW_TOKENS,
+        bf16=not cpu,
+        use_cpu=cpu,
+        save_strategy="no",
+        dataset_num_proc=1,
+        disable_tqdm=True,
+    )
+    from jobs import loop
+
+    kind = loop.trainer_class(work) if cpu else SFTTrainer
+    kind(
+        model=work.model,
+        processing_class=work.tokenizer,
+        train_dataset=texts,
+        callbacks=[Clock()],
+        args=arguments,
+    ).train()
+    return {"seconds": _between(ends), "peak_gib": _peak_gib()}
+
+
+def _between(ends: list[float]) -> list[float]:
+    return [round(after - before, 4) for before, after in itertools.pairwise(ends)]
+
+
+def _wait() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _reset_peak() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_gib() -> float | None:
+    import torch
+
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
+
+
+if __name__ == "__main__":
+    main()
