@@ -1,6 +1,8 @@
 """`tandem data inspect`: the report, the rows as they are learned, and the refusal that training would give."""
 
 import json
+import re
+import sys
 
 import pytest
 
@@ -140,6 +142,17 @@ def test_what_a_terminal_would_obey_is_shown_as_text(inspect, chats):
     out = inspect(chats(row), "--row", "1").out
     assert "\\x1b[31mHi\\x0d" in out
     assert "\x1b" not in out
+
+
+def test_a_terminal_gets_learned_text_in_the_colour_of_its_part_and_the_rest_dim(inspect, chats, monkeypatch):
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: True, raising=False)
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "200"), ("NO_COLOR", "")):
+        monkeypatch.setenv(name, value)
+    shown = inspect(chats(TURNS), "--row", "1").out
+    assert "\x1b[1;36m<|channel|>analysis<|message|>Part.<|end|>" in shown
+    assert "\x1b[1;32m<|start|>assistant<|channel|>final<|message|>Ciao.<|return|>" in shown
+    assert re.search(r"\x1b\[2m<\|start\|>user<\|message\|>Bye|\x1b\[2m.*Bye", shown)
+    assert "[[" not in shown
 
 
 @pytest.mark.parametrize("name", ["nope.jsonl", "{}", "null"])

@@ -6,7 +6,7 @@ import re
 
 import pyarrow
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -106,6 +106,24 @@ def test_arrows_nulls_are_absent_also_inside_arguments_and_schemas(tmp_path):
     rows = [row("weather", city="Rome"), row("time", zone="UTC")]
     got = read(save_parquet(tmp_path / "a.parquet", rows)).dialogues
     assert [{"messages": each.messages, "tools": each.tools} for each in got] == rows
+
+
+def test_multilingual_thinking_reads_as_arrow_has_it(tmp_path):
+    """The schema of HuggingFaceH4/Multilingual-Thinking, every message with all three keys."""
+    said = [("system", "reasoning language: French\n\nBe lively.", None), ("user", "Trends?", None)]
+    said += [("assistant", "Here are the trends.", "D'accord, les tendances.")]
+    row = {"reasoning_language": "French", "developer": "Be lively.", "user": "Trends?"}
+    row |= {"analysis": "D'accord, les tendances.", "final": "Here are the trends."}
+    row |= {"messages": [{"content": text, "role": role, "thinking": thinking} for role, text, thinking in said]}
+    message = {"content": Value("string"), "role": Value("string"), "thinking": Value("string")}
+    texts = dict.fromkeys(("reasoning_language", "developer", "user", "analysis", "final"), Value("string"))
+    Dataset.from_list([row], features=Features({**texts, "messages": List(message)})).save_to_disk(tmp_path / "a")
+    (dialogue,) = read(tmp_path / "a").dialogues
+    assert dialogue.messages == [
+        {"role": "system", "content": "reasoning language: French\n\nBe lively."},
+        {"role": "user", "content": "Trends?"},
+        {"role": "assistant", "content": "Here are the trends.", "thinking": "D'accord, les tendances."},
+    ]
 
 
 # Bad rows and broken files

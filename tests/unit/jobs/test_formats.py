@@ -1,10 +1,12 @@
 """Layouts: every row becomes the same dialogue, whatever its columns are called and however its JSON is packed."""
 
 import json
+import re
 
 import pytest
 
 from configs.errors import DataError
+from configs.paths import SOURCE
 from jobs import formats
 
 USER = {"role": "user", "content": "Rome?"}
@@ -209,3 +211,12 @@ def test_a_row_that_fits_no_dialogue_is_refused_with_the_reason(row, reason):
 
 def test_text_that_only_looks_like_a_nul_escape_is_fine():
     assert read({"messages": [USER, {"role": "assistant", "content": "write \\u0000"}]}).messages[1]["content"]
+
+
+EXAMPLES = re.findall(r"^```json\n(.*?)^```$", (SOURCE / "docs" / "data.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_in_the_documentation_is_a_good_row(example):
+    assert read(json.loads(example)).messages[-1]["role"] == "assistant"
+    assert len(EXAMPLES) == 5
