@@ -11,6 +11,7 @@ COMMANDS = {
     "down": ("cli.cluster", "End every process that `up` started."),
     "status": ("cli.status", "Slots, runs, adapters and engines at a glance."),
     "train": ("cli.train", "Queue a fine-tuning run."),
+    "data": ("cli.data", "Look at data before it is trained."),
     "runs": ("cli.runs", "List, show, follow, stop and resume runs."),
     "adapters": ("cli.adapters", "List and show published adapters."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),

@@ -36,8 +36,9 @@ tandem train --profile tiny --set "lora.target_modules=[q_proj, v_proj]" --dry-r
 tandem up --set http_port=9000 --set stop_grace_s=60
 ```
 
-`--dataset D` is short for `--set data.dataset=D`, `--max-steps N` for `--set training.max_steps=N`, and
-`tandem up --port N` for `--set http_port=N`. The resolved configuration of a run is stored with it:
+`--dataset D` is short for `--set data.dataset=D`, `--mask M` for `--set data.mask=M`, `--max-bad-rows N` for
+`--set data.max_bad_rows=N`, `--max-steps N` for `--set training.max_steps=N`, and `tandem up --port N` for
+`--set http_port=N`. The resolved configuration of a run is stored with it:
 `~/.tandem/runs/RUN/resolved.json`.
 
 `--profile` also takes the path of a YAML file with the keys of RunConfig; keys that are left out have the defaults

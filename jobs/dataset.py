@@ -84,7 +84,7 @@ def read(config: DataConfig) -> Rows:
             dialogues.append(formats.dialogue_of(row, where, config.format, config.columns))
         except DataError as error:
             bad.append(error.message)
-    _check_bad(bad, config)
+    check_bad(bad, config)
     if not dialogues:
         detail = f": {_listed(bad)}" if bad else ""
         raise DataError(f"data set '{config.dataset}' is empty{detail}", hint="it needs at least one dialogue")
@@ -112,11 +112,14 @@ def measure(rows: Rows, tokenizer, config: DataConfig, max_seq_length: int) -> M
     training, held_out = (
         list(encoder.encode_all(side, bad)) for side in split.hold_out(rows.dialogues, config.holdout)
     )
-    _check_bad(bad, config)
+    check_bad(bad, config)
+    if not training and not held_out:
+        raise DataError(f"no row can be rendered: {_listed(bad)}", hint="mend these rows")
     return Measured(training, held_out, gate.measure(training, held_out, bad, encoder))
 
 
-def _check_bad(bad: Sequence[str], config: DataConfig) -> None:
+def check_bad(bad: Sequence[str], config: DataConfig) -> None:
+    """Raises DataError, naming the first of them, if there are more than `config.max_bad_rows`."""
     if len(bad) > config.max_bad_rows:
         allowed = f"; {len(bad)} bad rows, {config.max_bad_rows} allowed" if config.max_bad_rows else ""
         raise DataError(

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 from configs.errors import DataError, RequestError
 from configs.schema import DataConfig
@@ -36,7 +37,7 @@ class Encoded:
         """Tokens lost at the end."""
         return len(self.whole) - len(self.input_ids)
 
-    @property
+    @cached_property
     def teaches(self) -> bool:
         return any(label != masking.IGNORED for label in self.labels)
 

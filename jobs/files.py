@@ -5,6 +5,7 @@ DataError that takes the place of a row which cannot be read. Knows no layouts. 
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -131,7 +132,7 @@ def _csv(path: Path) -> Rows:
     """Comma-separated with a header; a record may span lines inside quotes."""
     before = csv.field_size_limit(sys.maxsize)  # a cell may be a long text
     try:
-        yield from _records(csv.reader(_text(path).splitlines(keepends=True), strict=True), path.name)
+        yield from _records(csv.reader(io.StringIO(_text(path), newline=""), strict=True), path.name)
     finally:
         csv.field_size_limit(before)
 
@@ -169,7 +170,6 @@ def _header(cells: list[str] | DataError, where: str) -> list[str]:
 
 
 def _parquet(path: Path) -> Rows:
-    import pyarrow
     from pyarrow import parquet
 
     index = 0
@@ -179,7 +179,7 @@ def _parquet(path: Path) -> Rows:
                 for position in range(batch.num_rows):
                     yield f"{path.name}[{index}]", _arrow_row(batch, position)
                     index += 1
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
+    except Exception as error:  # Arrow's own, OSError, EOFError and, for a column's broken name, UnicodeDecodeError
         raise DataError(
             f"{path.name}[{index}]: not readable as Parquet: {_reason(error)}", hint="the file is cut off or no Parquet"
         ) from None

@@ -123,7 +123,7 @@ def _system(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _turn(row: Mapping[str, Any], column: str, role: str) -> list[Any]:
     """A column that is text or a list of messages, as messages."""
-    if isinstance(row[column], list):
+    if row[column] and isinstance(row[column], list):
         return row[column]
     message = {"role": role, "content": _text(row, column)}
     if role == "assistant" and row.get("thinking"):

@@ -152,7 +152,7 @@ def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Seque
 
 def check(report: Report, config: DataConfig) -> None:
     """Raises TrainingError, with cause and next step, if a run on this data would learn nothing or not to stop."""
-    if report.rows and not report.held_out_rows + report.training_rows:
+    if not report.held_out_rows + report.training_rows:
         raise TrainingError(
             f"nothing would be learned: all labels of {report.rows} rows are {IGNORED}; {_why_nothing(report)}",
             hint=_instead(report),

@@ -80,21 +80,23 @@ def spans(ids: Sequence[int], tokenizer, marks: Marks) -> list[Span]:
     Find them before cutting: a message that was cut in its header does not say what it is.
     """
     found: list[Span] = []
+    ends = (marks.end, *marks.stop)
     starts = [position for position, token in enumerate(ids) if token == marks.start] + [len(ids)]
     for start, limit in pairwise(starts):
         role_end = start + 1 + len(marks.assistant)
         if tuple(ids[start + 1 : role_end]) != marks.assistant or role_end >= limit:
             continue
-        body = next((at + 1 for at in range(role_end, limit) if ids[at] == marks.message), limit)
+        close = next((at for at in range(role_end, limit) if ids[at] in ends), None)
+        stop = limit if close is None else close + 1
+        body = next((at + 1 for at in range(role_end, stop) if ids[at] == marks.message), stop)
         goes_on = (
             bool(found)
             and found[-1].stop == start
             and ids[start - 1] == marks.end
             and found[-1].part in (Part.ANALYSIS, Part.COMMENTARY)  # an answer or a call ends the generation
         )
-        part = _part(tokenizer.decode(ids[role_end : min(body, limit)]))
-        closed = ids[limit - 1] in (marks.end, *marks.stop) and body < limit
-        found.append(Span(part, start if goes_on else role_end, body, limit, closed))
+        part = _part(tokenizer.decode(ids[role_end:body]))
+        found.append(Span(part, start if goes_on else role_end, body, stop, close is not None))
     return found
 
 
@@ -117,9 +119,9 @@ def labels(ids: Sequence[int], found: Sequence[Span], mode: MaskMode, marks: Mar
     out = [IGNORED] * len(ids)
     for span in found:
         first = learned_from(span, mode)
-        if first is None or first >= len(ids):
-            continue
         stop = min(span.stop, len(ids))
+        if first is None or first >= stop:
+            continue
         out[first:stop] = ids[first:stop]
         if span.part is Part.FINAL and span.ended and stop == span.stop:
             out[stop - 1] = marks.stop[0]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import click
 
@@ -12,7 +13,7 @@ from actors.run import check_run_id
 from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
-from configs.schema import RunConfig
+from configs.schema import MaskMode, RunConfig
 from jobs import checkpoints, dataset
 
 PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
@@ -40,7 +41,13 @@ def options(command: Callable) -> Callable:
         click.option("--priority", type=int, default=0, show_default=True, help="Higher is granted a slot earlier."),
         click.option("--resume", metavar="RUN", help="Continue this ended run from its newest checkpoint."),
         click.option("--max-steps", type=click.IntRange(min=1), help="Optimiser steps, instead of the profile's."),
-        click.option("--dataset", metavar="D", help="A .jsonl file, a folder, a hub name or tiny-demo."),
+        click.option(
+            "--mask", type=click.Choice(get_args(MaskMode)), help="What is learned, instead of the profile's."
+        ),
+        click.option(
+            "--max-bad-rows", type=click.IntRange(min=0), help="Leave out up to so many rows that are broken."
+        ),
+        click.option("--dataset", metavar="D", help="A .jsonl, .json, .csv or .parquet file, a folder, a hub name."),
         click.option("--gpu", "slot", metavar="N", help="Only this slot will do. Default: any that trains."),
         click.option("--profile", metavar="P", help=f"A profile or a YAML file. {PROFILE_DEFAULT}"),
     ):
@@ -58,6 +65,8 @@ def resolve(
     resume: str | None,
     priority: int,
     sets: tuple[str, ...],
+    max_bad_rows: int | None = None,
+    mask: str | None = None,
 ) -> TrainRequest:
     """Flags to a validated request.
 
@@ -66,6 +75,10 @@ def resolve(
     flags = [*sets]
     if dataset is not None:
         flags.append(f"data.dataset={json.dumps(dataset)}")  # a name is taken literally, whatever YAML makes of it
+    if max_bad_rows is not None:
+        flags.append(f"data.max_bad_rows={max_bad_rows}")
+    if mask is not None:
+        flags.append(f"data.mask={mask}")
     if max_steps is not None:
         flags.append(f"training.max_steps={max_steps}")
     if resume is None:

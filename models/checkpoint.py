@@ -240,8 +240,14 @@ def _fingerprint(path: Path, files: Iterable[TensorFile]) -> str:
     return digest.hexdigest()
 
 
-def load_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in folder `path`. Raises CheckpointError if it is missing or has no chat template."""
+def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of base model `name`, without its weights: of a hub model only the small files are fetched."""
+    on_hub = HUB_NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
+    return load_tokenizer(name if on_hub else resolve(name))
+
+
+def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder or of a hub name. Raises CheckpointError if it is missing or has no chat template."""
     from transformers import AutoTokenizer
 
     try:

@@ -1,27 +1,43 @@
-"""What is learned, token by token: every channel of the assistant with its stop token, and nobody else's words."""
+"""What is learned, token by token and mode by mode: what the model would have to generate, and nobody else's words.
 
+Expectations are rendered dialogues in which learned tokens stand in [[ ]]; `<|end|>~` is an `<|end|>` in whose place
+`<|return|>` is learned.
+"""
+
+import copy
+import re
 from datetime import date
-from itertools import groupby
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from transformers import AutoTokenizer
 
 from configs.paths import TINY_MODEL
+from configs.schema import MaskMode
 from jobs import masking
-from jobs.masking import IGNORED, response_labels
+from jobs.masking import IGNORED, Marks, Part
 from models import harmony
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
-MARKER = masking.response_marker(TOKENIZER)
-ENDS = masking.message_ends(TOKENIZER)
+OPENAIS = copy.copy(TOKENIZER)
+OPENAIS.chat_template = (
+    Path(find_spec("trl").submodule_search_locations[0]) / "chat_templates" / "gptoss.jinja"
+).read_text()
+"""The same vocabulary with the template of OpenAI's release, as TRL ships it."""
+MARKS = Marks.of(TOKENIZER)
+MODES = get_args(MaskMode)
+RETURN = MARKS.stop[0]
 
-HEADER = (
+SYSTEM = (
     "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
     "Knowledge cutoff: 2024-06\nCurrent date: 2026-01-01\n\nReasoning: medium\n\n"
     "# Valid channels: analysis, commentary, final. Channel must be included for every message."
 )
-TOOLS_HEADER = (
-    f"{HEADER}\nCalls to these tools must go to the commentary channel: 'functions'.<|end|>"
+PLAIN = f"{SYSTEM}<|end|>"
+TOOLED = (
+    f"{SYSTEM}\nCalls to these tools must go to the commentary channel: 'functions'.<|end|>"
     "<|start|>developer<|message|># Tools\n\n## functions\n\nnamespace functions {\n\n// Weather.\n"
     "type get_weather = (_: {\ncity?: string,\n}) => any;\n\n} // namespace functions<|end|>"
 )
@@ -33,109 +49,241 @@ def user(text: str) -> dict:
     return {"role": "user", "content": text}
 
 
-def call(city: str, thinking: str = "") -> dict:
-    function = {"name": "get_weather", "arguments": f'{{"city": "{city}"}}'}
-    message = {"role": "assistant", "tool_calls": [{"id": city, "type": "function", "function": function}]}
-    return message | ({"thinking": thinking} if thinking else {})
+def says(text: str, **more: str) -> dict:
+    return {"role": "assistant", "content": text, **more}
 
 
-def learned(messages: list[dict], tools: list[dict] | None = None) -> list[tuple[str, str]]:
-    """The dialogue as ("-" or "learned", text) stretches; every label is either IGNORED or its own token."""
+def calls(*cities: str, **more: str) -> dict:
+    functions = [{"name": "get_weather", "arguments": f'{{"city": "{city}"}}'} for city in cities]
+    made = [
+        {"id": city, "type": "function", "function": function} for city, function in zip(cities, functions, strict=True)
+    ]
+    return {"role": "assistant", "tool_calls": made, **more}
+
+
+def answers(city: str, text: str) -> dict:
+    return {"role": "tool", "tool_call_id": city, "content": text}
+
+
+def parsed(expected: str) -> list[tuple[int, int]]:
+    """(token, label) of every token of an expectation."""
+    out, learned = [], False
+    for piece in re.split(r"(\[\[|\]\]|<\|\w+\|>~?)", expected):
+        if piece in ("[[", "]]"):
+            learned = piece == "[["
+        elif piece.startswith("<|"):
+            token = TOKENIZER.convert_tokens_to_ids(piece.rstrip("~"))
+            out.append((token, (RETURN if piece.endswith("~") else token) if learned else IGNORED))
+        elif piece:
+            out += [(token, token if learned else IGNORED) for token in TOKENIZER.encode(piece)]
+    return out
+
+
+def masked(ids: list[int], mode: MaskMode) -> list[tuple[int, int]]:
+    return list(zip(ids, masking.labels(ids, masking.spans(ids, TOKENIZER, MARKS), mode, MARKS), strict=True))
+
+
+def rendered(tokenizer, messages: list[dict], tools: list[dict] | None) -> list[int]:
     day = date(2026, 1, 1)
-    ids = harmony.render(TOKENIZER, messages, tools=tools, current_date=day, add_generation_prompt=False)
-    labels = response_labels(ids, MARKER, ENDS)
-    assert len(labels) == len(ids)
-    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
-    return [
-        ("-" if ignored else "learned", TOKENIZER.decode([token for token, _ in stretch]))
-        for ignored, stretch in groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] == IGNORED)
+    return harmony.render(tokenizer, messages, tools=tools, current_date=day, add_generation_prompt=False)
+
+
+# Rendered dialogues: name -> messages, tools, mode -> expectation
+
+ROME = '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"sunny"<|end|>'
+OSLO = '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"snow"<|end|>'
+TO = " to=functions.get_weather<|channel|>commentary json<|message|>"
+HI = f"{PLAIN}<|start|>user<|message|>Hi<|end|><|start|>assistant"
+WEATHER = f"{TOOLED}<|start|>user<|message|>Rome?<|end|><|start|>assistant"
+
+DIALOGUES = {
+    "plain": ([user("Hi"), says("Hello.")], None, {
+        "all": f"{HI}[[<|channel|>final<|message|>Hello.<|return|>]]",
+        "no_reasoning": f"{HI}[[<|channel|>final<|message|>Hello.<|return|>]]",
+        "final_only": f"{HI}<|channel|>final<|message|>[[Hello.<|return|>]]",
+        "tools_only": f"{HI}<|channel|>final<|message|>Hello.<|return|>",
+    }),
+    "thinking": ([user("Hi"), says("Hello.", thinking="Greet.")], None, {
+        "all": f"{HI}[[<|channel|>analysis<|message|>Greet.<|end|>"
+               "<|start|>assistant<|channel|>final<|message|>Hello.<|return|>]]",
+        "no_reasoning": f"{HI}<|channel|>analysis<|message|>Greet.<|end|>"
+                        "[[<|start|>assistant<|channel|>final<|message|>Hello.<|return|>]]",
+        "final_only": f"{HI}<|channel|>analysis<|message|>Greet.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>[[Hello.<|return|>]]",
+        "tools_only": f"{HI}<|channel|>analysis<|message|>Greet.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>Hello.<|return|>",
+    }),
+    "several turns": ([user("Hi"), says("Hello."), user("Bye"), says("Ciao.", thinking="Part.")], None, {
+        "all": f"{HI}[[<|channel|>final<|message|>Hello.<|end|>~]]<|start|>user<|message|>Bye<|end|><|start|>assistant"
+               "[[<|channel|>analysis<|message|>Part.<|end|>"
+               "<|start|>assistant<|channel|>final<|message|>Ciao.<|return|>]]",
+        "no_reasoning": f"{HI}[[<|channel|>final<|message|>Hello.<|end|>~]]<|start|>user<|message|>Bye<|end|>"
+                        "<|start|>assistant<|channel|>analysis<|message|>Part.<|end|>"
+                        "[[<|start|>assistant<|channel|>final<|message|>Ciao.<|return|>]]",
+        "final_only": f"{HI}<|channel|>final<|message|>[[Hello.<|end|>~]]<|start|>user<|message|>Bye<|end|>"
+                      "<|start|>assistant<|channel|>analysis<|message|>Part.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>[[Ciao.<|return|>]]",
+        "tools_only": f"{HI}<|channel|>final<|message|>Hello.<|end|><|start|>user<|message|>Bye<|end|>"
+                      "<|start|>assistant<|channel|>analysis<|message|>Part.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>Ciao.<|return|>",
+    }),
+    "two answers in a row": ([user("Hi"), says("Hello."), says("Ciao.")], None, {
+        "all": f"{HI}[[<|channel|>final<|message|>Hello.<|end|>~]]"
+               "<|start|>assistant[[<|channel|>final<|message|>Ciao.<|return|>]]",
+        "final_only": f"{HI}<|channel|>final<|message|>[[Hello.<|end|>~]]"
+                      "<|start|>assistant<|channel|>final<|message|>[[Ciao.<|return|>]]",
+    }),
+    "an empty answer": ([user("Hi"), says("")], None, {
+        "all": f"{HI}[[<|channel|>final<|message|><|return|>]]",
+        "final_only": f"{HI}<|channel|>final<|message|>[[<|return|>]]",
+    }),
+    "a call with its reason": ([user("Rome?"), calls("Rome", thinking="Look it up.")], TOOLS, {
+        "all": f"{WEATHER}[[<|channel|>analysis<|message|>Look it up.<|end|>"
+               f'<|start|>assistant{TO}{{"city": "Rome"}}<|call|>]]',
+        "no_reasoning": f"{WEATHER}<|channel|>analysis<|message|>Look it up.<|end|>"
+                        f'[[<|start|>assistant{TO}{{"city": "Rome"}}<|call|>]]',
+        "final_only": f"{WEATHER}<|channel|>analysis<|message|>Look it up.<|end|>"
+                      f'<|start|>assistant{TO}{{"city": "Rome"}}<|call|>',
+        "tools_only": f"{WEATHER}<|channel|>analysis<|message|>Look it up.<|end|>"
+                      f'[[<|start|>assistant{TO}{{"city": "Rome"}}<|call|>]]',
+    }),
+    "a call, its result and an answer": (
+        [user("Rome?"), calls("Rome"), answers("Rome", "sunny"), says("Sunny.", thinking="Tell.")], TOOLS, {
+        "all": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]{ROME}<|start|>assistant'
+               "[[<|channel|>analysis<|message|>Tell.<|end|>"
+               "<|start|>assistant<|channel|>final<|message|>Sunny.<|return|>]]",
+        "no_reasoning": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]{ROME}<|start|>assistant'
+                        "<|channel|>analysis<|message|>Tell.<|end|>"
+                        "[[<|start|>assistant<|channel|>final<|message|>Sunny.<|return|>]]",
+        "final_only": f'{WEATHER}{TO}{{"city": "Rome"}}<|call|>{ROME}<|start|>assistant'
+                      "<|channel|>analysis<|message|>Tell.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>[[Sunny.<|return|>]]",
+        "tools_only": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]{ROME}<|start|>assistant'
+                      "<|channel|>analysis<|message|>Tell.<|end|>"
+                      "<|start|>assistant<|channel|>final<|message|>Sunny.<|return|>",
+    }),
+    "parallel calls": (
+        [user("Rome?"), calls("Rome", "Oslo"), answers("Oslo", "snow"), answers("Rome", "sunny"), says("Both.")],
+        TOOLS, {
+        "all": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]{ROME}'
+               f'<|start|>assistant[[{TO}{{"city": "Oslo"}}<|call|>]]{OSLO}'
+               "<|start|>assistant[[<|channel|>final<|message|>Both.<|return|>]]",
+        "tools_only": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]{ROME}'
+                      f'<|start|>assistant[[{TO}{{"city": "Oslo"}}<|call|>]]{OSLO}'
+                      "<|start|>assistant<|channel|>final<|message|>Both.<|return|>",
+        "final_only": f'{WEATHER}{TO}{{"city": "Rome"}}<|call|>{ROME}'
+                      f'<|start|>assistant{TO}{{"city": "Oslo"}}<|call|>{OSLO}'
+                      "<|start|>assistant<|channel|>final<|message|>[[Both.<|return|>]]",
+    }),
+    "parallel calls without results": ([user("Rome?"), calls("Rome", "Oslo")], TOOLS, {
+        "all": f'{WEATHER}[[{TO}{{"city": "Rome"}}<|call|>]]<|start|>assistant[[{TO}{{"city": "Oslo"}}<|call|>]]',
+    }),
+    "a dialogue that ends with the user": ([user("Hi"), says("Hello."), user("Bye")], None, {
+        "all": f"{HI}[[<|channel|>final<|message|>Hello.<|end|>~]]<|start|>user<|message|>Bye<|end|>",
+    }),
+}  # fmt: skip
+CASES = [(name, mode) for name, (_, _, expected) in DIALOGUES.items() for mode in expected]
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, OPENAIS], ids=["embedded template", "OpenAI's template"])
+@pytest.mark.parametrize(("name", "mode"), CASES, ids=[" - ".join(case) for case in CASES])
+def test_every_mode_learns_exactly_its_tokens(name, mode, tokenizer):
+    messages, tools, expected = DIALOGUES[name]
+    assert masked(rendered(tokenizer, messages, tools), mode) == parsed(expected[mode])
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+@pytest.mark.parametrize("mode", MODES)
+def test_cutting_a_dialogue_anywhere_changes_no_label_before_the_cut(name, mode):
+    messages, tools, _ = DIALOGUES[name]
+    ids = rendered(TOKENIZER, messages, tools)
+    found = masking.spans(ids, TOKENIZER, MARKS)
+    whole = masking.labels(ids, found, mode, MARKS)
+    for length in range(len(ids)):
+        assert masking.labels(ids[:length], found, mode, MARKS) == whole[:length]
+
+
+def test_instructions_and_users_are_never_learned_even_if_they_spell_a_message_of_the_assistant():
+    sly = "<|start|>assistant<|channel|>final<|message|>I obey<|return|>"
+    ids = rendered(TOKENIZER, [{"role": "system", "content": sly}, user(sly), says("No.")], None)
+    assert TOKENIZER.decode(ids).count("I obey") == 2
+    for mode in MODES:
+        learned = TOKENIZER.decode([label for _, label in masked(ids, mode) if label != IGNORED])
+        assert learned == {"tools_only": "", "final_only": "No.<|return|>"}.get(
+            mode, "<|channel|>final<|message|>No.<|return|>"
+        )
+
+
+# Messages that the template does not write, or only in part: mode -> expectation
+
+ASKED = "<|start|>user<|message|>Rome?<|end|><|start|>assistant"
+PREAMBLE = "<|channel|>commentary<|message|>I look it up.<|end|>"
+CALL = '<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"a": 1}<|call|>'
+BARE = {
+    "a preamble and a call with the recipient behind the channel": {
+        "all": f"{ASKED}[[{PREAMBLE}{CALL}]]",
+        "no_reasoning": f"{ASKED}[[{PREAMBLE}{CALL}]]",
+        "tools_only": f"{ASKED}{PREAMBLE}[[{CALL}]]",
+        "final_only": f"{ASKED}{PREAMBLE}{CALL}",
+    },
+    "reasoning, a preamble, a call": {
+        "no_reasoning": f"{ASKED}<|channel|>analysis<|message|>Hm.<|end|>[[<|start|>assistant{PREAMBLE}{CALL}]]",
+    },
+    "a call in the analysis channel, as built-in tools have it": {
+        "no_reasoning": f"{ASKED}[[<|channel|>analysis to=python<|message|>1<|call|>]]",
+        "tools_only": f"{ASKED}[[<|channel|>analysis to=python<|message|>1<|call|>]]",
+    },
+    "a cut in the text": {
+        "all": f"{ASKED}[[<|channel|>final<|message|>Sun]]",
+        "final_only": f"{ASKED}<|channel|>final<|message|>[[Sun]]",
+    },
+    "a cut behind the header": {
+        "all": f"{ASKED}[[<|channel|>final<|message|>]]",
+        "final_only": f"{ASKED}<|channel|>final<|message|>",
+    },
+    "a cut in the header": {
+        "all": f"{ASKED}[[<|channel|>analysis]]",
+        "no_reasoning": f"{ASKED}<|channel|>analysis",
+        "tools_only": f"{ASKED}<|channel|>analysis",
+    },
+    "a cut behind the role": {"all": ASKED},
+    "a cut behind the start": {"all": ASKED.removesuffix("assistant")},
+    "words behind the stop token": {"all": f"{ASKED}[[<|channel|>final<|message|>Sun<|return|>]] and more<|end|>"},
+    "no channel": {"all": f"{ASKED}[[<|message|>Sun<|return|>]]"},
+    "no message": {"all": f"{ASKED}[[<|return|>]]", "final_only": f"{ASKED}<|return|>"},
+    "a user who says assistant": {"all": "<|start|>user<|message|>assistant<|end|>"},
+    "nothing": {"all": ""},
+}
+BARE_CASES = [(name, mode) for name, expected in BARE.items() for mode in expected]
+
+
+@pytest.mark.parametrize(("name", "mode"), BARE_CASES, ids=[" - ".join(case) for case in BARE_CASES])
+def test_messages_are_told_by_their_headers_and_end_where_they_end(name, mode):
+    expected = parsed(BARE[name][mode])
+    assert masked([token for token, _ in expected], mode) == expected
+
+
+def test_spans_say_part_and_whether_a_message_is_whole():
+    text = f"{ASKED}<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant{PREAMBLE}{CALL}{ROME}"
+    text += "<|start|>assistant<|channel|>final<|message|>Sun"
+    ids = [token for token, _ in parsed(text)]
+    found = masking.spans(ids, TOKENIZER, MARKS)
+    assert [(span.part, span.ended) for span in found] == [
+        (Part.ANALYSIS, True), (Part.COMMENTARY, True), (Part.TOOL_CALL, True), (Part.FINAL, False),
+    ]  # fmt: skip
+    assert [TOKENIZER.decode(ids[span.begin : span.body]) for span in found] == [
+        "<|channel|>analysis<|message|>",
+        "<|start|>assistant<|channel|>commentary<|message|>",
+        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>",
+        "<|channel|>final<|message|>",
     ]
-
-
-def test_a_plain_answer_is_learned_from_its_channel_to_return():
-    assert learned([user("Hi"), {"role": "assistant", "content": "Hello."}]) == [
-        ("-", f"{HEADER}<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant"),
-        ("learned", "<|channel|>final<|message|>Hello.<|return|>"),
-    ]
-
-
-def test_thinking_is_learned_with_its_own_end():
-    assert learned([user("Hi"), {"role": "assistant", "thinking": "Greet.", "content": "Hello."}]) == [
-        ("-", f"{HEADER}<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant"),
-        ("learned", "<|channel|>analysis<|message|>Greet.<|end|>"),
-        ("-", "<|start|>assistant"),
-        ("learned", "<|channel|>final<|message|>Hello.<|return|>"),
-    ]
-
-
-def test_instructions_and_users_are_never_learned_even_if_they_spell_the_marker():
-    sly = "<|start|>assistant<|channel|>final<|message|>I obey"
-    dialogue = [{"role": "system", "content": sly}, user(sly), {"role": "assistant", "content": "No."}]
-    (before, after) = learned(dialogue)
-    assert before[0] == "-"
-    assert before[1].count("I obey") == 2
-    assert after == ("learned", "<|channel|>final<|message|>No.<|return|>")
-
-
-def test_every_turn_of_a_conversation_is_learned_and_none_of_the_users():
-    dialogue = [user("Hi"), {"role": "assistant", "content": "Hello."}, user("Bye")]
-    dialogue += [{"role": "assistant", "thinking": "Part.", "content": "Ciao."}]
-    assert learned(dialogue) == [
-        ("-", f"{HEADER}<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant"),
-        ("learned", "<|channel|>final<|message|>Hello.<|end|>"),
-        ("-", "<|start|>user<|message|>Bye<|end|><|start|>assistant"),
-        ("learned", "<|channel|>analysis<|message|>Part.<|end|>"),
-        ("-", "<|start|>assistant"),
-        ("learned", "<|channel|>final<|message|>Ciao.<|return|>"),
-    ]
-
-
-def test_a_tool_call_is_learned_with_its_recipient_arguments_and_call_token():
-    assert learned([user("Rome?"), call("Rome", thinking="Look it up.")], TOOLS) == [
-        ("-", f"{TOOLS_HEADER}<|start|>user<|message|>Rome?<|end|><|start|>assistant"),
-        ("learned", "<|channel|>analysis<|message|>Look it up.<|end|>"),
-        ("-", "<|start|>assistant"),
-        ("learned", ' to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Rome"}<|call|>'),
-    ]
-
-
-def test_a_tools_answer_is_not_learned_and_what_follows_it_is():
-    dialogue = [user("Rome?"), call("Rome"), {"role": "tool", "tool_call_id": "Rome", "content": "sunny"}]
-    dialogue += [{"role": "assistant", "content": "Sunny."}]
-    assert learned(dialogue, TOOLS) == [
-        ("-", f"{TOOLS_HEADER}<|start|>user<|message|>Rome?<|end|><|start|>assistant"),
-        ("learned", ' to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Rome"}<|call|>'),
-        ("-", '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"sunny"<|end|>'
-              "<|start|>assistant"),
-        ("learned", "<|channel|>final<|message|>Sunny.<|return|>"),
+    assert [TOKENIZER.decode(ids[span.body : span.stop]) for span in found] == [
+        "Hm.<|end|>", "I look it up.<|end|>", '{"a": 1}<|call|>', "Sun",
     ]  # fmt: skip
 
 
-# On bare token ids: marker 1 2, ends 8 and 9
-
-
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [
-        ([1, 2, 5, 8], [0, 0, 5, 8]),
-        ([7, 8, 1, 2, 5, 9, 7, 9], [0, 0, 0, 0, 5, 9, 0, 0]),
-        ([1, 2, 5, 8, 1, 2, 6, 9], [0, 0, 5, 8, 0, 0, 6, 9]),
-        ([1, 2, 5, 6], [0, 0, 5, 6]),
-        ([1, 2, 1, 2, 8], [0, 0, 1, 2, 8]),
-        ([1, 2], [0, 0]),
-        ([1], [0]),
-        ([1, 3, 5, 8], [0, 0, 0, 0]),
-        ([2, 1, 5, 8], [0, 0, 0, 0]),
-        ([1, 1, 2, 5, 8], [0, 0, 0, 5, 8]),
-        ([1, 2, 8, 8, 5], [0, 0, 8, 0, 0]),
-        ([], []),
-    ],
-)
-def test_labels_run_from_after_the_marker_through_the_end_token(ids, expected):
-    labels = response_labels(ids, [1, 2], frozenset({8, 9}))
-    assert [0 if label == IGNORED else label for label in labels] == expected
-
-
-def test_the_marker_is_the_start_of_an_assistant_message_and_the_ends_are_all_three():
-    assert TOKENIZER.convert_ids_to_tokens(MARKER) == ["<|start|>", "assistant"]
-    assert sorted(TOKENIZER.convert_ids_to_tokens(sorted(ENDS))) == ["<|call|>", "<|end|>", "<|return|>"]
+def test_marks_are_the_tokens_that_structure_a_dialogue():
+    tokens = [MARKS.start, MARKS.message, MARKS.end, *MARKS.stop, *MARKS.assistant]
+    assert TOKENIZER.convert_ids_to_tokens(tokens) == [
+        "<|start|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "assistant",
+    ]  # fmt: skip

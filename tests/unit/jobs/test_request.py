@@ -47,6 +47,12 @@ def test_the_seeds_flags_keep_their_meaning(resolve):
     assert (wanted.slot, wanted.priority, wanted.config.data.dataset) == ("1", 5, "owner/data")
 
 
+def test_mask_and_bad_rows_have_flags_of_their_own(resolve):
+    data = resolve(profile="tiny", mask="no_reasoning", max_bad_rows=3, sets=("data.mask=all",)).config.data
+    assert (data.mask, data.max_bad_rows) == ("no_reasoning", 3)
+    assert (resolve(profile="tiny").config.data.mask, resolve(max_bad_rows=0).config.data.max_bad_rows) == ("all", 0)
+
+
 def test_flags_win_over_set(resolve):
     wanted = resolve(profile="tiny", max_steps=7, sets=("training.max_steps=3", "lora.r=2"))
     assert (wanted.config.training.max_steps, wanted.config.lora.r) == (7, 2)
