@@ -235,7 +235,7 @@ def test_the_metrics_page_is_what_is_exposed(home):
 
 
 def test_the_api_page_has_every_route():
-    app = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None))
+    app = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None))
     routes = set()
     for path, methods in app.openapi()["paths"].items():
         routes |= {f"{method.upper()} {path.replace(':path', '')}" for method in methods}
