@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import DataError
-from jobs import masking
+from jobs import expectation, masking
 from jobs.dialogue import Dialogue
 from jobs.masking import Marks
 from models import harmony
@@ -37,7 +37,7 @@ class Question:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     expect: dict[str, Any] = field(default_factory=dict)
-    """`exact`: the answer's text; `regex`: found in it; `call`: the one call, `{"name", "arguments"}`. Or nothing."""
+    """See `jobs.expectation`; empty where nothing is known."""
 
     @property
     def text(self) -> str:
@@ -104,31 +104,14 @@ def _read(line: str, where: str) -> Question:
         raise DataError(f"{where}: the question is not text")
     if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
         raise DataError(f"{where}: `tools` is not a list of tools")
-    return Question("file", where, messages, tools, expectation(row.get("expect"), where))
-
-
-def expectation(value: Any, where: str) -> dict[str, Any]:
-    """A checked `expect`. Raises DataError for anything but `exact`, `regex` or `call` alone."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"exact", "regex", "call"}:
-        raise DataError(f"{where}: `expect` is one of exact, regex and call, not {json.dumps(value)[:80]}")
-    ((kind, wanted),) = value.items()
-    if kind == "call":
-        if not isinstance(wanted, dict) or not isinstance(wanted.get("name"), str):
-            raise DataError(f"{where}: `expect.call` has no name")
-    elif not isinstance(wanted, str):
-        raise DataError(f"{where}: `expect.{kind}` is not text")
-    elif kind == "regex":
-        try:
-            re.compile(wanted)
-        except re.error as error:
-            raise DataError(f"{where}: `expect.regex` is no regular expression: {error}") from None
-    return value
+    return Question("file", where, messages, tools, expectation.checked(row.get("expect"), where))
 
 
 def of_row(dialogue: Dialogue) -> Question | None:
-    """What the dialogue asks before its last answer, which is what is expected; None if nothing stands before it."""
+    """What the dialogue asks before its last answer; None if nothing stands before it.
+
+    Expected is what the row says, or else that last answer.
+    """
     last = max(index for index, message in enumerate(dialogue.messages) if message["role"] == "assistant")
     if last == 0:
         return None
@@ -137,7 +120,8 @@ def of_row(dialogue: Dialogue) -> Question | None:
     if calls := answer.get("tool_calls"):
         function = calls[0]["function"]
         expect = {"call": {"name": function["name"], "arguments": function.get("arguments") or {}}}
-    return Question("held-out", dialogue.where, dialogue.messages[:last], dialogue.tools or [], expect)
+    asked = dialogue.messages[:last]
+    return Question("held-out", dialogue.where, asked, dialogue.tools or [], dialogue.expect or expect)
 
 
 def assess(question: Question, ids: Sequence[int], finish_reason: str, tokenizer, marks: Marks) -> Answer:
@@ -156,7 +140,7 @@ def assess(question: Question, ids: Sequence[int], finish_reason: str, tokenizer
     problems = [*_malformed(ids, tokenizer, marks), *_bad_calls(calls, question.tools)]
     if not text and not calls:
         problems.append("neither an answer nor a call")
-    matched = _matches(question.expect, text, calls) if question.expect else None
+    matched = expectation.matches(question.expect, text, calls) if question.expect else None
     return Answer(text, said(harmony.ANALYSIS), calls, problems, matched, len(ids), finish_reason)
 
 
@@ -191,26 +175,6 @@ def _bad_calls(calls: list[dict[str, str]], tools: list[dict[str, Any]]) -> list
     offered = {tool.get("function", {}).get("name") for tool in tools}
     problems = [f"calls {call['name']}, which was not offered" for call in calls if call["name"] not in offered]
     for call in calls:
-        if not isinstance(_json(call["arguments"]), dict):
+        if not isinstance(expectation.parsed(call["arguments"]), dict):
             problems.append(f"the arguments of {call['name']} are not a JSON object")
     return problems
-
-
-def _matches(expect: dict[str, Any], text: str, calls: list[dict[str, str]]) -> bool:
-    ((kind, wanted),) = expect.items()
-    if kind == "exact":
-        return text.strip() == wanted.strip()
-    if kind == "regex":
-        return re.search(wanted, text) is not None
-    if [call["name"] for call in calls] != [wanted["name"]]:
-        return False
-    arguments = wanted.get("arguments")
-    arguments = _json(arguments) if isinstance(arguments, str) else arguments
-    return arguments is None or _json(calls[0]["arguments"]) == arguments
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

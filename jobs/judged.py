@@ -1,20 +1,18 @@
 """What an adapter is judged on: rows that it was not trained on, read, rendered and cut as its run did.
 
-Knows runs and data sets, neither endpoints nor reports. Called by `jobs.evaluate`.
+Knows runs and data sets, neither endpoints nor reports. Called by `tandem evaluate`.
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from actors.ledger import Ledger
 from configs.errors import DataError, NotFoundError, TandemError
 from configs.paths import Home
 from configs.schema import DataConfig, RunConfig
 from jobs import dataset, split
 from jobs.dialogue import Dialogue
+from jobs.record import RESOLVED
 from models.adapter import Manifest
 
 
@@ -39,29 +37,24 @@ def choose(home: Home, manifest: Manifest, name: str | None, part: str | None, l
     Raises DataError if nothing is left or the data cannot be read, NotFoundError if the run's record is needed and is
     gone.
     """
-    runs = _lineage(home, manifest.run_id)
-    if not runs:
+    run = _resolved(home.run(manifest.run_id))
+    if run is None:
         return _unknown(manifest, name, part, limit)
-    own = runs[0].data
-    data = own if name is None else own.model_copy(update={"dataset": name, "split": part or "train"})
-    if name is None and part is not None:
-        data = own.model_copy(update={"split": part})
-    notes: list[str] = []
-    same = _place(data) == _place(own)
-    if not same:
-        data = data.model_copy(update={"format": "auto", "columns": {}})
+    data = run.data.model_copy(update={"dataset": name or run.data.dataset, "split": part or run.data.split})
+    own = _place(data) == _place(run.data)
+    if not own:
+        data = data.model_copy(update={"split": part or "train", "format": "auto", "columns": {}})
     rows = dataset.read(data)
-    notes += [f"left out, because it cannot be used: {reason}" for reason in rows.bad]
-    known = _trained(runs, rows.dialogues if same else None, notes)
-    left = [row for row in rows.dialogues if row.fingerprint not in known]
+    notes = [f"left out, because it cannot be used: {reason}" for reason in rows.bad]
+    trained = _trained(run, rows.dialogues if own else None, notes)
+    left = [row for row in rows.dialogues if row.fingerprint not in trained]
     if not left:
-        share = own.holdout
         raise DataError(
-            f"all {len(rows.dialogues)} rows of '{data.dataset}' were trained (data.holdout was {share:g})",
+            f"all {len(rows.dialogues)} rows of '{data.dataset}' were trained (data.holdout was {run.data.holdout:g})",
             hint="name other data with --dataset, or train with a larger data.holdout",
         )
-    trained = len(rows.dialogues) - len(left)
-    return Judged(data, runs[0].model.max_seq_length, _sample(left, limit), trained, notes)
+    left_out = len(rows.dialogues) - len(left)
+    return Judged(data, run.model.max_seq_length, _sample(left, limit), left_out, notes)
 
 
 def _unknown(manifest: Manifest, name: str | None, part: str | None, limit: int | None) -> Judged:
@@ -76,47 +69,31 @@ def _unknown(manifest: Manifest, name: str | None, part: str | None, limit: int 
     return Judged(data, RunConfig().model.max_seq_length, _sample(rows.dialogues, limit), 0, [note])
 
 
-def _lineage(home: Home, run_id: str) -> list[RunConfig]:
-    """The configuration of a run and of those that it continued, itself first; empty if its record is gone."""
-    ledger = Ledger(home.ledger, read_only=True) if home.ledger.exists() else None
-    found: list[RunConfig] = []
-    current: str | None = run_id
-    while current is not None and (config := _resolved(home.run(current) / "resolved.json")):
-        found.append(config)
-        current = _parent(ledger, current)
-    return found
-
-
-def _parent(ledger: Ledger | None, run_id: str) -> str | None:
+def _resolved(folder: Path) -> RunConfig | None:
+    """The configuration of a run by its own record; None if that is gone or of another version. A run that continues
+    another has the same data and the same rows held out."""
     try:
-        return ledger.run(run_id).parent if ledger else None
-    except NotFoundError:
+        return RunConfig(**json.loads((folder / RESOLVED).read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _resolved(file: Path) -> RunConfig | None:
+def _trained(run: RunConfig, rows: list[Dialogue] | None, notes: list[str]) -> set[str]:
+    """Fingerprints of the rows that `run` trained; `rows` are its data's, if they have been read. As far as known."""
     try:
-        return RunConfig(**json.loads(file.read_text())["config"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        return None
-
-
-def _trained(runs: list[RunConfig], own_rows: list[Dialogue] | None, notes: list[str]) -> set[str]:
-    """Fingerprints of the rows that any of the runs trained on, as far as their data can still be read."""
-    known: set[str] = set()
-    for index, run in enumerate(runs):
-        try:
-            rows = own_rows if index == 0 and own_rows is not None else dataset.read(run.data).dialogues
-        except TandemError as error:
-            notes.append(f"trained rows are not known, so some may be among these: {error.message}")
-            continue
-        known |= {row.fingerprint for row in split.hold_out(rows, run.data.holdout)[0]}
-    return known
+        rows = rows or dataset.read(run.data).dialogues
+    except TandemError as error:
+        notes.append(f"which rows were trained is not known, so some may be among these: {error.message}")
+        return set()
+    return {row.fingerprint for row in split.hold_out(rows, run.data.holdout)[0]}
 
 
 def _place(data: DataConfig) -> tuple[str, str]:
     """What tells two data sets apart; of a single file the split means nothing."""
-    path = dataset.locate(data.dataset)
+    try:
+        path = dataset.locate(data.dataset)
+    except DataError:  # what was trained on may be gone
+        path = None
     if path is None:
         return data.dataset, data.split
     return str(path.resolve()), data.split if path.is_dir() else ""

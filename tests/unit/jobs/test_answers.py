@@ -7,7 +7,8 @@ from transformers import AutoTokenizer
 
 from configs.errors import DataError
 from configs.paths import TINY_MODEL
-from jobs import answers
+from configs.schema import DataConfig
+from jobs import answers, dataset, expectation
 from jobs.answers import Question, assess
 from jobs.dialogue import Dialogue
 from jobs.masking import Marks
@@ -133,6 +134,18 @@ def test_a_row_asks_what_stands_before_its_last_answer():
     assert question(answer) is None
 
 
+def test_a_row_that_says_what_is_expected_is_held_to_that(tmp_path):
+    row = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    rows = [row | {"expect": {"regex": "[AB]"}}, row | {"expect": "somebody else's column"}, row]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read = dataset.read(DataConfig(dataset=str(tmp_path / "d.jsonl"))).dialogues
+    assert [answers.of_row(each).expect for each in read] == [{"regex": "[AB]"}, {"exact": "A"}, {"exact": "A"}]
+    assert len({each.fingerprint for each in read}) == 1
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row | {"expect": {"regex": "("}}))
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: `expect\.regex` is no regular expression"):
+        dataset.read(DataConfig(dataset=str(tmp_path / "bad.jsonl")))
+
+
 def test_questions_are_read_from_a_file(tmp_path):
     file = tmp_path / "asked.jsonl"
     rows = [
@@ -161,8 +174,8 @@ def test_questions_are_read_from_a_file(tmp_path):
         ('{"messages": []}', "`messages` is not a list of messages"),
         ('{"messages": "hi"}', "`messages` is not a list of messages"),
         ('{"prompt": "a", "tools": 5}', "`tools` is not a list"),
-        ('{"prompt": "a", "expect": "b"}', "`expect` is one of exact, regex and call"),
-        ('{"prompt": "a", "expect": {"exact": "b", "regex": "c"}}', "`expect` is one of"),
+        ('{"prompt": "a", "expect": "b"}', "`expect` is not an object with one of exact, regex, call"),
+        ('{"prompt": "a", "expect": {"exact": "b", "regex": "c"}}', "`expect` has exact, regex, not one of"),
         ('{"prompt": "a", "expect": {"regex": "("}}', "no regular expression"),
         ('{"prompt": "a", "expect": {"exact": 5}}', "`expect.exact` is not text"),
         ('{"prompt": "a", "expect": {"call": {}}}', "`expect.call` has no name"),
@@ -185,4 +198,4 @@ def test_an_empty_file_of_questions_is_refused(tmp_path):
 
 def test_the_built_in_questions_expect_what_can_be_checked():
     for question in answers.BUILT_IN:
-        answers.expectation(question.expect or None, question.where)
+        assert expectation.checked(question.expect or None, question.where) == question.expect
