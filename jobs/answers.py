@@ -16,7 +16,7 @@ from jobs.dialogue import Dialogue
 from jobs.masking import Marks
 from models import harmony
 
-Source = Literal["built-in", "file", "held-out"]
+Source = Literal["built-in", "file", "rows"]
 
 WEATHER = {
     "type": "function",
@@ -121,7 +121,7 @@ def of_row(dialogue: Dialogue) -> Question | None:
         function = calls[0]["function"]
         expect = {"call": {"name": function["name"], "arguments": function.get("arguments") or {}}}
     asked = dialogue.messages[:last]
-    return Question("held-out", dialogue.where, asked, dialogue.tools or [], dialogue.expect or expect)
+    return Question("rows", dialogue.where, asked, dialogue.tools or [], dialogue.expect or expect)
 
 
 def assess(question: Question, ids: Sequence[int], finish_reason: str, tokenizer, marks: Marks) -> Answer:

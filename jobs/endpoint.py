@@ -13,7 +13,7 @@ import httpx
 
 from configs.errors import ClusterError, NotFoundError, RequestError
 
-TRIES = 10
+TRIES = 30
 WAIT_S = 2.0
 """Between tries, unless the server names another time."""
 MOST_WAIT_S = 30.0
@@ -40,11 +40,11 @@ class Continuation:
 class Endpoint:
     """An async context: `async with Endpoint(url) as endpoint`."""
 
-    def __init__(self, url: str, *, concurrency: int = 8) -> None:
+    def __init__(self, url: str, *, concurrency: int = 8, transport: httpx.AsyncBaseTransport | None = None) -> None:
         """`url` is what an OpenAI client calls base_url, such as http://127.0.0.1:8000/v1."""
         self.url = url.rstrip("/")
         self._room = asyncio.Semaphore(concurrency)
-        self._http = httpx.AsyncClient(timeout=httpx.Timeout(30, read=ANSWER_TIMEOUT_S, pool=None))
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(30, read=ANSWER_TIMEOUT_S, pool=None), transport=transport)
 
     async def __aenter__(self) -> Self:
         return self

@@ -85,7 +85,8 @@ class Pinned:
         self._first = first
         self._metrics = metrics
         self._started = started
-        metrics.first_token.labels(target.kind).observe(time.perf_counter() - started)
+        if first.ids:
+            metrics.first_token.labels(target.kind).observe(time.perf_counter() - started)
 
     async def chunks(self, enough: Callable[[], bool] = lambda: False) -> AsyncIterator[TokenChunk]:
         """All chunks, the first included, until the last one or until `enough()` after one. Close it to abandon."""

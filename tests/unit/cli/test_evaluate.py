@@ -154,7 +154,7 @@ def test_answers_stand_side_by_side_and_a_page_shows_them(evaluate, serving, tmp
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0].split()[:5] == ["TOKENS", "OF", "TOKENS", "ADAPTER:", "LOSS"]
-    assert [line.split()[:2] for line in lines[-4:-2]] == [["built-in", "5"], ["held-out", "2"]]
+    assert [line.split()[:2] for line in lines[-4:-2]] == [["built-in", "5"], ["rows", "2"]]
     assert lines[-1] == f"report  {tmp_path / 'report' / 'report.html'}"
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     capital = next(each for each in report["exchanges"] if each["where"] == "capital")
@@ -163,7 +163,7 @@ def test_answers_stand_side_by_side_and_a_page_shows_them(evaluate, serving, tmp
     assert (base["text"], base["problems"], base["matched"]) == ("The capital of France is Paris.", [], True)
     tool = next(each for each in report["exchanges"] if each["where"] == "tool")["answers"]["base"]
     assert tool["problems"] == [] and tool["calls"][0]["name"] == "get_weather"
-    assert report["tallies"]["held-out"]["base"]["asked"] == 2
+    assert report["tallies"]["rows"]["base"]["asked"] == 2
     page = (tmp_path / "report" / "report.html").read_text()
     assert "The capital of France is Paris." in page and page.count("<svg") == 2
     assert not re.search(r"(?:href|src|url|@import)\s*[=(]\s*[\"']?\s*http|<script|<link", page)

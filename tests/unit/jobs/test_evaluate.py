@@ -48,7 +48,7 @@ class Recited:
 
 
 async def found(*rows: Dialogue, models=None, **data) -> evaluate.Evaluation:
-    questions = [Question("held-out", "d:1", [{"role": "user", "content": EVIL}], [], {"exact": EVIL})]
+    questions = [Question("rows", "d:1", [{"role": "user", "content": EVIL}], [], {"exact": EVIL})]
     judged = Judged(DataConfig(dataset="d", **data), 512, list(rows or [DIALOGUE]), 3, [EVIL])
     models = models or {ADAPTER: "v1", BASE: "base"}
     about = {"adapter": EVIL, "base": "tiny", "run": "tiny-1"}
