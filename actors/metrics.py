@@ -32,10 +32,17 @@ class RequestMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
-            "tandem_requests", "Chat requests answered, by HTTP status.", ["target", "status"], registry=registry
+            "tandem_requests",
+            "Chat and completion requests answered, by HTTP status.",
+            ["target", "status"],
+            registry=registry,
         )
-        self.active = Gauge("tandem_requests_active", "Chat requests being answered now.", registry=registry)
-        self.abandoned = Counter("tandem_requests_abandoned", "Chat requests whose client left.", registry=registry)
+        self.active = Gauge(
+            "tandem_requests_active", "Chat and completion requests being answered now.", registry=registry
+        )
+        self.abandoned = Counter(
+            "tandem_requests_abandoned", "Chat and completion requests whose client left.", registry=registry
+        )
         self.prompt_tokens = Counter("tandem_prompt_tokens", "Prompt tokens read.", ["target"], registry=registry)
         self.output_tokens = Counter("tandem_output_tokens", "Tokens generated.", ["target"], registry=registry)
         self.first_token = Histogram(

@@ -53,12 +53,15 @@ def show(version: str, as_json: bool) -> None:
     Example:
       tandem adapters show latest
     """
+    from jobs import evaluation_report  # reads data sets: pyarrow
+
     registry = Registry(home().models)
     manifest = adapter.validate(registry.path(registry.resolve(version)))
     state, reason = _ledger_words()[1].get(manifest.version, ("PUBLISHED", ""))
     if as_json:
         output.print_json({**asdict(manifest), "state": str(state), "reason": reason})
         return
+    evaluated = evaluation_report.newest(home(), manifest.version)
     facts = [
         ("state", output.state(str(state), reason)),
         ("base", manifest.base),
@@ -68,6 +71,7 @@ def show(version: str, as_json: bool) -> None:
         ("experts", "trained" if manifest.train_experts else "not trained"),
         ("trainable", ", ".join(f"{group} {count:,}" for group, count in manifest.trainable.items() if count)),
         ("metrics", ", ".join(f"{key} {value:g}" for key, value in manifest.metrics.items())),
+        ("evaluation", evaluation_report.headline(evaluated) if evaluated else None),
         ("published", time.strftime("%F %T", time.localtime(manifest.created_at))),
         ("files", "all match the manifest"),
         ("folder", registry.path(manifest.version)),

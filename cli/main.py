@@ -14,6 +14,7 @@ COMMANDS = {
     "data": ("cli.data", "Look at data before it is trained."),
     "runs": ("cli.runs", "List, show, follow, stop and resume runs."),
     "adapters": ("cli.adapters", "List and show published adapters."),
+    "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
     "ask": ("cli.ask", "Ask the running endpoint one question."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),

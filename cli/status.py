@@ -36,12 +36,14 @@ def status(as_json: bool) -> None:
         "aliases": {"prod": None} | ledger.aliases() if ledger else {},
         "gpus": [asdict(gpu) for gpu in monitor.gpus()],
         "engines": {},
+        "holds": [],
     }
     if up:
         with contextlib.suppress(TandemError):  # the rest of the page is worth having without the gateway
             from cli.api import Api
 
-            report["engines"] = Api().get("/api/status")["engines"]
+            answer = Api().get("/api/status")
+            report |= {"engines": answer["engines"], "holds": answer["holds"]}
     output.print_json(report) if as_json else _print(report)
     if not up:
         raise SystemExit(1)

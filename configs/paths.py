@@ -40,6 +40,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def evaluations(self) -> Path:
+        """What `tandem evaluate` found: <version>/<time>/report.json and report.html."""
+        return self.root / "evaluations"
+
+    @property
     def bases(self) -> Path:
         """Base models that Tandem itself makes, such as the embedded model in the 4-bit layout."""
         return self.root / "bases"

@@ -29,6 +29,9 @@ class Dialogue:
     tools: list[dict[str, Any]] | None
     where: str
     """`file:line`, or `name[row]` where rows have no lines."""
+    expect: dict[str, Any] | None = None
+    """What the answer to this row has to be, where the data says it; see `jobs.expectation`. The fingerprint is without
+    it."""
 
     @cached_property
     def fingerprint(self) -> str:

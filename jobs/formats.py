@@ -5,15 +5,17 @@
     alpaca             instruction, input, output, system, thinking
     sharegpt           conversations [{from, value}], system, tools
 
-Knows columns, not files. Called by `jobs.dataset`.
+Any of them may have `expect`, what an evaluation compares the answer with. Knows columns, not files. Called by
+`jobs.dataset`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from configs.errors import DataError
 from configs.schema import DataFormat
-from jobs import dialogue
+from jobs import dialogue, expectation
 from jobs.dialogue import Dialogue, short
 
 REQUIRED: dict[DataFormat, tuple[str, ...]] = {
@@ -54,7 +56,10 @@ def dialogue_of(row: Any, where: str, layout: DataFormat, columns: Mapping[str, 
         messages = _LAYOUTS[_told(row, columns) if layout == "auto" else _complete(row, layout, columns)](row)
     except DataError as error:
         raise DataError(f"{where}: {error.message}") from None
-    return dialogue.of(messages, row.get("tools"), where)
+    found = dialogue.of(messages, row.get("tools"), where)
+    if expectation.is_ours(row.get("expect")):
+        return replace(found, expect=expectation.checked(row["expect"], where))
+    return found
 
 
 def _told(row: Mapping[str, Any], columns: Mapping[str, str]) -> DataFormat:

@@ -4,12 +4,13 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors import monitor
 from configs.schema import RunConfig
 from serve.catalog import Catalog
 from serve.fleet import Fleet, describe
+from serve.holds import Holds
 from serve.swap import Swapper, as_json
 
 
@@ -30,6 +31,26 @@ class SwapRequest(BaseModel):
         return self
 
 
+class LoadRequest(BaseModel):
+    """Body of `POST /api/adapters/{version}/load`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = Field(60, gt=0, le=3600)
+    """The hold ends by itself after this long unless it is renewed."""
+    hold: str | None = Field(None, min_length=1, max_length=80)
+    """The hold to renew; without it a new one is taken."""
+
+
+class UnloadRequest(BaseModel):
+    """Body of `POST /api/adapters/{version}/unload`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hold: str
+    """What `load` answered with."""
+
+
 class RunRequest(BaseModel):
     """Body of `POST /api/runs`: a resolved configuration and how to queue it."""
 
@@ -42,18 +63,19 @@ class RunRequest(BaseModel):
     parent: str | None = None
 
 
-def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper) -> APIRouter:
+def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
     """The routes; `control` has the control actor's coroutine methods."""
     api = APIRouter(prefix="/api", tags=["admin"])
 
     @api.get("/status")
     async def status() -> dict:
-        """Slots with their leases, engines, aliases, GPUs and the host."""
+        """Slots with their leases, engines, aliases, holds, GPUs and the host."""
         return {
             "base": catalog.base,
             "slots": await control.slots(),
             "engines": describe(await fleet.stats()),
             "aliases": await control.aliases(),
+            "holds": holds.describe(),
             "gpus": [asdict(gpu) for gpu in monitor.gpus()],
             "host": asdict(monitor.host()),
         }
@@ -62,6 +84,17 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper) -> AP
     async def swap(alias: str, body: SwapRequest) -> dict:
         """Point an alias at another adapter without dropping a request."""
         return as_json(await swapper.swap(alias, body.adapter, back=body.back))
+
+    @api.post("/adapters/{version}/load")
+    async def load(version: str, body: LoadRequest) -> dict:
+        """Keep an adapter loaded, and answering under its version, without pointing an alias at it."""
+        hold = await holds.take(version, body.seconds, body.hold)
+        return {"version": hold.version, "hold": hold.id, "seconds": body.seconds}
+
+    @api.post("/adapters/{version}/unload")
+    async def unload(version: str, body: UnloadRequest) -> dict:
+        """End a hold; the adapter is dropped if nothing else keeps it."""
+        return {"version": (await holds.release(version, body.hold)).version, "hold": body.hold}
 
     @api.post("/runs", status_code=201)
     async def submit(body: RunRequest) -> dict:

@@ -37,6 +37,8 @@ class Catalog:
         self._poll = poll
         self._told: dict[str, str | None] | None = None
         self._aliases: dict[str, str | None] = {PROD: None}
+        self.held: set[str] = set()
+        """Versions that are kept loaded without an alias; `Holds` sets it."""
 
     async def refresh(self) -> None:
         self.update(await self._poll())
@@ -61,10 +63,14 @@ class Catalog:
         """Versions that an alias which clients use points to."""
         return {version for alias, version in self._aliases.items() if alias != PREVIOUS and version is not None}
 
+    def kept(self) -> set[str]:
+        """Versions that engines have to have loaded."""
+        return self.live() | self.held
+
     def names(self) -> dict[str, str | None]:
         """Every name that a request may use, to its version; the base first."""
         public = {alias: version for alias, version in self._aliases.items() if alias != PREVIOUS}
-        return {self.base: None} | public | {version: version for version in sorted(self.live())}
+        return {self.base: None} | public | {version: version for version in sorted(self.kept())}
 
     def resolve(self, name: str) -> Target:
         """Raises NotFoundError(param="model") listing the names that exist."""

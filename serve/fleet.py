@@ -105,6 +105,10 @@ class Fleet:
                 await self.unload(version)
             raise
 
+    async def has(self, version: str) -> bool:
+        """Whether every engine has `version` loaded."""
+        return all(version in loaded for loaded in await self._all("adapters"))
+
     async def unload(self, version: str) -> None:
         """Drop `version` everywhere once its last request has ended; not loaded is no error."""
         await self._all("drop_adapter", version)

@@ -7,13 +7,15 @@ where errors become HTTP.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from actors import control
@@ -22,10 +24,12 @@ from configs.errors import ClusterError, NotFoundError, OverloadError, RequestEr
 from configs.paths import home
 from configs.schema import ServeConfig
 from models.registry import Registry
-from serve import admin, wire
+from serve import admin, completions, wire
 from serve.catalog import PROD, Catalog
 from serve.chat import Chat
+from serve.completions import Completions
 from serve.fleet import Fleet, Remote, describe
+from serve.holds import Holds
 from serve.loopback import stay_on_loopback
 from serve.swap import Swapper
 
@@ -50,10 +54,13 @@ class Gateway:
         self.requests = RequestMetrics(self.scrape)
         self.engine_metrics = EngineMetrics(self.scrape)
         self.scrape.register(ClusterCollector(home()))
-        self.chat = Chat(checkpoint.load_tokenizer(base), self.catalog, self.fleet, self.requests)
+        tokenizer = checkpoint.load_tokenizer(base)
+        self.chat = Chat(tokenizer, self.catalog, self.fleet, self.requests)
+        self.completions = Completions(tokenizer, self.catalog, self.fleet, self.requests)
         self.swapper = Swapper(
             self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
         )  # fmt: skip
+        self.holds = Holds(self.swapper, self.fleet, self.catalog)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -77,41 +84,55 @@ def build_app(gateway: Gateway) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.suppress(ClusterError):
             await gateway.catalog.refresh()
-        following = asyncio.create_task(gateway.catalog.follow())
+        background = [asyncio.create_task(each) for each in (gateway.catalog.follow(), gateway.holds.watch())]
         yield
-        following.cancel()
+        for task in background:
+            task.cancel()
 
     app = FastAPI(title="Tandem", summary="OpenAI-compatible chat over swappable LoRA adapters", lifespan=lifespan)
-    app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper))
+    app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
     app.add_exception_handler(Exception, _unexpected)
 
-    @app.post("/v1/chat/completions", tags=["openai"])
-    async def chat_completions(request: Request) -> Response:
-        """A chat completion; `stream: true` sends server-sent events."""
+    @contextlib.contextmanager
+    def counted() -> Iterator[Callable[[str], None]]:
+        """Count a request by target and status; the function that it gives resolves the model, once it is known."""
         label = "none"
+
+        def resolve(model: str) -> None:
+            nonlocal label
+            label = gateway.catalog.resolve(model).kind
+
         try:
-            body = wire.parse_request(await _body(request))
-            label = gateway.catalog.resolve(body.model).kind
-            if not body.stream:
-                done = await gateway.chat.complete(body)
-                response = Response(wire.encode(done), media_type="application/json")
-                request_id = done.id
-            else:
-                answer = await gateway.chat.open(body)
-                response = StreamingResponse(answer.events(), media_type="text/event-stream")
-                response.headers["cache-control"] = "no-cache"
-                request_id = answer.id
+            yield resolve
         except TandemError as error:
             status, _ = wire.error_body(error)
             gateway.requests.requests.labels(label, status).inc()
             raise
         gateway.requests.requests.labels(label, 200).inc()
-        response.headers["x-request-id"] = request_id
-        return response
+
+    @app.post("/v1/chat/completions", tags=["openai"])
+    async def chat_completions(request: Request) -> Response:
+        """A chat completion; `stream: true` sends server-sent events."""
+        with counted() as resolve:
+            body = wire.parse_request(await _body(request))
+            resolve(body.model)
+            if not body.stream:
+                return _whole(await gateway.chat.complete(body))
+            answer = await gateway.chat.open(body)
+        headers = {"cache-control": "no-cache", "x-request-id": answer.id}
+        return StreamingResponse(answer.events(), media_type="text/event-stream", headers=headers)
+
+    @app.post("/v1/completions", tags=["openai"])
+    async def text_completions(request: Request) -> Response:
+        """A prompt as text or token ids: scored with `prompt_logprobs`, continued by `max_tokens`, or both."""
+        with counted() as resolve:
+            body = completions.parse_request(await _body(request))
+            resolve(body.model)
+            return _whole(await gateway.completions.complete(body))
 
     @app.get("/v1/models", tags=["openai"])
     async def models() -> dict:
@@ -159,6 +180,10 @@ async def _body(request: Request) -> bytes:
         if len(body) > MOST_BODY_BYTES:
             raise RequestError(f"the body is larger than {MOST_BODY_BYTES} bytes", hint="shorten the conversation")
     return body
+
+
+def _whole(done: Completion | ChatCompletion) -> Response:
+    return Response(wire.encode(done), media_type="application/json", headers={"x-request-id": done.id})
 
 
 def _respond(error: Exception) -> JSONResponse:

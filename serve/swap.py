@@ -49,10 +49,11 @@ class Swapper:
         self._control = control
         self._fleet = fleet
         self._catalog = catalog
-        self._registry = registry
-        self._fingerprint = fingerprint
+        self.registry = registry
+        self.fingerprint = fingerprint
         self._metrics = metrics
-        self._one_at_a_time = asyncio.Lock()
+        self.one_at_a_time = asyncio.Lock()
+        """Held by whoever loads or drops adapters."""
 
     async def swap(self, alias: str, name: str | None, *, back: bool = False) -> SwapResult:
         """Point `alias` at the adapter `name` (a version, `latest` or `base`), or with `back` at the previous one.
@@ -61,7 +62,7 @@ class Swapper:
         """
         if alias != PROD:
             raise NotFoundError(f"no alias '{alias[:80]}'", hint=f"aliases: {PROD}")
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             started = time.monotonic()
             aliases = await self._control.aliases()
             old, new = aliases.get(alias), self._target(aliases, name, back)
@@ -80,13 +81,13 @@ class Swapper:
                 await self._withdraw(new, error)
                 raise
             self._catalog.update(await self._control.aliases())
-            await self._fleet.retain(self._catalog.live())
+            await self._fleet.retain(self._catalog.kept())
             self._metrics.swap_seconds.labels("done").observe(seconds)
             return SwapResult(alias, old, new, seconds, difference)
 
     def _target(self, aliases: dict[str, str | None], name: str | None, back: bool) -> str | None:
         if not back:
-            return None if name == BASE else self._registry.resolve(name or "latest")
+            return None if name == BASE else self.registry.resolve(name or "latest")
         if PREVIOUS not in aliases:
             raise StateError("nothing was swapped yet, so there is no way back", hint="`tandem swap ADAPTER` first")
         return aliases[PREVIOUS]
@@ -94,8 +95,8 @@ class Swapper:
     async def _bring_in(self, version: str) -> float:
         """Validate the files, load beside the live one, compare with the base. Returns the largest difference."""
         await self._control.set_adapter_state(version, AdapterState.LOADING, "loading beside the live one")
-        folder = self._registry.path(version)
-        await asyncio.to_thread(adapter.validate, folder, self._fingerprint)
+        folder = self.registry.path(version)
+        await asyncio.to_thread(adapter.validate, folder, self.fingerprint)
         await self._control.set_adapter_state(version, AdapterState.VERIFYING, "comparing its answers with the base's")
         checks = await self._fleet.load(version, folder)
         return max(check.max_difference for check in checks)
@@ -103,7 +104,7 @@ class Swapper:
     async def _withdraw(self, version: str | None, error: StateError) -> None:
         """Somebody else moved the alias: drop what was loaded for nothing, unless it is what the alias moved to."""
         self._catalog.update(await self._control.aliases())
-        await self._fleet.retain(self._catalog.live())
+        await self._fleet.retain(self._catalog.kept())
         if version is not None and version not in self._catalog.live():
             await self._control.set_adapter_state(version, AdapterState.PUBLISHED, f"not swapped in: {error.message}")
 

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from openai.types import CompletionUsage, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
@@ -58,6 +58,8 @@ NEUTRAL = {
     "verbosity": ("medium",),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class StreamOptions(BaseModel):
@@ -115,10 +117,15 @@ class ChatRequest(BaseModel):
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
-    """A checked request; null stands for the default, as in OpenAI's API.
+    """A checked chat request; see `checked`."""
+    return checked(body, ChatRequest, NEUTRAL)
 
-    Raises RequestError with `param` for JSON that is none, a missing, unknown or unsupported parameter, a wrong type
-    or value.
+
+def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:
+    """A body as a request of `kind`; null stands for the default, as in OpenAI's API.
+
+    `neutral` are unsupported parameters with the values that ask for nothing. Raises RequestError with `param` for JSON
+    that is none, a missing, unknown or unsupported parameter, a wrong type or value.
     """
     if not isinstance(body, dict):
         try:
@@ -129,13 +136,13 @@ def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
         raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
     asked = {}
     for name, value in body.items():
-        if value is None or name in IGNORED or value in NEUTRAL.get(name, ()):
+        if value is None or name in IGNORED or value in neutral.get(name, ()):
             continue
-        if name in NEUTRAL:
+        if name in neutral:
             raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
         asked[name] = value
     try:
-        return ChatRequest.model_validate(asked)
+        return kind.model_validate(asked)
     except ValidationError as error:
         raise request_error(error) from error
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from actors.ray_jobs import JobState
 from configs.errors import NotFoundError
-from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
+from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
 from serve.fleet import EngineLostError
 
 
 class FakeEngine:
-    """Answers with `script`, or without one echoes the prompt, one token per `delay` seconds."""
+    """Answers with `script`, or without one echoes the prompt, one token per `delay` seconds. To it, token N has the
+    log-probability -N / 1000, or with an adapter half of that, and rank 1."""
 
     def __init__(self, script: list[int] | None = None, *, delay: float = 0.0) -> None:
         self.script, self.delay = script, delay
@@ -42,17 +43,27 @@ class FakeEngine:
         self.requests.append(request)
         self._running[request.request_id] = request.adapter
         answer = (request.prompt_ids if self.script is None else self.script)[: request.sampling.max_tokens]
+        scores = self._scores(request)
         try:
+            if request.prompt_only:
+                yield TokenChunk([], "length", len(request.prompt_ids), 0, scores)
+                return
             for count, token in enumerate(answer, start=1):
                 await asyncio.sleep(self.delay)
                 stopped = token in request.sampling.stop_token_ids
                 reason = "stop" if stopped else "length" if count == len(answer) else None
                 reason = reason if request.request_id in self._running else "abort"
-                yield TokenChunk([token], reason, len(request.prompt_ids), count)
+                yield TokenChunk([token], reason, len(request.prompt_ids), count, scores if count == 1 else None)
                 if reason:
                     return
         finally:
             self._running.pop(request.request_id, None)
+
+    def _scores(self, request: GenerationRequest) -> PromptLogprobs | None:
+        if request.prompt_logprobs is None:
+            return None
+        scale = -1000 if request.adapter is None else -2000
+        return [None, *({token: TokenLogprob(token / scale, 1)} for token in request.prompt_ids[1:])]
 
     def abort(self, request_id: str) -> None:
         self._running.pop(request_id, None)

@@ -16,6 +16,21 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely one token was at one position."""
+
+    logprob: float
+    """Natural logarithm of its probability, before temperature and penalties."""
+    rank: int
+    """1 plus the tokens of the vocabulary that were likelier."""
+
+
+PromptLogprobs = list[dict[int, TokenLogprob] | None]
+"""One entry per prompt token, each given the tokens before it: None for the first, which has no past, then the token
+itself and, if asked for, the likeliest ones."""
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One generation, pinned to one adapter version for its whole life."""
 
@@ -26,6 +41,10 @@ class GenerationRequest:
     """`stop` is not the engine's: stop strings are matched on parsed text, and whoever matches closes the iterator."""
     adapter: str | None = None
     """Version id of a loaded adapter; None is the base model."""
+    prompt_logprobs: int | None = None
+    """Score the prompt: every token of it and this many of the likeliest ones at its position. None does not."""
+    prompt_only: bool = False
+    """End after the prompt, with no token and finish_reason "length"; `max_tokens` does not count then."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,8 @@ class TokenChunk:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     """Tokens generated so far, this chunk's included."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """On the first chunk of a request that asked for them."""
 
 
 @dataclass(frozen=True)

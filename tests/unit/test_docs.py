@@ -21,8 +21,8 @@ from cli.main import COMMANDS, tandem
 from configs import load, paths, reference
 from configs.schema import ClusterConfig, RunConfig
 from jobs import train as train_job
-from serve import gateway, wire
-from serve.admin import RunRequest, SwapRequest
+from serve import completions, gateway, wire
+from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
@@ -31,6 +31,16 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 DEVELOPERS = re.compile(r"/(?:home|Users|root|work|tmp)/")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|lorem|coming soon)\b|@[A-Z]+@", re.IGNORECASE)
 PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
+
+
+BODIES = {
+    r"/v1/chat/completions$": wire.parse_request,
+    r"/v1/completions$": completions.parse_request,
+    r"/api/aliases/": SwapRequest.model_validate,
+    r"/api/adapters/.*/load$": LoadRequest.model_validate,
+    r"/api/adapters/.*/unload$": UnloadRequest.model_validate,
+    r"": lambda body: pytest.fail("no route that takes a body"),
+}
 
 
 def blocks(language: str) -> list:
@@ -108,8 +118,10 @@ def test_every_command_shown_parses(words):
         case ["python", "-m", module]:
             assert (paths.SOURCE / f"{module.replace('.', '/')}.py").is_file()
         case ["curl", *_]:
+            url = next(word for word in rest if word.startswith("http"))
+            parse = next(parse for route, parse in BODIES.items() if re.search(route, url))
             for body in (json.loads(after) for word, after in pairwise(rest) if word == "-d"):
-                wire.parse_request(body) if "messages" in body else SwapRequest.model_validate(body)
+                parse(body)
         case _:
             assert program in ("./setup.sh", "source", "ssh") or words[:2] in (["ray", "job"], ["serve", "status"])
 
@@ -235,7 +247,7 @@ def test_the_metrics_page_is_what_is_exposed(home):
 
 
 def test_the_api_page_has_every_route():
-    app = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None))
+    app = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None))
     routes = set()
     for path, methods in app.openapi()["paths"].items():
         routes |= {f"{method.upper()} {path.replace(':path', '')}" for method in methods}
@@ -245,6 +257,7 @@ def test_the_api_page_has_every_route():
 def test_the_api_page_has_every_parameter_and_every_status():
     text = API.read_text()
     names = wire.IGNORED | wire.NEUTRAL.keys() | wire.ChatRequest.model_fields.keys()
+    names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
     declared = {(str(status), kind, code or "") for status, kind, code in wire.STATUS.values()}

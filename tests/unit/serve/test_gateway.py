@@ -1,154 +1,18 @@
 """The gateway over real HTTP: a real server on a free port, the openai client, and engines that echo or recite."""
 
-import asyncio
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
 
-import httpx
 import openai
 import pytest
-import uvicorn
-from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
-from transformers import AutoTokenizer
 
-from actors.control import Control
-from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from actors.run import RunState
 from configs.errors import OverloadError
-from configs.paths import TINY_MODEL, Home
-from configs.schema import ClusterConfig, Slot
-from models.registry import Registry
 from serve import fleet as fleet_module
-from serve.catalog import Catalog
-from serve.chat import Chat
 from serve.engine.protocol import GenerationRequest
-from serve.fleet import Fleet
-from serve.gateway import MOST_BODY_BYTES, Gateway, build_app
-from serve.swap import Swapper
-from tests.fakes import FakeEngine, FakeJobs, FakeRemote
-from tests.samples import FINGERPRINT, RUN_CONFIG, publish
-
-TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
-SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
-HELLO = (
-    "<|channel|>analysis<|message|>Greet them.<|end|>"
-    "<|start|>assistant<|channel|>final<|message|>Hello there.<|return|>"
-)
-ASK = [{"role": "user", "content": "Hi"}]
-BASIC = {"model": "prod", "messages": ASK}
-
-
-def tokens(text: str) -> list[int]:
-    return TOKENIZER.encode(text, add_special_tokens=False)
-
-
-class Server:
-    """A gateway on a free port in a thread of its own; its engines belong to the test."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.engine = FakeEngine(tokens(HELLO))
-        self.remote = FakeRemote("engine_1", self.engine)
-        self.registry = Registry(home.models)
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def start(self) -> None:
-        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self.thread.start()
-        deadline = time.monotonic() + 10
-        while not (hasattr(self, "server") and self.server.started):
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.005)
-
-    def stop(self) -> None:
-        self.server.should_exit = self.server.force_exit = True
-        self.thread.join(10)
-        self.socket.close()
-
-    async def _serve(self) -> None:
-        config = uvicorn.Config(build_app(await self._gateway()), log_level="critical", timeout_graceful_shutdown=1)
-        self.server = uvicorn.Server(config)
-        await self.server.serve(sockets=[self.socket])
-        self.control._ledger.close()
-
-    async def _gateway(self) -> Gateway:
-        """What Gateway's constructor builds inside Ray, from the same parts."""
-        gateway = Gateway.__new__(Gateway)
-        self.control = Control.__new__(Control)
-        await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
-        gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
-        gateway.fleet = Fleet([self.remote])
-        gateway.catalog = Catalog("tiny", self.control.aliases)
-        gateway.scrape = CollectorRegistry()
-        gateway.requests = RequestMetrics(gateway.scrape)
-        gateway.engine_metrics = EngineMetrics(gateway.scrape)
-        gateway.scrape.register(ClusterCollector(self.home))
-        gateway.chat = Chat(TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests)
-        gateway.swapper = Swapper(
-            self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
-        )
-        return gateway
-
-    # Talking to it
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=10)
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10)
-
-    def post(self, path: str = "/v1/chat/completions", body: dict | None = None, **how) -> httpx.Response:
-        return httpx.post(self.url + path, **(how or {"json": BASIC if body is None else body}), timeout=10)
-
-    def refusal(self, status: int, body: dict | None = None, **how) -> dict:
-        """The error of a refused chat request, in OpenAI's shape."""
-        response = self.post(body=body, **how)
-        assert response.status_code == status, response.text
-        assert set(response.json()) == {"error"}
-        error = response.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        return error
-
-    def metrics(self) -> dict[tuple, float]:
-        response = self.get("/metrics")
-        assert response.status_code == 200
-        families = text_string_to_metric_families(response.text)
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def server(home) -> Iterator[Server]:
-    running = Server(home)
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def one_for_all(tmp_path_factory) -> Iterator[Server]:
-    running = Server(Home(tmp_path_factory.mktemp("gateway")))
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def refusing(one_for_all) -> Iterator[Server]:
-    """A server that several tests share, because what they ask for is refused and leaves nothing behind."""
-    one_for_all.engine.requests.clear()
-    yield one_for_all
-    assert one_for_all.engine.requests == []
-    assert one_for_all.control._ledger.events() == []
+from serve.gateway import MOST_BODY_BYTES
+from tests.gateway_server import ASK, BASIC, HELLO, TOKENIZER, tokens
+from tests.samples import RUN_CONFIG, publish
 
 
 def until(condition, seconds: float = 3) -> bool:
@@ -363,7 +227,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(refusing):
     assert f"larger than {MOST_BODY_BYTES} bytes" in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/nope", "/nope", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/nope", "/nope", "/v1/embeddings"])
 def test_an_unknown_route_is_a_404_in_openais_shape(path, refusing):
     response = refusing.post(path, {})
     assert response.status_code == 404

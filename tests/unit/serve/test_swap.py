@@ -1,74 +1,15 @@
 """A swap with a real control actor, ledger and registry: the new adapter comes in whole, or the old one goes on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from actors.control import Control
 from actors.ledger import AdapterState
-from actors.metrics import RequestMetrics
 from configs.errors import AdapterError, NotFoundError, StateError
-from configs.schema import ClusterConfig, Slot
 from models.adapter import WEIGHTS
-from models.registry import Registry
-from serve.catalog import Catalog
 from serve.engine.protocol import AdapterCheck, GenerationRequest
-from serve.fleet import EngineLostError, Fleet
-from serve.swap import Swapper, as_json
-from tests.fakes import FakeEngine, FakeJobs, FakeRemote
-from tests.samples import FINGERPRINT, publish
-
-SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
-
-
-class Stage:
-    """Everything that a swap touches, with two engines."""
-
-    def __init__(self, home) -> None:
-        self.home = home
-        self.registry = Registry(home.models)
-        self.engines = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
-        self.fleet = Fleet([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
-        self.scrape = CollectorRegistry()
-
-    async def open(self) -> "Stage":
-        self.control = Control.__new__(Control)
-        await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
-        self.ledger = self.control._ledger
-        self.catalog = Catalog("tiny", self.control.aliases)
-        metrics = RequestMetrics(self.scrape)
-        self.swapper = Swapper(self.control, self.fleet, self.catalog, self.registry, FINGERPRINT, metrics)
-        return self
-
-    def publish(self, run_id: str = "tiny-1", **about) -> str:
-        return publish(self.registry, run_id=run_id, **about).version
-
-    def loaded(self) -> list[tuple[str, ...]]:
-        return [engine.adapters() for engine in self.engines]
-
-    def outcomes(self) -> list[tuple]:
-        return [(swap.outcome, swap.old, swap.new) for swap in reversed(self.ledger.swaps())]
-
-    def state(self, version: str) -> AdapterState:
-        return self.ledger.adapter_states()[version][0]
-
-    def observed(self, outcome: str) -> float | None:
-        return self.scrape.get_sample_value("tandem_swap_duration_seconds_count", {"outcome": outcome})
-
-
-@pytest.fixture
-def play(home):
-    def run(scenario: Callable[[Stage], Awaitable[None]]) -> None:
-        async def main() -> None:
-            stage = await Stage(home).open()
-            await asyncio.wait_for(scenario(stage), 20)
-            stage.ledger.close()
-
-        asyncio.run(main())
-
-    return run
+from serve.fleet import EngineLostError
+from serve.swap import as_json
 
 
 def test_a_swap_loads_verifies_and_flips(play):
@@ -193,7 +134,7 @@ def test_there_is_no_way_back_before_the_first_swap(play):
     play(scenario)
 
 
-async def refused(stage: Stage, version: str, words: str) -> None:
+async def refused(stage, version: str, words: str) -> None:
     """The swap is refused with `words`, and `old` goes on serving."""
     old = stage.publish("old")
     await stage.swapper.swap("prod", old)

@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -439,6 +440,113 @@ def test_an_engine_that_only_fails_says_so_and_refuses(model, monkeypatch):
             engine.check_health()
         with pytest.raises(TandemError, match="the engine stopped"):
             asyncio.run(collect(engine, PROMPTS[0], greedy(20)))
+
+
+@torch.inference_mode()
+def forward_logprobs(model, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities [len(ids) - 1, V] of what follows each position but the last, by one plain forward pass."""
+    return model(torch.tensor([ids]), use_cache=False).logits[0, :-1].double().log_softmax(-1)
+
+
+async def scores(engine, ids, *, adapter=None, likeliest=0, tokens: int | None = None):
+    """What the engine says of the prompt, and the tokens that it generated after it."""
+    sampling = greedy(tokens or 1)
+    wanted = GenerationRequest(f"s{time.monotonic_ns()}", ids, sampling, adapter, likeliest, prompt_only=tokens is None)
+    chunks = [chunk async for chunk in engine.generate(wanted)]
+    assert [chunk.prompt_logprobs for chunk in chunks[1:]] == [None] * len(chunks[1:])
+    return chunks[0].prompt_logprobs, [token for chunk in chunks for token in chunk.ids]
+
+
+def assert_equal_forward(found, model, ids: list[int]) -> None:
+    expected = forward_logprobs(model, ids)
+    assert found[0] is None and len(found) == len(ids)
+    own = expected[range(len(ids) - 1), ids[1:]]
+    torch.testing.assert_close(
+        torch.tensor([at[token].logprob for at, token in zip(found[1:], ids[1:], strict=True)]).double(),
+        own,
+        atol=2e-4,
+        rtol=0,
+    )
+    ranks = [at[token].rank for at, token in zip(found[1:], ids[1:], strict=True)]
+    assert ranks == ((expected > own[:, None]).sum(-1) + 1).tolist()
+
+
+def test_prompts_are_scored_as_a_forward_pass_scores_them_while_others_generate(model, adapters):
+    by_version = {None: model} | {
+        version: PeftModel.from_pretrained(copy.deepcopy(model), str(path)).eval() for version, path in adapters.items()
+    }
+    long = (LONG * 3)[:700]
+
+    async def scene(engine):
+        for version, path in adapters.items():
+            await engine.add_adapter(version, path)
+        asked = [(ids, version) for version in by_version for ids in (PROMPTS[0], PROMPTS[3], long)]
+        generating = [collect(engine, ids, greedy(30)) for ids in PROMPTS]
+        scoring = [scores(engine, ids, adapter=version) for ids, version in asked]
+        found = await asyncio.gather(*generating, *scoring)
+        for ids, (out, _) in zip(PROMPTS, found, strict=False):
+            assert out == reference(model, ids, 30)
+        for (ids, version), (logprobs, generated) in zip(asked, found[len(PROMPTS) :], strict=True):
+            assert generated == []
+            assert all(len(at) == 1 for at in logprobs[1:])
+            assert_equal_forward(logprobs, by_version[version], ids)
+        assert engine.stats().running == 0
+
+    with engine_for(model, max_batch=5) as engine:
+        asyncio.run(scene(engine))
+
+
+def test_a_scored_prompt_is_answered_too_and_names_the_likeliest_tokens(model):
+    ids = PROMPTS[0]
+    with engine_for(model) as engine:
+        found, generated = asyncio.run(scores(engine, ids, likeliest=3, tokens=12))
+    assert generated == reference(model, ids, 12)
+    assert_equal_forward(found, model, ids)
+    for at, token, expected in zip(found[1:], ids[1:], forward_logprobs(model, ids), strict=True):
+        likeliest = expected.topk(3).indices.tolist()
+        assert set(at) == {*likeliest, token}
+        assert [at[each].rank for each in likeliest] == [1, 2, 3]
+
+
+def test_a_prompt_that_is_only_scored_may_fill_the_context(model):
+    ids = LONG[:64]
+    with engine_for(model, max_context=64) as engine:
+        assert_equal_forward(asyncio.run(scores(engine, ids))[0], model, ids)
+        with pytest.raises(RequestError, match="the prompt has 64 tokens"):
+            asyncio.run(scores(engine, ids, tokens=1))
+        with pytest.raises(RequestError, match="the prompt has 65 tokens"):
+            asyncio.run(scores(engine, LONG[:65]))
+
+
+def test_a_prompt_that_is_scored_lets_one_that_is_answered_go_first(model):
+    """Each step prefills 512 tokens: the short prompt is through in the first although the long one was there first."""
+
+    async def scene(engine):
+        order = []
+
+        async def note(name, work):
+            await work
+            order.append(name)
+
+        scored = asyncio.create_task(note("scored", scores(engine, (LONG * 3)[:900])))
+        await asyncio.sleep(0)
+        await asyncio.gather(scored, note("answered", collect(engine, PROMPTS[0], greedy(1))))
+        assert order == ["answered", "scored"]
+
+    with engine_for(model) as engine:
+        asyncio.run(scene(engine))
+
+
+def test_logits_that_are_no_numbers_fail_the_score_and_not_the_engine(model, monkeypatch):
+    with engine_for(model) as engine:
+        forward = engine._model.forward
+        with monkeypatch.context() as broken:
+            nan = lambda *args, **how: SimpleNamespace(logits=forward(*args, **how).logits * torch.nan)  # noqa: E731
+            broken.setattr(engine._model, "forward", nan)
+            for _ in range(4):
+                with pytest.raises(TandemError, match="logits are not numbers"):
+                    asyncio.run(scores(engine, PROMPTS[0]))
+        assert_equal_forward(asyncio.run(scores(engine, PROMPTS[0]))[0], model, PROMPTS[0])
 
 
 def test_closing_the_engine_fails_what_is_left(model):

@@ -1,0 +1,109 @@
+"""Adapters that are kept loaded for a while although no alias points to them, so that they can be judged or tried.
+
+A hold is loaded and verified as a swap is, and then answers under its version. It ends by its release or, if whoever
+took it goes away, by itself. Several may hold one version; aliases and the ledger are left alone.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+
+from configs.errors import NotFoundError, StateError, TandemError
+from models import adapter
+from serve.catalog import Catalog
+from serve.fleet import Fleet
+from serve.swap import Swapper
+
+SWEEP_S = 1.0
+MOST_HOLDS = 32
+
+
+@dataclass
+class Hold:
+    """One holder's claim on one version."""
+
+    id: str
+    version: str
+    until: float
+    """`time.monotonic()` at which it ends unless it is renewed."""
+
+
+class Holds:
+    """The holds of one gateway. Loading and dropping wait for swaps and make them wait."""
+
+    def __init__(self, swapper: Swapper, fleet: Fleet, catalog: Catalog) -> None:
+        self._swapper = swapper
+        self._fleet = fleet
+        self._catalog = catalog
+        self._holds: dict[str, Hold] = {}
+
+    async def take(self, name: str, seconds: float, hold_id: str | None = None) -> Hold:
+        """Hold the adapter `name` (a version or `latest`) for `seconds`; with the id of a hold, renew it.
+
+        A hold that is unknown, because the gateway was restarted meanwhile, is taken anew under its id. Raises
+        NotFoundError, AdapterError if the adapter is refused, StateError for an id that holds another version or if
+        there are too many holds.
+        """
+        version = self._swapper.registry.resolve(name)
+        hold = self._holds.get(hold_id) if hold_id else None
+        if hold is None and len(self._holds) >= MOST_HOLDS:
+            raise StateError(f"{MOST_HOLDS} adapters are held already", hint="release one, or wait until it expires")
+        if hold and hold.version != version:
+            raise StateError(f"hold {hold.id} is of {hold.version}, not of {version}", hint="take a hold of its own")
+        if hold:
+            hold.until = time.monotonic() + seconds  # at once: a swap may keep the rest waiting
+        async with self._swapper.one_at_a_time:
+            if version not in self._catalog.live() and not await self._fleet.has(version):
+                await self._load(version)
+            hold = Hold(hold_id or f"hold-{uuid.uuid4().hex}", version, time.monotonic() + seconds)
+            self._holds[hold.id] = hold
+            self._tell()
+        return hold
+
+    async def _load(self, version: str) -> None:
+        folder = self._swapper.registry.path(version)
+        await asyncio.to_thread(adapter.validate, folder, self._swapper.fingerprint)
+        await self._fleet.load(version, folder)
+
+    async def release(self, name: str, hold_id: str) -> Hold:
+        """End a hold of `name`; the adapter is dropped if nothing else keeps it.
+
+        Raises NotFoundError for a hold that there is not, or not any more.
+        """
+        hold = self._holds.get(hold_id)
+        if hold is None or hold.version != self._swapper.registry.resolve(name):
+            raise NotFoundError(
+                f"no hold '{hold_id[:80]}' of {name[:80]}", hint="it has expired, or was released before"
+            )
+        del self._holds[hold_id]
+        await self._drop()
+        return hold
+
+    def describe(self) -> list[dict[str, str | float]]:
+        """All holds as plain values for JSON."""
+        now = time.monotonic()
+        return [
+            {"version": hold.version, "hold": hold.id, "seconds_left": round(max(0.0, hold.until - now), 1)}
+            for hold in self._holds.values()
+        ]
+
+    async def watch(self) -> None:
+        """End what has expired, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            if expired := [hold.id for hold in self._holds.values() if hold.until < now]:
+                for hold_id in expired:
+                    self._holds.pop(hold_id, None)
+                with contextlib.suppress(TandemError):  # an engine that is away keeps nothing
+                    await self._drop()
+
+    async def _drop(self) -> None:
+        self._tell()
+        async with self._swapper.one_at_a_time:
+            await self._fleet.retain(self._catalog.kept())
+
+    def _tell(self) -> None:
+        self._catalog.held = {hold.version for hold in self._holds.values()}

@@ -1,0 +1,115 @@
+"""One generation, pinned to one adapter version from its first token to its last, and counted. Knows token ids, neither
+formats nor HTTP; chat and completions write what comes out."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from actors.metrics import RequestMetrics
+from configs.errors import ClusterError, NotFoundError
+from serve.catalog import Catalog, Target
+from serve.engine.protocol import GenerationRequest, TokenChunk
+from serve.engine.sampling import SamplingParams
+from serve.fleet import EngineLostError, Fleet
+
+WHOLE_ANSWER_TRIES = 2
+"""An answer that is not streamed starts again if its engine dies: nothing of it was sent."""
+
+T = TypeVar("T")
+
+
+async def whole(answer: Callable[[], Awaitable[T]]) -> T:
+    """What `answer()` gives, asked again if its engine dies. Raises EngineLostError if engines keep dying."""
+    for last_try in (*[False] * (WHOLE_ANSWER_TRIES - 1), True):
+        try:
+            return await answer()
+        except EngineLostError:
+            if last_try:
+                raise
+    raise AssertionError("unreachable")
+
+
+class Pinner:
+    """Begins generations with one catalog and one fleet."""
+
+    def __init__(self, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics) -> None:
+        self._catalog = catalog
+        self._fleet = fleet
+        self._metrics = metrics
+
+    async def begin(
+        self, model: str, prompt: list[int], sampling: SamplingParams, *, started: float, **how
+    ) -> "Pinned":
+        """The generation up to its first chunk, so that whatever refuses it still has a status code.
+
+        `started` is `time.perf_counter()` when the request came, `how` are other fields of GenerationRequest. Raises
+        RequestError, NotFoundError, OverloadError or ClusterError.
+        """
+        target = self._catalog.resolve(model)
+        for last_try in (False, True):
+            request = GenerationRequest(uuid.uuid4().hex, prompt, sampling, target.version, **how)
+            stream = self._fleet.generate(request)
+            try:
+                return Pinned(target, stream, await anext(stream), self._metrics, started)
+            except NotFoundError:
+                target = await self._again(target, last_try)
+        raise AssertionError("unreachable")
+
+    async def _again(self, target: Target, last_try: bool) -> Target:
+        """The alias moved on between resolving and generating: resolve anew, once."""
+        await self._catalog.refresh()
+        now = self._catalog.resolve(target.name)
+        if last_try or now.version == target.version:
+            raise ClusterError(
+                f"'{target.name}' is {target.version}, which the engine has not loaded",
+                hint="`tandem status` says why; `tandem swap` to another adapter, or to base",
+            )
+        return now
+
+
+class Pinned:
+    """A generation under way."""
+
+    def __init__(
+        self,
+        target: Target,
+        stream: AsyncIterator[TokenChunk],
+        first: TokenChunk,
+        metrics: RequestMetrics,
+        started: float,
+    ) -> None:
+        self.target = target
+        self._stream = stream
+        self._first = first
+        self._metrics = metrics
+        self._started = started
+        if first.ids:
+            metrics.first_token.labels(target.kind).observe(time.perf_counter() - started)
+
+    async def chunks(self, enough: Callable[[], bool] = lambda: False) -> AsyncIterator[TokenChunk]:
+        """All chunks, the first included, until the last one or until `enough()` after one. Close it to abandon."""
+        kind, last = self.target.kind, time.perf_counter()
+        chunk = self._first
+        self._metrics.active.inc()
+        try:
+            async with aclosing(self._stream):
+                yield chunk
+                if chunk.finish_reason or enough():
+                    return
+                async for chunk in self._stream:
+                    now = time.perf_counter()
+                    if chunk.ids:
+                        self._metrics.between_tokens.labels(kind).observe((now - last) / len(chunk.ids))
+                    last = now
+                    yield chunk
+                    if chunk.finish_reason or enough():
+                        return
+        finally:
+            self._metrics.active.dec()
+            if not (chunk.finish_reason or enough()):
+                self._metrics.abandoned.inc()
+            self._metrics.prompt_tokens.labels(kind).inc(chunk.prompt_tokens)
+            self._metrics.output_tokens.labels(kind).inc(chunk.completion_tokens)
+            self._metrics.duration.labels(kind).observe(time.perf_counter() - self._started)

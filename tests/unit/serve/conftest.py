@@ -1,0 +1,97 @@
+"""A stage for swaps and holds (real control actor, ledger and registry, two fake engines), and a gateway over HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from actors.control import Control
+from actors.ledger import AdapterState
+from actors.metrics import RequestMetrics
+from configs.paths import Home
+from configs.schema import ClusterConfig, Slot
+from models.registry import Registry
+from serve.catalog import Catalog
+from serve.fleet import Fleet
+from serve.holds import Holds
+from serve.swap import Swapper
+from tests.fakes import FakeEngine, FakeJobs, FakeRemote
+from tests.gateway_server import Server
+from tests.samples import FINGERPRINT, publish
+
+SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
+
+
+class Stage:
+    """Everything that a swap touches, with two engines."""
+
+    def __init__(self, home) -> None:
+        self.home = home
+        self.registry = Registry(home.models)
+        self.engines = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
+        self.fleet = Fleet([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
+        self.scrape = CollectorRegistry()
+
+    async def open(self) -> "Stage":
+        self.control = Control.__new__(Control)
+        await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
+        self.ledger = self.control._ledger
+        self.catalog = Catalog("tiny", self.control.aliases)
+        metrics = RequestMetrics(self.scrape)
+        self.swapper = Swapper(self.control, self.fleet, self.catalog, self.registry, FINGERPRINT, metrics)
+        self.holds = Holds(self.swapper, self.fleet, self.catalog)
+        return self
+
+    def publish(self, run_id: str = "tiny-1", **about) -> str:
+        return publish(self.registry, run_id=run_id, **about).version
+
+    def loaded(self) -> list[tuple[str, ...]]:
+        return [engine.adapters() for engine in self.engines]
+
+    def outcomes(self) -> list[tuple]:
+        return [(swap.outcome, swap.old, swap.new) for swap in reversed(self.ledger.swaps())]
+
+    def state(self, version: str) -> AdapterState:
+        return self.ledger.adapter_states()[version][0]
+
+    def observed(self, outcome: str) -> float | None:
+        return self.scrape.get_sample_value("tandem_swap_duration_seconds_count", {"outcome": outcome})
+
+
+@pytest.fixture
+def play(home):
+    def run(scenario: Callable[[Stage], Awaitable[None]]) -> None:
+        async def main() -> None:
+            stage = await Stage(home).open()
+            await asyncio.wait_for(scenario(stage), 20)
+            stage.ledger.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def server(home) -> Iterator[Server]:
+    running = Server(home)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def one_for_all(tmp_path_factory) -> Iterator[Server]:
+    running = Server(Home(tmp_path_factory.mktemp("gateway")))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def refusing(one_for_all) -> Iterator[Server]:
+    """A server that several tests share, because what they ask for is refused and leaves nothing behind."""
+    one_for_all.engine.requests.clear()
+    yield one_for_all
+    assert one_for_all.engine.requests == []
+    assert one_for_all.control._ledger.events() == []
