@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from actors.ledger import Ledger
-from actors.run import check_run_id
-from cli import output
+from actors.run import RunState, check_run_id
+from cli import output, prediction
 from cli.follow import EXIT_CODES, is_up
 from configs.errors import NotFoundError
 from configs.paths import home
@@ -71,6 +71,7 @@ def show(run_id: str, as_json: bool) -> None:
         ("step", f"{run.step}/{run.max_steps or '?'}"),
         ("loss", run.loss),
         ("time", output.duration(took)),
+        *prediction.against_measured(home().run(run.id), took if run.state is RunState.SUCCEEDED else None),
         ("adapter", run.adapter),
         ("folder", home().run(run.id)),
     ]
