@@ -76,8 +76,7 @@ def show(run_id: str, as_json: bool) -> None:
         ("folder", home().run(run.id)),
     ]
     output.print_table(("", run.id), facts, empty="")
-    if lines:
-        losses = [line["loss"] for line in lines]
+    if losses := [line["loss"] for line in lines if "loss" in line]:
         click.echo(f"\nloss {losses[0]:.3f} {output.sparkline(losses)} {losses[-1]:.3f}")
     rows = [(time.strftime("%F %T", time.localtime(event.at)), event.kind, event.text) for event in events]
     click.echo("")

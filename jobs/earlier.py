@@ -1,4 +1,4 @@
-"""What runs of this home really took: seconds per step and memory at the peak, by run. Reads only what runs left."""
+"""What runs of this home really took: seconds to the first step and per step, memory at the peak. Only reads."""
 
 import itertools
 import json
@@ -24,6 +24,8 @@ class Earlier:
     """One run that has ended, with what was predicted for it. None is unknown."""
 
     predicted: dict[str, Any]
+    start_s: float | None
+    """From the grant of the slot to the end of the first step."""
     step_s: float | None
     peak_bytes: float | None
 
@@ -39,7 +41,8 @@ def runs(home: Home, device: str, kind: dict[str, Any]) -> Iterator[Earlier]:
         folder = home.run(run.id)
         predicted = prediction(folder)
         if predicted and (predicted["device"], predicted["kind"]) == (device, kind):
-            yield Earlier(predicted, median_step(folder), peak_bytes(folder))
+            start = read_measured(folder).get("granted_to_first_step")
+            yield Earlier(predicted, start, median_step(folder), peak_bytes(folder))
 
 
 def prediction(folder: Path) -> dict[str, Any] | None:

@@ -212,10 +212,13 @@ def _from_earlier(prediction: Prediction, found: list[earlier.Earlier]) -> Predi
         for run in found
         if run.step_s is not None
     ]
+    starts = [run.start_s for run in found if run.start_s is not None]
     peaks = [run.peak_bytes for run in found if run.peak_bytes is not None]
     if steps:
         basis = f"{len(steps)} earlier run{'s' if len(steps) > 1 else ''} of this kind on this device"
         prediction = replace(prediction, basis=basis, step_s=_spread(steps))
+    if starts:
+        prediction = replace(prediction, start_s=_spread(starts))
     return replace(prediction, memory=_spread(peaks)) if peaks else prediction
 
 

@@ -52,7 +52,8 @@ def ran(home, run_id: str, prediction, *, step_s: float, peak: int | None = None
     prediction.save(home.run(run_id))
     lines = [{"step": step, "loss": 1.0, "at": 100 + step * step_s} for step in range(1, steps + 1)]
     (home.run(run_id) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (home.run(run_id) / "measured.json").write_text(json.dumps({"peak_memory_bytes": peak} if peak else {}))
+    measured = {"granted_to_first_step": 12.0} | ({"peak_memory_bytes": peak} if peak else {})
+    (home.run(run_id) / "measured.json").write_text(json.dumps(measured))
 
 
 # GPUs
@@ -227,6 +228,7 @@ def test_earlier_runs_of_the_kind_narrow_the_prediction(predict, home):
     one = predict("tiny", TINY)
     assert one.basis == "1 earlier run of this kind on this device"
     assert (one.step_s.low, one.step_s.likely) == pytest.approx((1.6, 2.0))
+    assert one.start_s.likely == 12.0
     assert one.memory.likely == 700_000_000
     ran(home, "tiny-2", first, step_s=3.0, peak=800_000_000)
     two = predict("tiny", TINY)
