@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from actors.ledger import Ledger
-from actors.run import check_run_id
-from cli import output
+from actors.run import RunState, check_run_id
+from cli import output, prediction
 from cli.follow import EXIT_CODES, is_up
 from configs.errors import NotFoundError
 from configs.paths import home
@@ -71,12 +71,12 @@ def show(run_id: str, as_json: bool) -> None:
         ("step", f"{run.step}/{run.max_steps or '?'}"),
         ("loss", run.loss),
         ("time", output.duration(took)),
+        *prediction.against_measured(home().run(run.id), took if run.state is RunState.SUCCEEDED else None),
         ("adapter", run.adapter),
         ("folder", home().run(run.id)),
     ]
     output.print_table(("", run.id), facts, empty="")
-    if lines:
-        losses = [line["loss"] for line in lines]
+    if losses := [line["loss"] for line in lines if "loss" in line]:
         click.echo(f"\nloss {losses[0]:.3f} {output.sparkline(losses)} {losses[-1]:.3f}")
     rows = [(time.strftime("%F %T", time.localtime(event.at)), event.kind, event.text) for event in events]
     click.echo("")

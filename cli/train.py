@@ -6,16 +6,19 @@ from typing import Any
 import click
 
 from actors.run import new_run_id
-from cli import output
+from cli import output, prediction
 from configs.paths import Home, home
-from jobs import dataset, request
+from jobs import dataset, datasize, estimate, request
+from jobs.dataset import Rows
+from jobs.datasize import DataSize
+from jobs.estimate import Prediction
 from jobs.request import TrainRequest
 
 
 @click.command()
 @request.options
 @click.option("--validate", is_flag=True, help="Check base and every row of the data with the tokenizer first.")
-@click.option("--dry-run", is_flag=True, help="Check everything, queue nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, predict memory, disk and time, queue nothing.")
 @click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
 @output.json_option
 def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: Any) -> None:
@@ -32,19 +35,13 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     """
     place = home()
     wanted = request.resolve(place, **flags)
-    if dataset.locate(wanted.config.data.dataset) is not None:
-        rows = dataset.read(wanted.config.data)
-        output.say(f"data: {len(rows.dialogues)} dialogues in {wanted.config.data.dataset}")
-        for reason in rows.bad:
-            output.say(f"left out: {reason}")
-    if validate or dry_run:
-        output.say(f"base: {_validated(wanted)}")
+    size = _validated(wanted) if validate or dry_run else _size(wanted)
+    predicted = estimate.predict(place, wanted, size)
+    prediction.tell(predicted)
     if dry_run:
-        output.print_json(wanted.config.model_dump(mode="json")) if as_json else click.echo(
-            "nothing queued (--dry-run)"
-        )
+        _report(wanted, predicted, as_json)
         return
-    run_id = _submit(wanted)
+    run_id = _submit(place, wanted, predicted)
     if as_json:
         output.print_json({"run": run_id})
     else:
@@ -56,30 +53,62 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     output.say(f"queued; follow it with: tandem runs logs -f {run_id}")
 
 
-def _submit(wanted: TrainRequest) -> str:
+def _submit(place: Home, wanted: TrainRequest, predicted: Prediction) -> str:
+    """Queue the run and keep its prediction. Raises TrainingError for one that cannot fit."""
     from cli.api import Api
 
+    predicted.check()
     run_id = new_run_id(wanted.config.profile)
-    return Api().post("/api/runs", {"run_id": run_id, **wanted.submission()})["id"]
+    queued = Api().post("/api/runs", {"run_id": run_id, **wanted.submission()})["id"]
+    predicted.save(place.run(queued))
+    return queued
 
 
-def _validated(wanted: TrainRequest) -> str:
+def _report(wanted: TrainRequest, predicted: Prediction, as_json: bool) -> None:
+    if as_json:
+        output.print_json(wanted.config.model_dump(mode="json") | {"prediction": prediction.as_json(predicted)})
+    else:
+        prediction.table(predicted)
+        click.echo("nothing queued (--dry-run)")
+    predicted.check()
+
+
+def _size(wanted: TrainRequest) -> DataSize:
+    """Of data on this machine, which is read and checked; of a hub's data set what is known without asking."""
+    if dataset.locate(wanted.config.data.dataset) is None:
+        return datasize.unknown(wanted.config)
+    return datasize.of_dialogues(_rows(wanted).dialogues, wanted.config)
+
+
+def _rows(wanted: TrainRequest) -> Rows:
+    rows = dataset.read(wanted.config.data)
+    output.say(f"data: {len(rows.dialogues)} dialogues in {wanted.config.data.dataset}")
+    for reason in rows.bad:
+        output.say(f"left out: {reason}")
+    return rows
+
+
+def _validated(wanted: TrainRequest) -> DataSize:
     """Resolve the base, render and mask every row; says what would be learned. Raises what a run would fail with."""
     from models import checkpoint  # imports torch
 
     path = checkpoint.resolve(wanted.config.model.base)
     base = checkpoint.inspect(path)
-    rows = dataset.read(wanted.config.data)
+    rows = _rows(wanted)
     tokenizer = checkpoint.load_tokenizer(path)
-    prepared = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length)
-    output.say(f"rendered: {prepared.report}")
-    return f"{base.name} ({base.layout}) in {path}"
+    report = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length).report
+    output.say(f"rendered: {report}")
+    output.say(f"base: {base.name} ({base.layout}) in {path}")
+    return datasize.tokenised(report, wanted.config)
 
 
 def resume(place: Home, run_id: str, follow: bool) -> None:
     """Queue a run that continues `run_id` with its own configuration."""
     flags = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "priority": 0, "sets": ()}
-    new = _submit(request.resolve(place, resume=run_id, **flags))
+    wanted = request.resolve(place, resume=run_id, **flags)
+    predicted = estimate.predict(place, wanted, _size(wanted))
+    prediction.tell(predicted)
+    new = _submit(place, wanted, predicted)
     click.echo(new)
     if follow:
         from cli.follow import follow as follow_run

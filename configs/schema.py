@@ -185,7 +185,8 @@ class WatchdogConfig(Section):
     on_nan: Action = "rollback"
     """When the loss or the gradient's norm is not a finite number."""
     spike_factor: float = Field(3.0, gt=1)
-    """A spike is a loss or gradient norm this many times the median of the last `window` steps."""
+    """A spike is a loss or gradient norm this many times the median of the last `window` steps, while the loss is above
+    target_loss."""
     on_spike: Action = "warn"
     """When there is a spike."""
     plateau_steps: int = Field(50, ge=2)

@@ -51,7 +51,8 @@ def test_a_queued_run_stops_at_once_and_never_gets_a_slot(tandem):
     tandem.run("runs", "stop", blocking)
     assert tandem.ended(blocking).state is RunState.STOPPED
     assert tandem.find_run(waiting).attempt == 0
-    assert not tandem.home.run(waiting).exists(), "a queued run costs nothing but its row"
+    left = [path.name for path in tandem.home.run(waiting).iterdir()]
+    assert left == ["prediction.json"], "a queued run costs nothing but its row and its prediction"
 
 
 def test_a_starting_run_stops_before_its_first_step(tandem):

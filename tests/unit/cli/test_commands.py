@@ -67,12 +67,14 @@ def test_a_run_is_shown_with_its_curve_and_events(invoke, ledger, home):
     log = MetricsLog(home.run("tiny-1") / "metrics.jsonl")
     for step, loss in enumerate((4.0, 2.0, 1.0), 1):
         log.append({"step": step, "loss": loss})
+    log.append({"step": 3, "eval_loss": 9.0})
     shown = invoke("runs", "show", "tiny-1").out
     assert "FAILED  the disk is full" in shown
     assert "loss 4.000 █▃▁ 1.000" in shown
     assert re.search(r"queued +submitted", shown)
     values = json.loads(invoke("runs", "show", "tiny-1", "--json").out)
-    assert [line["loss"] for line in values["metrics"]] == [4.0, 2.0, 1.0]
+    assert [line["loss"] for line in values["metrics"][:3]] == [4.0, 2.0, 1.0]
+    assert values["metrics"][3] == {"step": 3, "eval_loss": 9.0}
     assert [event["kind"] for event in values["events"]] == ["queued", "failed"]
 
 

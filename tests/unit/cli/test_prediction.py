@@ -1,0 +1,81 @@
+"""Predictions as people and machines read them, and against what was measured."""
+
+import json
+import re
+
+import pytest
+
+from actors import monitor
+from actors.ledger import Ledger
+from actors.monitor import GpuReading
+from actors.run import RunState
+from cli import prediction
+from configs import load
+from configs.schema import Slot
+from jobs import datasize, estimate
+from jobs.costs import GIB
+from jobs.request import TrainRequest
+from tests.samples import RUN_CONFIG
+
+
+@pytest.fixture
+def predicted(home):
+    config = load.load_run("tiny")
+    return estimate.predict(home, TrainRequest(config, 0, None, None), datasize.unknown(config))
+
+
+def test_a_dry_run_is_a_table_with_every_component_and_json_has_all(invoke):
+    done = invoke("train", "--profile", "tiny", "--dry-run")
+    assert re.match(r"PREDICTION +LOW +LIKELY +HIGH", done.out)
+    for name in ("memory: weights", "memory: activations", "memory", "disk", "start", "step", "whole run"):
+        assert re.search(rf"^{name} +[\d.]+", done.out, re.MULTILINE), name
+    values = json.loads(invoke("train", "--profile", "tiny", "--dry-run", "--json").out)["prediction"]
+    assert values["steps"] == 60
+    assert values["memory"]["low"] < values["memory"]["likely"] < values["memory"]["high"]
+    assert values["parts"]["weights"]["likely"] == 4 * 1_256_096
+
+
+def test_before_queuing_memory_disk_and_time_are_told_on_stderr(invoke):
+    lines = invoke("train", "--profile", "tiny").err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["data", "memory", "disk", "time", "error"]
+    assert "on CPU, micro-batch 8" in lines[1]
+    assert re.search(r"for 60 steps, .* a step; from measured baselines", lines[3])
+    assert "Tandem is not running" in lines[-1]
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(invoke, monkeypatch):
+    readings = [GpuReading(index, f"GPU-{index}", "Small", 8 * GIB, 0, None, None, None) for index in (0, 1)]
+    monkeypatch.setattr(monitor, "gpus", lambda: readings)
+    done = invoke("train", "--profile", "standard")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1].startswith("error: this run needs at least 1")
+    assert "has 7.5 GiB for it -> " in done.err.splitlines()[-1]
+    assert "not running" not in done.err
+
+
+def test_of_a_base_that_is_not_here_one_line_says_so(invoke):
+    done = invoke("train", "--profile", "tiny", "--set", "model.base=owner/name")
+    assert "prediction: base owner/name is not on this machine, so its size is unknown\n" in done.err
+
+
+def test_an_ended_run_shows_what_was_predicted_and_what_it_took(invoke, home, predicted):
+    ledger = Ledger(home.ledger)
+    ledger.submit("tiny-1", config=RUN_CONFIG)
+    ledger.grant("tiny-1", Slot(name="0", roles=("train",)))
+    ledger.transition("tiny-1", RunState.RUNNING, "x")
+    ledger.transition("tiny-1", RunState.SUCCEEDED, "x")
+    ledger.close()
+    folder = home.run("tiny-1")
+    predicted.save(folder)
+    (folder / "measured.json").write_text(json.dumps({"peak_memory_bytes": predicted.memory.high * 2}))
+    shown = invoke("runs", "show", "tiny-1").out
+    assert re.search(r"memory measured +[\d.]+ .iB, outside the prediction: ", shown)
+    assert re.search(r"time measured +0\.0\ds, outside the prediction: ", shown)
+    assert ", as predicted: " in prediction.against_measured(folder, predicted.total_s.likely)[0][1]
+
+
+def test_without_a_prediction_or_a_measurement_nothing_is_compared(home, predicted):
+    folder = home.run("tiny-1")
+    assert prediction.against_measured(folder, 10.0) == []
+    predicted.save(folder)
+    assert prediction.against_measured(folder, None) == []
