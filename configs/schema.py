@@ -136,8 +136,8 @@ class TrainingConfig(Section):
     """Steps between checkpoints. A kill loses at most this many steps."""
     keep_checkpoints: int = Field(2, ge=1)
     """How many checkpoints of a run are kept."""
-    eval_steps: int | None = Field(None, ge=1)
-    """Steps between evaluations on the held-out rows. Null: together with every checkpoint. Needs data.holdout."""
+    eval_steps: int = Field(50, ge=1)
+    """Steps between evaluations on the held-out rows; there is always one at the end. Needs data.holdout."""
     eval_batch: int = Field(1, ge=1)
     """Rows per forward pass of an evaluation. Attention is computed eagerly there, so larger ones need much memory."""
     patience: int | None = Field(None, ge=1)
@@ -160,10 +160,10 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _best_checkpoint_exists(self) -> Self:
-        if self.patience and self.eval_steps and self.eval_steps % self.save_steps:
+        if self.patience and self.eval_steps % self.save_steps:
             raise ValueError(
                 f"training.patience publishes the best checkpoint, but training.eval_steps is {self.eval_steps} and "
-                f"no multiple of training.save_steps {self.save_steps}; leave eval_steps out"
+                f"no multiple of training.save_steps {self.save_steps}; make it one"
             )
         return self
 

@@ -127,7 +127,7 @@ class _Case:
         if prediction.steps is None:
             return prediction
         training = self.config.training
-        evaluations = prediction.steps // (training.eval_steps or training.save_steps)
+        evaluations = prediction.steps // training.eval_steps
         held_out = (self.size.rows or 0) * self.config.data.holdout
         row = costs.row_seconds(self.base, self.where.device, self.size.mean_row)
         work = prediction.step_s * prediction.steps + row * (held_out * evaluations)

@@ -110,6 +110,8 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
 
     Raises TrainingError if the watchdog stops the run or nothing more can be given up for memory.
     """
+    if work.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     while True:
         work.log.begin_after(begin.step if begin else 0)
         ended = _stretch(work, plan, begin)
@@ -283,7 +285,7 @@ def _trainer(work: Work, plan: Plan, progress: _Progress) -> SFTTrainer:
     rows, held_out = work.rows(plan.max_seq_length)
     evaluation = {}
     if held_out:
-        evaluation = {"eval_strategy": "steps", "eval_steps": training.eval_steps or training.save_steps}
+        evaluation = {"eval_strategy": "steps", "eval_steps": training.eval_steps}
     arguments = _arguments(
         work,
         plan,
@@ -422,7 +424,7 @@ class _Timing(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self._wait()
         self.seconds.append(time.perf_counter() - self._started)
-        self.peak_bytes = torch.cuda.max_memory_reserved() if self._cuda else None
+        self.peak_bytes = torch.cuda.max_memory_allocated() if self._cuda else None
 
     def _wait(self) -> None:
         if self._cuda:

@@ -38,19 +38,20 @@ def origin(config: RunConfig, *, base: str, data: str, template: str, device: st
 
     The random state itself is in the checkpoint; its seeds are here.
     """
+    fingerprints = {"base": base, "data": data, "template": template}
+    around = {"versions": versions(), "environment": environment(), "device": device}
+    return fingerprints | of_config(config) | around
+
+
+def of_config(config: RunConfig) -> dict[str, Any]:
+    """The part of an origin that the configuration alone says."""
     return {
-        "base": base,
-        "data": data,
-        "template": template,
         "lora": config.lora.model_dump(mode="json"),
         "mask": config.data.mask,
         "max_seq_length": config.model.max_seq_length,
         "effective_batch": config.training.effective_batch,
         "seed": config.training.seed,
         "optimizer": config.training.optimizer,
-        "versions": versions(),
-        "environment": environment(),
-        "device": device,
     }
 
 
@@ -75,11 +76,14 @@ def environment() -> dict[str, str]:
 
 
 def refuse_other(before: dict[str, Any], now: dict[str, Any], *, say: Callable[[str], None] = print) -> None:
-    """Raises TrainingError naming everything that must agree and does not; tells `say` what may shift the digits."""
+    """Raises TrainingError naming everything that must agree and does not; tells `say` what may shift the digits.
+
+    `before` is a checkpoint's origin, `now` that of the run which resumes, or a part of it.
+    """
     changed = [
         f"{words} ({_both(before.get(key), now[key])})"
         for key, words in MUST_AGREE.items()
-        if before.get(key) != now[key]
+        if key in now and before.get(key) != now[key]
     ]
     if changed:
         raise TrainingError(
@@ -87,7 +91,7 @@ def refuse_other(before: dict[str, Any], now: dict[str, Any], *, say: Callable[[
             hint="put that back as it was, or train anew without --resume",
         )
     for key, words in MAY_DIFFER.items():
-        if before.get(key) != now[key]:
+        if key in now and before.get(key) != now[key]:
             say(f"resuming with other {words} ({_both(before.get(key), now[key])}): digits may differ")
 
 

@@ -1,5 +1,6 @@
 """What a person asks for when they ask for training, the same from `tandem train` and from `ray job submit`."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import MaskMode, RunConfig
-from jobs import checkpoints, dataset
+from jobs import checkpoints, dataset, provenance
 
 PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
 
@@ -47,6 +48,7 @@ def options(command: Callable) -> Callable:
         click.option(
             "--max-bad-rows", type=click.IntRange(min=0), help="Leave out up to so many rows that are broken."
         ),
+        click.option("--micro-batch", metavar="N", help="Rows per forward pass, or auto: measure what is fastest."),
         click.option("--dataset", metavar="D", help="A .jsonl, .json, .csv or .parquet file, a folder, a hub name."),
         click.option("--gpu", "slot", metavar="N", help="Only this slot will do. Default: any that trains."),
         click.option("--profile", metavar="P", help=f"A profile or a YAML file. {PROFILE_DEFAULT}"),
@@ -67,10 +69,11 @@ def resolve(
     sets: tuple[str, ...],
     max_bad_rows: int | None = None,
     mask: str | None = None,
+    micro_batch: str | None = None,
 ) -> TrainRequest:
     """Flags to a validated request.
 
-    Raises ConfigError, NotFoundError or StateError before anything is queued.
+    Raises ConfigError, NotFoundError, StateError or TrainingError before anything is queued.
     """
     flags = [*sets]
     if dataset is not None:
@@ -79,6 +82,8 @@ def resolve(
         flags.append(f"data.max_bad_rows={max_bad_rows}")
     if mask is not None:
         flags.append(f"data.mask={mask}")
+    if micro_batch is not None:
+        flags.append(f"training.micro_batch={micro_batch}")
     if max_steps is not None:
         flags.append(f"training.max_steps={max_steps}")
     if resume is None:
@@ -87,6 +92,7 @@ def resolve(
         if profile is not None:
             raise ConfigError("--resume keeps the run's own profile", hint="leave --profile out")
         config = _resumed(home, resume, flags)
+    _check_reporters(config)
     return TrainRequest(_with_local_paths(config), priority, slot, resume)
 
 
@@ -101,16 +107,28 @@ def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
     if not run.state.is_terminal:
         raise StateError(f"run {run_id} is {run.state}, it has not ended", hint=f"`tandem runs stop {run_id}` first")
     folders = [home.run(each) / "checkpoints" for each in (run.id, run.parent) if each]
-    begin = checkpoints.newest(*folders)
+    begin = checkpoints.newest(*folders, say=lambda text: None)
     if begin is None:
-        raise StateError(f"run {run_id} left no checkpoint", hint=f"train anew: tandem train --profile {run.profile}")
+        raise StateError(
+            f"run {run_id} left no whole checkpoint", hint=f"train anew: tandem train --profile {run.profile}"
+        )
     config = load.override(RunConfig, run.config, flags, source=f"run {run_id}")
+    provenance.refuse_other(begin.origin(), provenance.of_config(config))
     steps = config.training.max_steps or run.max_steps
     if steps is not None and begin.step >= steps:
         raise StateError(
             f"run {run_id} has done all its {steps} steps", hint=f"--max-steps with more than {begin.step} trains on"
         )
     return config
+
+
+def _check_reporters(config: RunConfig) -> None:
+    for name in config.training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"training.report_to names {name}, which is not installed",
+                hint=f".venv/bin/python -m pip install {name}",
+            )
 
 
 def _with_local_paths(config: RunConfig) -> RunConfig:

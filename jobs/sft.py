@@ -119,10 +119,10 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
     )
 
     def cut(max_seq_length: int):
-        again = data
-        if max_seq_length != config.model.max_seq_length:
-            again = dataset.prepare(rows, tokenizer, config.data, max_seq_length)
-        return again.training, again.held_out
+        if max_seq_length == config.model.max_seq_length:
+            return data.training, data.held_out
+        shorter = dataset.measure(rows, tokenizer, config.data, max_seq_length)  # consent counts, not the gate
+        return [[each.row for each in side if each.teaches] for side in (shorter.training, shorter.held_out)]
 
     return Work(model, tokenizer, config, folder, device, link, record, origin, cut)
 
@@ -198,7 +198,7 @@ class _Meter:
 
         now = self._energy()
         used = None if now is None or self._joules is None else round(now - self._joules, 1)
-        return {"peak_memory_bytes": torch.cuda.max_memory_reserved(), "energy_joules": used}
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "energy_joules": used}
 
     def _energy(self) -> float | None:
         return monitor.energy_joules() if self._cuda else None

@@ -67,3 +67,20 @@ def test_a_resumed_run_that_is_interrupted_goes_on_with_its_own_curve(tmp_path):
 
 def test_the_mean_loss_covers_all_steps(tmp_path):
     assert log_of(tmp_path / "metrics.jsonl", 1, 2, 3, 6).mean_loss() == 3.0
+
+
+def test_steps_evaluations_and_rollbacks_are_told_apart(tmp_path):
+    log = log_of(tmp_path / "metrics.jsonl", 1, 2)
+    log.append({"step": 2, "eval_loss": 0.5})
+    log.append({"step": 2, "rollback": "the loss is nan", "from": 5})
+    assert [line["loss"] for line in log.losses()] == [1.0, 2.0]
+    assert [line["eval_loss"] for line in log.evaluations()] == [0.5]
+    assert (log.rollbacks(), log.mean_loss()) == (1, 1.5)
+
+
+def test_a_rollback_stays_in_the_log_when_the_run_begins_again_at_its_step(tmp_path):
+    log = log_of(tmp_path / "metrics.jsonl", 1, 2, 3)
+    log.begin_after(2)
+    log.append({"step": 2, "rollback": "the loss is nan", "from": 3})
+    log.begin_after(2)
+    assert (steps(log), log.rollbacks()) == ([1, 2, 2], 1)

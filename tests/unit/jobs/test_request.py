@@ -6,8 +6,9 @@ from actors import monitor
 from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.run import RunState
-from configs.errors import ConfigError, DataError, NotFoundError, StateError
-from jobs import checkpoints, request
+from configs.errors import ConfigError, DataError, NotFoundError, StateError, TrainingError
+from configs.schema import RunConfig
+from jobs import checkpoints, provenance, request
 from tests.samples import RUN_CONFIG
 
 FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}
@@ -24,9 +25,9 @@ def ended(home):
     ledger = Ledger(home.ledger)
     ledger.submit("tiny-1", config=RUN_CONFIG)
     ledger.transition("tiny-1", RunState.STOPPED, "x")
-    checkpoint = home.run("tiny-1") / "checkpoints" / "checkpoint-10"
-    checkpoint.mkdir(parents=True)
-    checkpoints.mark_complete(checkpoint.parent, 10)
+    origin = provenance.of_config(RunConfig(**RUN_CONFIG))
+    with checkpoints.writing(home.run("tiny-1") / "checkpoints", 10, origin) as aside:
+        (aside / "checkpoint-10").mkdir()
     yield ledger
     ledger.close()
 
@@ -124,7 +125,27 @@ def test_a_run_that_has_not_ended_cannot_be_resumed(resolve, ended):
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(resolve, ended, home):
-    (home.run("tiny-1") / "checkpoints" / "checkpoint-10" / checkpoints.MARK).unlink()
-    with pytest.raises(StateError, match="run tiny-1 left no checkpoint") as caught:
+    (home.run("tiny-1") / "checkpoints" / "checkpoint-10" / checkpoints.MANIFEST).unlink()
+    with pytest.raises(StateError, match="run tiny-1 left no whole checkpoint") as caught:
         resolve(resume="tiny-1")
     assert "tandem train --profile tiny" in caught.value.hint
+
+
+def test_what_would_change_the_meaning_of_the_curve_cannot_change_on_resume(resolve, ended):
+    with pytest.raises(TrainingError, match=r"the adapter's shape \(lora\.\*\) \(r: 16 then, 4 now\)"):
+        resolve(resume="tiny-1", max_steps=90, sets=("lora.r=4",))
+    assert resolve(resume="tiny-1", max_steps=90, sets=("training.learning_rate=1e-4",)).parent == "tiny-1"
+
+
+def test_the_micro_batch_has_a_flag_and_must_divide_the_effective_batch(resolve):
+    assert resolve(profile="standard", micro_batch="4").config.training.micro_batch == 4
+    assert resolve(profile="tiny", micro_batch="auto").config.training.micro_batch == "auto"
+    with pytest.raises(ConfigError, match=r"training\.micro_batch is 3 and does not divide"):
+        resolve(profile="standard", micro_batch="3")
+    with pytest.raises(ConfigError, match=r"'training\.micro_batch'"):
+        resolve(profile="standard", micro_batch="many")
+
+
+def test_curves_go_only_where_something_is_installed(resolve):
+    with pytest.raises(ConfigError, match=r"training\.report_to names wandb, which is not installed"):
+        resolve(profile="tiny", sets=("training.report_to=[wandb]",))
