@@ -26,10 +26,12 @@ class Link:
     Training outlives the control actor: while that is being restarted an answer counts as `CONTINUE`.
     """
 
-    def __init__(self, run_id: str, attempt: int, share: float = 1.0) -> None:
+    def __init__(self, run_id: str, attempt: int, share: float, check_s: float) -> None:
         self._run = (run_id, attempt)
         self.share = share
         """The part of its slot's GPU that the task may use."""
+        self.check_s = check_s
+        """Seconds that looking at the slot's GPU took; on a GPU that is the import of torch."""
         self._control: Any = None
 
     def starting(self) -> Directive:
@@ -73,7 +75,10 @@ class Trainer:
         """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
         print(f"{time.strftime('%F %T')} attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
         try:
-            return task(run, home, check_slot(self._slot), Link(run["id"], run["attempt"], self._slot.share))
+            began = time.monotonic()
+            device = check_slot(self._slot)
+            link = Link(run["id"], run["attempt"], self._slot.share, time.monotonic() - began)
+            return task(run, home, device, link)
         except BaseException:
             traceback.print_exc()  # the driver gets the reason, the log the whole of it
             raise

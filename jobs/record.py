@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from configs import durable
 
 RESOLVED, MEASURED = "resolved.json", "measured.json"
@@ -15,12 +17,16 @@ RESOLVED, MEASURED = "resolved.json", "measured.json"
 class Record:
     """The account of one attempt; a later attempt writes it anew."""
 
-    def __init__(self, folder: Path, granted_at: float | None) -> None:
+    def __init__(self, folder: Path, granted_at: float | None, check_s: float = 0.0) -> None:
+        """`granted_at` is when the slot was granted, `check_s` how long this process took to look at its GPU."""
         self._folder = folder
-        self._measured: dict[str, Any] = {"stages": {}}
         self._granted_at = granted_at or time.time()
+        self._measured: dict[str, Any] = {"stages": {}}
         if granted_at is not None:
-            self._measured["stages"]["processes"] = round(time.time() - granted_at, 3)
+            began = psutil.Process().create_time()
+            self.took("driver", began - granted_at)
+            self.took("actor", time.time() - began - check_s)
+            self.took("import libraries", check_s)
 
     @property
     def stages(self) -> dict[str, float]:

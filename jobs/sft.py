@@ -48,7 +48,7 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
 
 def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     config, folder = RunConfig(**run["config"]), home.run(run["id"])
-    record, meter = Record(folder, run["started_at"]), _Meter(device)
+    record, meter = Record(folder, run["started_at"], link.check_s), _Meter(device)
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):

@@ -25,6 +25,7 @@ class FakeLink:
     """Hears what a task says, and answers CONTINUE; `on_report` may answer otherwise, raise or kill."""
 
     share = 1.0
+    check_s = 0.0
 
     def __init__(self, on_report: Callable[[int], Directive | None] = lambda step: None) -> None:
         self.on_report = on_report
