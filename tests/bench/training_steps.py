@@ -29,7 +29,8 @@ from jobs.record import Record
 from tests.bench.main_job import machine
 from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, shown
 
-STEPS, TURNS = 6, 3
+STEPS = 6
+TIGHT_GIB = 15
 PLAIN = {"micro_batch": 2, "accumulation": 8}
 
 
@@ -37,6 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="`tiny`, or a local checkpoint folder")
     parser.add_argument("--experts", action="store_true", help="train the experts too")
+    parser.add_argument("--turns", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--faults", action="store_true", help=f"then run out of memory at {TIGHT_GIB} GiB, and resume")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result: dict[str, Any] = {"command": f"python -m {__spec__.name} {' '.join(shown(sys.argv[1:]))}"}
@@ -86,11 +89,14 @@ def measure(options: argparse.Namespace, home: Home):
     yield {"fit": {"micro_batch": chosen.micro_batch, "trials": [vars(trial) for trial in chosen.trials]}}
     yield {"versions": provenance.versions(), "load_seconds": record.stages}
     legs = {"plain": [], "tandem 2 x 8": [], "tandem auto": []}
-    for _ in range(TURNS):
+    for _ in range(options.turns):
         legs["plain"].append(_plain(work))
         legs["tandem 2 x 8"].append(_tandem(work, PLAIN["micro_batch"]))
         legs["tandem auto"].append(_tandem(work, chosen.micro_batch))
         yield _summary(legs)
+    if options.faults:
+        yield {"out_of_memory": _out_of_memory(work)}
+        yield {"resume": _resume(work)}
 
 
 def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -125,14 +131,53 @@ def _probe(work, home: Home) -> fit.Fit:
 def _tandem(work, micro_batch: int) -> dict[str, Any]:
     from jobs import loop
 
-    work.reset()
-    work.log.path.unlink(missing_ok=True)
-    shutil.rmtree(work.checkpoints, ignore_errors=True)
+    _clear(work)
     _reset_peak()
     began = time.time()
     loop.train(work, first_plan(work.config, micro_batch), None)
     ends = [line["at"] for line in work.log.losses()]
     return {"seconds": _between(ends), "peak_gib": _peak_gib(), "all_seconds": round(time.time() - began, 2)}
+
+
+def _out_of_memory(work) -> dict[str, Any]:
+    """Train at 16 x 1 with too little memory for it: which rungs were taken, and what the loss was then."""
+    import torch
+
+    from jobs import loop
+
+    _clear(work)
+    if work.device == "cuda":
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(TIGHT_GIB * 2**30 / total)
+    work.link.notes.clear()
+    loop.train(work, first_plan(work.config, 16), None)
+    lines = work.log.losses()
+    return {"cap_gib": TIGHT_GIB, "rungs": work.link.said("memory"), "losses": [line["loss"] for line in lines]}
+
+
+def _resume(work) -> dict[str, Any]:
+    """The losses of a run, and those after its checkpoint in the middle once more, from that checkpoint."""
+    from jobs import checkpoints, loop
+
+    _clear(work)
+    plan = first_plan(work.config, PLAIN["micro_batch"])
+    whole = work.config
+    work.config = whole.model_copy(update={"training": whole.training.model_copy(update={"save_steps": 3})})
+    loop.train(work, plan, None)
+    first = {line["step"]: line["loss"] for line in work.log.losses()}
+    checkpoints.drop_after(work.checkpoints, 3)
+    work.reset()
+    loop.train(work, plan, checkpoints.newest(work.checkpoints))
+    again = {line["step"]: line["loss"] for line in work.log.losses()}
+    differences = [abs(again[step] - first[step]) for step in first]
+    return {"losses": list(first.values()), "resumed": list(again.values()), "largest_difference": max(differences)}
+
+
+def _clear(work) -> None:
+    work.reset()
+    work.log.path.unlink(missing_ok=True)
+    shutil.rmtree(work.checkpoints, ignore_errors=True)
 
 
 def _plain(work) -> dict[str, Any]:
