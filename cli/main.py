@@ -16,6 +16,7 @@ COMMANDS = {
     "adapters": ("cli.adapters", "List and show published adapters."),
     "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
+    "model": ("cli.model", "Check a base model's files, fetch what is missing."),
     "ask": ("cli.ask", "Ask the running endpoint one question."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
