@@ -12,7 +12,7 @@ COMMANDS = {
     "status": ("cli.status", "Slots, runs, adapters and engines at a glance."),
     "train": ("cli.train", "Queue a fine-tuning run."),
     "data": ("cli.data", "Look at data before it is trained."),
-    "runs": ("cli.runs", "List, show, follow, stop and resume runs."),
+    "runs": ("cli.runs", "List, show, compare, follow, stop and resume runs."),
     "adapters": ("cli.adapters", "List and show published adapters."),
     "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
