@@ -139,11 +139,11 @@ def _cache_notes(repository: Repository, revision: str) -> tuple[str, ...]:
         notes.append(f"the cache also holds snapshot {', '.join(others)}; main is {revision[:12]}")
     if leftovers := repository.leftovers():
         notes.append(
-            f"{len(leftovers)} unfinished downloads, {_bytes(leftovers)}, which nobody goes on with: unless one is at "
-            f"work now, remove {repository.folder / 'blobs' / '*.incomplete'}"
+            f"unfinished downloads: {len(leftovers)}, {_bytes(leftovers)}; nobody goes on with them, so unless one is "
+            f"at work now, remove {repository.folder / 'blobs' / '*.incomplete'}"
         )
     if unlinked := repository.unlinked():
-        notes.append(f"{len(unlinked)} blobs, {_bytes(unlinked)}, to which no snapshot links")
+        notes.append(f"blobs to which no snapshot links: {len(unlinked)}, {_bytes(unlinked)}")
     return tuple(notes)
 
 

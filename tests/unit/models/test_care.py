@@ -195,8 +195,8 @@ def test_leftovers_are_named_and_harm_nothing(snapshot):
     report = care.check(NAME)
     assert report.is_whole
     unfinished, unlinked = report.notes
-    assert unfinished.startswith("1 unfinished downloads, 1,234 bytes")
-    assert unlinked == "1 blobs, 4,321 bytes, to which no snapshot links"
+    assert unfinished.startswith("unfinished downloads: 1, 1,234 bytes")
+    assert unlinked == "blobs to which no snapshot links: 1, 4,321 bytes"
 
 
 def test_a_model_that_is_not_there_names_a_whole_copy_elsewhere(cache, four_bit, monkeypatch, tmp_path):
