@@ -101,7 +101,7 @@ def png(lines: Sequence[Curve], points: Sequence[Curve], file: Path, *, title: s
         axes.plot(curve.steps, curve.values, color=_hex(curve), label=curve.name, **style)
     axes.set_title(title, loc="left", pad=12)
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_ylabel("loss" if smooth <= 1 else f"loss (mean of {smooth} steps)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
