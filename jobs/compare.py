@@ -127,13 +127,14 @@ def _result(home: Home, run: Run, log: MetricsLog) -> Result:
 
 def _judged(home: Home, adapter: str | None) -> dict[str, Any]:
     """The headline of an adapter's newest evaluation; of a report of another shape, what can be found in it."""
-    files = sorted((home.root / "evaluations" / adapter).glob("*/report.json")) if adapter else []
-    report = _read(files[-1]) if files else {}
-    losses = {name: _dig(report, "losses", name, "learned", "loss") for name in ("adapter", "base")}
+    from jobs import evaluate, evaluation_report  # reads data sets: pyarrow
+
+    newest = evaluation_report.newest(home, adapter) if adapter else None
+    report = newest if isinstance(newest, dict) else {}
     dataset = report.get("dataset")
     return {
-        "judged_loss": losses["adapter"],
-        "judged_base_loss": losses["base"],
+        "judged_loss": _dig(report, "losses", evaluate.ADAPTER, evaluate.LEARNED, "loss"),
+        "judged_base_loss": _dig(report, "losses", evaluate.BASE, evaluate.LEARNED, "loss"),
         "judged_on": f"{report.get('rows', '?')} rows of {dataset}" if dataset else None,
     }
 

@@ -216,7 +216,7 @@ def _fingerprint(path: Path, files: Iterable[TensorFile]) -> str:
 
 def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of base model `name`, without its weights: of a hub model only the small files are fetched."""
-    on_hub = HUB_NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
+    on_hub = hub.NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
     return load_tokenizer(name if on_hub else resolve(name))
 
 
