@@ -76,8 +76,8 @@ def size(number: float | None) -> str:
     return f"{number:.1f} GiB"
 
 
-def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """A curve in one line of block characters, averaged down to `width`."""
+def sparkline(values: Sequence[float], width: int = 60, *, low: float | None = None, high: float | None = None) -> str:
+    """A curve in one line of block characters, averaged down to `width`; from `low` to `high`, by default its own."""
     if not values:
         return ""
     step = max(1, len(values) / width)
@@ -85,7 +85,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     for index in range(min(width, len(values))):
         part = values[int(index * step) : max(int((index + 1) * step), int(index * step) + 1)]
         means.append(sum(part) / len(part))
-    low, high = min(means), max(means)
+    low, high = min(means) if low is None else low, max(means) if high is None else high
     scale = (len(_BLOCKS) - 1) / ((high - low) or 1)
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 

@@ -1,4 +1,4 @@
-"""`tandem runs`: list, show, follow, stop and resume. Reading works while the cluster is down."""
+"""`tandem runs`: list, show, compare, follow, stop and resume. Reading works while the cluster is down."""
 
 import sys
 import time
@@ -10,16 +10,17 @@ import click
 
 from actors.ledger import Ledger
 from actors.run import RunState, check_run_id
-from cli import output, prediction
+from cli import curves, output, prediction
 from cli.follow import EXIT_CODES, is_up
 from configs.errors import NotFoundError
 from configs.paths import home
+from jobs import compare as comparing
 from jobs.metrics_log import MetricsLog
 
 
 @click.group()
 def runs() -> None:
-    """List, show, follow, stop and resume runs."""
+    """List, show, compare, follow, stop and resume runs."""
 
 
 @runs.command("list")
@@ -50,14 +51,24 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run_id", metavar="RUN")
+@curves.smooth_option
+@curves.png_option
 @output.json_option
-def show(run_id: str, as_json: bool) -> None:
-    """Show one run: configuration, progress, events and its loss curve."""
+def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
+    """Show one run: configuration, progress, events and its loss curve.
+
+    \b
+    Example:
+      tandem runs show tiny-20260101-120000-ab12 --smooth 5 --png loss.png
+    """
     run = ledger().run(check_run_id(run_id))
-    lines = MetricsLog(home().run(run.id) / "metrics.jsonl").lines()
+    log = MetricsLog(home().run(run.id) / "metrics.jsonl")
+    losses, evaluations = comparing.curves(log, run.id)
     events = ledger().events(run_id=run.id)
+    if png is not None:
+        curves.write_png([losses], [evaluations], png, smooth)
     if as_json:
-        output.print_json({**asdict(run), "metrics": lines, "events": [asdict(event) for event in events]})
+        output.print_json({**asdict(run), "metrics": log.lines(), "events": [asdict(event) for event in events]})
         return
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
@@ -76,11 +87,34 @@ def show(run_id: str, as_json: bool) -> None:
         ("folder", home().run(run.id)),
     ]
     output.print_table(("", run.id), facts, empty="")
-    if losses := [line["loss"] for line in lines if "loss" in line]:
-        click.echo(f"\nloss {losses[0]:.3f} {output.sparkline(losses)} {losses[-1]:.3f}")
+    if losses.steps or evaluations.steps:
+        click.echo("")
+        curves.draw([losses], [evaluations], smooth)
     rows = [(time.strftime("%F %T", time.localtime(event.at)), event.kind, event.text) for event in events]
     click.echo("")
     output.print_table(("WHEN", "EVENT", "WHAT"), rows, empty="no events")
+
+
+@runs.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@curves.smooth_option
+@curves.png_option
+@output.json_option
+def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bool) -> None:
+    """Compare runs: curves over each other, results side by side, and the settings that differ.
+
+    \b
+    Examples:
+      tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
+      tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
+    """
+    found = comparing.compare(home(), ledger(), run_ids)
+    if png is not None:
+        curves.write_png(found.losses, found.evaluations, png, smooth)
+    if as_json:
+        output.print_json(found.to_json())
+    else:
+        curves.print_comparison(found, smooth)
 
 
 @runs.command()

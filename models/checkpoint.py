@@ -13,7 +13,6 @@ imported, so on a GPU call `load_for_training` or `load_for_inference` before an
 import difflib
 import hashlib
 import json
-import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -25,6 +24,7 @@ import torch
 
 from configs import paths
 from configs.errors import CheckpointError, TrainingError
+from models import hub
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,8 +41,6 @@ def _untimed(name: str) -> AbstractContextManager:
 
 TINY, TINY_4BIT = "tiny", "tiny-bnb-4bit"
 KNOWN_NAMES = (TINY, TINY_4BIT, "unsloth/gpt-oss-20b-unsloth-bnb-4bit", "unsloth/gpt-oss-20b", "openai/gpt-oss-20b")
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 
 ATTENTION = frozenset(("q_proj", "k_proj", "v_proj", "o_proj"))
 EXPERT_PARAMETERS = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
@@ -95,8 +93,8 @@ def resolve(name: str) -> Path:
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{folder} holds no config.json", hint="name the folder that holds the model's files")
         return folder.absolute()
-    if HUB_NAME.fullmatch(name):
-        return _from_hub(name)
+    if hub.NAME.fullmatch(name):
+        return hub.obtain(name, inspect)
     nearest = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.0)[0]
     raise CheckpointError(
         f"no base model {name!r}: not a folder, and a hub name has the form owner/name",
@@ -115,33 +113,6 @@ def _tiny_4bit() -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
-    import httpx
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    cache = constants.HF_HUB_CACHE
-    try:
-        cached = Path(snapshot_download(name, allow_patterns=list(HUB_FILES), local_files_only=True))
-        inspect(cached)
-        return cached
-    except (LocalEntryNotFoundError, CheckpointError) as error:
-        incomplete = f"; what is there is incomplete: {error.message}" if isinstance(error, CheckpointError) else ""
-    if constants.is_offline_mode():
-        raise CheckpointError(
-            f"base model {name!r} is neither a folder nor complete in the local cache {cache}{incomplete}, "
-            "and HF_HUB_OFFLINE is set",
-            hint=f"unset HF_HUB_OFFLINE, or run `hf download {name}` where there is a network and copy the cache here",
-        )
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        raise CheckpointError(
-            f"base model {name!r} is not in the local cache {cache}{incomplete}, and the hub did not give it: {error}",
-            hint="check the name and the network, set HF_TOKEN for a gated model, or name a local folder",
-        ) from error
-
-
 def inspect(path: Path) -> Checkpoint:
     """Read every header of the model in folder `path` and the first bytes of each tensor, no whole weights.
 
@@ -149,7 +120,7 @@ def inspect(path: Path) -> Checkpoint:
     than its header says, or index and shards disagree about a key.
     """
     config = _read_json(path / "config.json")
-    files = tuple(_read_header(file) for file in _shards(path))
+    files = tuple(read_header(file) for file in _shards(path))
     name, revision = _name_of(path)
     headers = {key: header for file in files for key, header in file.tensors.items()}
     split = any(".mlp.experts.gate_up_projs." in key and header["dtype"] == "U8" for key, header in headers.items())
@@ -187,7 +158,7 @@ def _read_json(file: Path) -> dict:
         raise CheckpointError(f"{file} is not JSON: {error}", hint=_AGAIN) from error
 
 
-_AGAIN = "download or copy the model again, or name another folder"
+_AGAIN = "`tandem model check` says what is wrong with it, `tandem model fetch` brings what a hub model lacks"
 
 
 def _shards(path: Path) -> list[Path]:
@@ -203,14 +174,17 @@ def _shards(path: Path) -> list[Path]:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise CheckpointError(f"{path} lacks {len(absent)} of {len(files)} shards: {_few(absent)}", hint=_AGAIN)
-    stored = {(key, file.name) for file in files for key in _read_header(file).tensors}
+    stored = {(key, file.name) for file in files for key in read_header(file).tensors}
     promised = set(weight_map.items())
     _refuse(path, missing={key for key, _ in promised - stored}, unexpected={key for key, _ in stored - promised})
     return files
 
 
-def _read_header(file: Path) -> TensorFile:
-    """The header of a safetensors file: https://huggingface.co/docs/safetensors, "Format"."""
+def read_header(file: Path) -> TensorFile:
+    """The header of a safetensors file: https://huggingface.co/docs/safetensors, "Format".
+
+    Raises CheckpointError if there is none, or if the file is shorter or longer than it says.
+    """
     size = file.stat().st_size
     with file.open("rb") as handle:
         prefix = handle.read(8)
@@ -219,10 +193,10 @@ def _read_header(file: Path) -> TensorFile:
             raise CheckpointError(f"{file} has {size} bytes and no whole header", hint=_AGAIN)
         try:
             tensors = json.loads(handle.read(length))
-        except ValueError as error:
+            tensors.pop("__metadata__", None)
+            wanted = 8 + length + max((header["data_offsets"][1] for header in tensors.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} has a damaged header: {error}", hint=_AGAIN) from error
-    tensors.pop("__metadata__", None)
-    wanted = 8 + length + max((header["data_offsets"][1] for header in tensors.values()), default=0)
     if size != wanted:
         raise CheckpointError(f"{file} has {size} bytes, its header says {wanted}", hint=_AGAIN)
     return TensorFile(file, size, 8 + length, tensors)
@@ -242,7 +216,7 @@ def _fingerprint(path: Path, files: Iterable[TensorFile]) -> str:
 
 def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of base model `name`, without its weights: of a hub model only the small files are fetched."""
-    on_hub = HUB_NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
+    on_hub = hub.NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
     return load_tokenizer(name if on_hub else resolve(name))
 
 

@@ -28,9 +28,18 @@ PROVED = {
     '"Fetching 4 files" although the model is there': [
         "models/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
         "models/test_checkpoint.py::test_a_hub_model_missing_offline_says_where_it_was_sought",
+        "models/test_care.py::test_without_refs_main_the_snapshot_is_found_but_not_usable",
+        "models/test_care.py::test_only_what_is_missing_or_damaged_comes_again",
     ],
     "Loading takes five minutes and more": [
         "models/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
+        "models/test_care.py::test_a_whole_model_is_fetched_without_a_request",
+    ],
+    "Blobs copied and links made by hand": [
+        "models/test_care.py::test_links_to_each_others_blobs_are_found",
+        "models/test_care.py::test_links_to_each_others_blobs_are_mended_without_a_download",
+        "models/test_care.py::test_a_cache_put_together_by_hand_gets_its_refs_main_without_a_download",
+        "models/test_care.py::test_a_flipped_bit_is_found_in_large_and_in_small_files",
     ],
     "A 4-bit checkpoint loads and answers nonsense": [
         "models/test_checkpoint.py::test_a_missing_key_is_fatal_and_named",
