@@ -120,7 +120,7 @@ class Control:
         job_id = f"{run.id}-{run.attempt}"
         try:
             self._ledger.attach_job(run.id, job_id, attached=False)
-            await asyncio.to_thread(self._jobs.submit, job_id, run.id)
+            await asyncio.to_thread(self._jobs.submit, job_id, run.id, run.kind)
         except Exception as error:
             await self._end(run.id, RunState.FAILED, f"its job could not be started: {error}")
         finally:
@@ -172,10 +172,10 @@ class Control:
         return directive
 
     async def training(self, run_id: str, attempt: int) -> Directive:
-        """The model is loaded and the first step is about to run."""
+        """Everything is loaded and the first step is about to run."""
         directive = self._directive(run_id, attempt)
         if directive is Directive.CONTINUE and self._ledger.run(run_id).state is RunState.STARTING:
-            self._ledger.transition(run_id, RunState.RUNNING, "training")
+            self._ledger.transition(run_id, RunState.RUNNING, "at work")
         return directive
 
     async def report(self, run_id: str, attempt: int, **progress: Any) -> Directive:
@@ -278,7 +278,7 @@ class Control:
         if not now.holds_slot:
             return  # it ended, or went back to the queue, while its process was waited for
         if state is RunState.SUCCEEDED and now is RunState.STARTING:
-            self._ledger.transition(run_id, RunState.RUNNING, "training")
+            self._ledger.transition(run_id, RunState.RUNNING, "at work")
         if state is RunState.STOPPED and now is not RunState.STOPPING:
             self._ledger.transition(run_id, RunState.STOPPING, reason)
         self._ledger.transition(run_id, state, reason)

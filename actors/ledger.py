@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from actors.run import FOLLOWING, Run, RunState
+from actors.run import FOLLOWING, Run, RunKind, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
 
@@ -152,7 +152,9 @@ class Ledger:
         run_id: str,
         *,
         config: dict,
-        kind: str = "train",
+        kind: RunKind = RunKind.TRAIN,
+        profile: str = "custom",
+        max_steps: int | None = None,
         priority: int = 0,
         slot_wanted: str | None = None,
         parent: str | None = None,
@@ -160,11 +162,14 @@ class Ledger:
         job_id: str | None = None,
         reason: str = "submitted",
     ) -> Run:
-        """A new run, QUEUED. Raises StateError if the id exists."""
+        """A new run, QUEUED; `config` is its kind's, `max_steps` None if only the work will tell.
+
+        Raises StateError if the id exists.
+        """
         with self._transaction() as db:
             try:
-                values = (run_id, kind, RunState.QUEUED, reason, config["profile"], json.dumps(config), priority)
-                values += (slot_wanted, parent, attached, job_id, config["training"]["max_steps"], time.time())
+                values = (run_id, RunKind(kind), RunState.QUEUED, reason, profile, json.dumps(config), priority)
+                values += (slot_wanted, parent, attached, job_id, max_steps, time.time())
                 db.execute(
                     "INSERT INTO runs (id, kind, state, reason, profile, config, priority, slot_wanted, parent,"
                     " attached, job_id, max_steps, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -348,7 +353,8 @@ class Ledger:
 
 def _run(row: sqlite3.Row) -> Run:
     values = {field.name: row[field.name] for field in fields(Run)}
-    values |= {"state": RunState(row["state"]), "config": json.loads(row["config"]), "attached": bool(row["attached"])}
+    values |= {"kind": RunKind(row["kind"]), "state": RunState(row["state"])}
+    values |= {"config": json.loads(row["config"]), "attached": bool(row["attached"])}
     return Run(**values)
 
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from enum import StrEnum
 
-from actors.run import check_run_id
+from actors.run import RunKind, check_run_id
 
 
 class JobState(StrEnum):
@@ -39,9 +39,12 @@ class RayJobs:
             self._client = JobSubmissionClient(self.address)
         return self._client
 
-    def submit(self, job_id: str, run_id: str) -> None:
-        """Start the driver of a run. The entrypoint goes through a shell, so nothing but a checked id enters it."""
-        entrypoint = f"{shlex.quote(sys.executable)} -m jobs.train --run-id {check_run_id(run_id)}"
+    def submit(self, job_id: str, run_id: str, kind: RunKind) -> None:
+        """Start the driver of a run of this kind.
+
+        The entrypoint goes through a shell, so nothing but a known kind and a checked id enters it.
+        """
+        entrypoint = f"{shlex.quote(sys.executable)} -m jobs.{RunKind(kind)} --run-id {check_run_id(run_id)}"
         env = {"CUDA_VISIBLE_DEVICES": ""}  # a driver sees no GPU
         self.client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env={"env_vars": env})
 

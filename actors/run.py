@@ -1,4 +1,4 @@
-"""A run: its identity, its states and which may follow which. Pure data; the ledger stores it."""
+"""A run: its kind, its identity, its states and which may follow which. Pure data; the ledger stores it."""
 
 import re
 import secrets
@@ -11,13 +11,20 @@ from configs.errors import NotFoundError
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 
 
+class RunKind(StrEnum):
+    """What a run does; each has its entrypoint `jobs.<kind>` and its own type of configuration."""
+
+    TRAIN = "train"  # RunConfig; publishes an adapter
+    EXPORT = "export"  # ExportConfig; writes a published adapter for others
+
+
 class RunState(StrEnum):
     QUEUED = "QUEUED"  # a row, nothing else
     STARTING = "STARTING"  # holds a slot; its processes are coming up
     RUNNING = "RUNNING"  # reports steps
     STOPPING = "STOPPING"  # was asked to stop; writes a checkpoint
     INTERRUPTED = "INTERRUPTED"  # lost its processes; goes back to the queue or fails
-    SUCCEEDED = "SUCCEEDED"  # published its adapter
+    SUCCEEDED = "SUCCEEDED"  # did what it was to do
     FAILED = "FAILED"  # ended by an error; the reason is in the row
     STOPPED = "STOPPED"  # ended because somebody asked
 
@@ -49,14 +56,13 @@ class Run:
     """One row of the ledger's `runs` table. Times are Unix seconds."""
 
     id: str
-    kind: str
-    """Kind of job: `train`."""
+    kind: RunKind
     state: RunState
     reason: str
     """Why it is in this state, in words."""
     profile: str
     config: dict
-    """The resolved configuration, as `RunConfig.model_dump(mode="json")` gives it."""
+    """The resolved configuration of its kind, as `model_dump(mode="json")` gives it."""
     priority: int
     slot_wanted: str | None
     """Only this slot will do; None is any slot with the role."""
@@ -79,6 +85,15 @@ class Run:
     started_at: float | None
     ended_at: float | None
     heartbeat_at: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run's task ended: SUCCEEDED (with the version, if it published an adapter), or STOPPED."""
+
+    state: RunState
+    reason: str
+    adapter: str | None = None
 
 
 def new_run_id(profile: str) -> str:

@@ -1,21 +1,28 @@
 """`tandem adapters` and `tandem swap`."""
 
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
 
 import click
 
 from actors.ledger import Ledger
+from actors.run import new_run_id
 from cli import output
+from configs import load
 from configs.errors import ConfigError
 from configs.paths import home
+from configs.schema import ExportConfig, ExportFormat
+from jobs import exporter
 from models import adapter
 from models.registry import Registry
 
 
 @click.group()
 def adapters() -> None:
-    """List and show published adapters."""
+    """List, show and export published adapters."""
 
 
 @adapters.command("list")
@@ -77,6 +84,48 @@ def show(version: str, as_json: bool) -> None:
         ("folder", registry.path(manifest.version)),
     ]
     output.print_table(("", manifest.version), facts, empty="")
+
+
+@adapters.command()
+@click.argument("version", metavar="ADAPTER")
+@click.option("--to", type=click.Choice(get_args(ExportFormat)), required=True, help="What to make of it.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", required=True, help="A folder to make.")
+@click.option("--base", metavar="B", help="Merge into this base, for example its 16-bit form. Default: its own.")
+@click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True)
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher is granted a slot earlier.")
+@click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
+@output.json_option
+def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priority: int, **how: str | None) -> None:
+    """Queue a run that writes ADAPTER for other programs.
+
+    \b
+    merged     a whole model, base and adapter added up, in safetensors
+    gguf       the same in one file for llama.cpp
+    gguf-lora  the adapter alone for llama.cpp; attention only
+    peft       the adapter's own files
+
+    \b
+    Examples:
+      tandem adapters export latest --to merged --out ~/my-model -f
+      tandem adapters export latest --to gguf --out ~/my-gguf --base openai/gpt-oss-20b
+
+    gguf and gguf-lora need llama.cpp's converters: TANDEM_LLAMA_CPP names its folder.
+    """
+    place = home()
+    wanted = {"adapter": Registry(place.models).resolve(version), "to": to, "out": str(out.expanduser().absolute())}
+    config = load.validate(ExportConfig, wanted | how, source="the command line")
+    for note in exporter.check(config, place).notes:
+        output.say(f"note: {note}")
+    from cli.api import Api
+
+    body = {"run_id": new_run_id(f"export-{to}"), "config": config.model_dump(mode="json"), "priority": priority}
+    run_id = Api().post("/api/exports", body)["id"]
+    output.print_json({"run": run_id}) if as_json else click.echo(run_id)
+    if follow:
+        from cli.follow import follow as follow_run
+
+        sys.exit(follow_run(place, run_id))
+    output.say(f"queued; follow it with: tandem runs logs -f {run_id}")
 
 
 @click.command()

@@ -32,7 +32,7 @@ def follow(home: Home, run_id: str) -> int:
     finally:
         ledger.close()
     output.say(f"{run.state}: {run.reason}")
-    if run.state is RunState.SUCCEEDED:
+    if run.adapter is not None:
         output.say(f"serve it: tandem swap {run.adapter}")
     return EXIT_CODES[run.state]
 

@@ -13,7 +13,7 @@ COMMANDS = {
     "train": ("cli.train", "Queue a fine-tuning run."),
     "data": ("cli.data", "Look at data before it is trained."),
     "runs": ("cli.runs", "List, show, compare, follow, stop and resume runs."),
-    "adapters": ("cli.adapters", "List and show published adapters."),
+    "adapters": ("cli.adapters", "List, show and export published adapters."),
     "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
     "model": ("cli.model", "Check a base model's files, fetch what is missing."),

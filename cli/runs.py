@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from actors.ledger import Ledger
-from actors.run import RunState, check_run_id
+from actors.run import Run, RunKind, RunState, check_run_id
 from cli import curves, output, prediction
 from cli.follow import EXIT_CODES, is_up
 from configs.errors import NotFoundError
 from configs.paths import home
+from configs.schema import ExportConfig
 from jobs import compare as comparing
 from jobs.metrics_log import MetricsLog
 
@@ -39,11 +40,11 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
         output.print_json([asdict(run) for run in found])
         return
     rows = [
-        (run.id, output.state(run.state), f"{run.step}/{run.max_steps or '?'}", run.loss, run.priority or None)
-        + (run.slot, output.age(run.created_at), run.adapter or _short(run.reason))
+        (run.id, run.kind, output.state(run.state), f"{run.step}/{run.max_steps or '?'}", run.loss)
+        + (run.priority or None, run.slot, output.age(run.created_at), run.adapter or _short(run.reason))
         for run in found
     ]
-    columns = ("RUN", "STATE", "STEP", "LOSS", "PRIORITY", "SLOT", "AGE", "ADAPTER OR REASON")
+    columns = ("RUN", "KIND", "STATE", "STEP", "LOSS", "PRIORITY", "SLOT", "AGE", "ADAPTER OR REASON")
     output.print_table(columns, rows, empty="no runs yet -> tandem train")
     if any(not run.state.is_terminal for run in found) and not is_up(home()):
         output.say("Tandem is down: states are the last known, and these runs go on after `tandem up`")
@@ -55,7 +56,7 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
 @curves.png_option
 @output.json_option
 def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
-    """Show one run: configuration, progress, events and its loss curve.
+    """Show one run: configuration, progress, events and its loss curve, if it trains.
 
     \b
     Example:
@@ -73,9 +74,8 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
         ("state", output.state(run.state, run.reason)),
-        ("profile", run.profile),
-        ("base", run.config["model"]["base"]),
-        ("data", run.config["data"]["dataset"]),
+        ("kind", run.kind),
+        *_asked(run),
         ("slot", run.slot),
         ("attempt", run.attempt),
         ("parent", run.parent),
@@ -147,7 +147,7 @@ def logs(run_id: str, follow: bool) -> None:
 @click.argument("run_id", metavar="RUN")
 @output.json_option
 def stop(run_id: str, as_json: bool) -> None:
-    """Stop a run. A running one writes a checkpoint first, so it can be resumed."""
+    """Stop a run. Running training writes a checkpoint first, so it can be resumed; an export leaves nothing."""
     from cli.api import Api
 
     run = Api().post(f"/api/runs/{check_run_id(run_id)}/stop")
@@ -165,6 +165,18 @@ def resume(run_id: str, follow: bool) -> None:
     from cli.train import resume as resume_run
 
     resume_run(home(), check_run_id(run_id), follow)
+
+
+def _asked(run: Run) -> list[tuple[str, str | None]]:
+    """What a run was asked to do, by its kind."""
+    if run.kind is RunKind.EXPORT:
+        config = ExportConfig(**run.config)
+        return [("exports", config.adapter), ("to", config.to), ("out", config.out), ("base", config.base or "its own")]
+    return [
+        ("profile", run.profile),
+        ("base", run.config["model"]["base"]),
+        ("data", run.config["data"]["dataset"]),
+    ]
 
 
 def ledger() -> Ledger:

@@ -5,6 +5,7 @@
     ├── DataError          a data set that cannot be read or learned from
     ├── CheckpointError    a base model that is missing, incomplete or not what it says
     ├── AdapterError       a published adapter that is broken, foreign or without effect
+    ├── ExportError        an export that cannot be written, or a format that would lose what was trained
     ├── TrainingError      a run that cannot go on
     ├── ClusterError       Ray, a port or a process of ours is not in the state needed
     ├── PlacementError     a process sees another GPU than the one it was given
@@ -48,6 +49,9 @@ class CheckpointError(TandemError): ...
 
 
 class AdapterError(TandemError): ...
+
+
+class ExportError(TandemError): ...
 
 
 class TrainingError(TandemError): ...

@@ -1,7 +1,7 @@
 """Every setting there is, typed and validated once. An attribute's docstring is its documentation.
 
-`RunConfig` is one training run (a profile), `ClusterConfig` the machine, `ServeConfig` the chat endpoint.
-Unknown keys are refused. Read from YAML and `--set` by `configs.load`; knows neither Ray nor torch.
+`RunConfig` is one training run (a profile), `ExportConfig` one export, `ClusterConfig` the machine, `ServeConfig` the
+chat endpoint. Unknown keys are refused. Read from YAML and `--set` by `configs.load`; knows neither Ray nor torch.
 """
 
 from typing import Annotated, Literal, Self
@@ -16,6 +16,7 @@ Role = Literal["train", "serve"]
 ReasoningEffort = Literal["low", "medium", "high"]
 DataFormat = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt"]
 MaskMode = Literal["all", "final_only", "no_reasoning", "tools_only"]
+ExportFormat = Literal["merged", "gguf", "gguf-lora", "peft"]
 Action = Literal["ignore", "warn", "stop", "rollback"]
 
 
@@ -209,6 +210,22 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
+
+
+class ExportConfig(Section):
+    """One export of a published adapter: what, as what, where to."""
+
+    adapter: str
+    """The version."""
+    to: ExportFormat
+    """merged (a whole model in safetensors), gguf (the same for llama.cpp), gguf-lora (the adapter alone for llama.cpp)
+    or peft (the adapter's own files)."""
+    out: str = Field(pattern=r"^/")
+    """An absolute path that does not exist yet; a folder is made there."""
+    base: str | None = None
+    """Merge into this base instead of the one that the adapter was trained on."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of merged weights. auto is float32 for the embedded model and bfloat16 otherwise."""
 
 
 class Slot(Section):

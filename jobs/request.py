@@ -10,7 +10,7 @@ import click
 
 from actors import monitor
 from actors.ledger import Ledger
-from actors.run import check_run_id
+from actors.run import RunKind, check_run_id
 from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
@@ -22,7 +22,7 @@ PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """A resolved request: everything that `Control.submit` needs."""
+    """A resolved request: everything that queues a run."""
 
     config: RunConfig
     priority: int
@@ -30,7 +30,7 @@ class TrainRequest:
     parent: str | None
 
     def submission(self) -> dict:
-        """Keyword arguments of `Control.submit`."""
+        """The body of `POST /api/runs`, less the run's id."""
         config = self.config.model_dump(mode="json")
         return {"config": config, "priority": self.priority, "slot_wanted": self.slot, "parent": self.parent}
 
@@ -104,6 +104,8 @@ def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
     if not home.ledger.exists():
         raise NotFoundError(f"no run {run_id}", hint="nothing has been submitted yet")
     run = Ledger(home.ledger, read_only=True).run(check_run_id(run_id))
+    if run.kind is not RunKind.TRAIN:
+        raise StateError(f"run {run_id} is of kind {run.kind} and leaves no checkpoint", hint="queue it again")
     if not run.state.is_terminal:
         raise StateError(f"run {run_id} is {run.state}, it has not ended", hint=f"`tandem runs stop {run_id}` first")
     folders = [home.run(each) / "checkpoints" for each in (run.id, run.parent) if each]

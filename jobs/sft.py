@@ -6,12 +6,12 @@ this module only to name `execute`, and because Unsloth must come before transfo
 
 import errno
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from actors import monitor
 from actors.control import Directive
-from actors.run import RunState
+from actors.run import Outcome, RunState
 from actors.trainer import Link
 from configs.errors import TrainingError
 from configs.paths import Home
@@ -20,15 +20,6 @@ from jobs import checkpoints, dataset, fit, provenance
 from jobs.ladder import first_plan
 from jobs.metrics_log import MetricsLog
 from jobs.record import Record
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How `execute` ended: SUCCEEDED with an adapter's version, or STOPPED with a checkpoint."""
-
-    state: RunState
-    reason: str
-    adapter: str | None = None
 
 
 def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:

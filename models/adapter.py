@@ -18,6 +18,7 @@ from configs.errors import AdapterError
 MANIFEST = "manifest.json"
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+PEFT_FILES = (PEFT_CONFIG, WEIGHTS)
 FORMAT = 1
 
 

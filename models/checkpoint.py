@@ -176,7 +176,7 @@ def _shards(path: Path) -> list[Path]:
         raise CheckpointError(f"{path} lacks {len(absent)} of {len(files)} shards: {_few(absent)}", hint=_AGAIN)
     stored = {(key, file.name) for file in files for key in read_header(file).tensors}
     promised = set(weight_map.items())
-    _refuse(path, missing={key for key, _ in promised - stored}, unexpected={key for key, _ in stored - promised})
+    refuse(path, missing={key for key, _ in promised - stored}, unexpected={key for key, _ in stored - promised})
     return files
 
 
@@ -289,7 +289,7 @@ def _load_with_transformers(checkpoint: Checkpoint, device: torch.device, dtype:
         model, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
-        _refuse(
+        refuse(
             checkpoint.path,
             missing=report["missing_keys"],
             unexpected=report["unexpected_keys"],
@@ -314,23 +314,23 @@ def _adopt_generation_config(model: "PreTrainedModel", path: Path) -> None:
 def _load_split(model: "PreTrainedModel", checkpoint: Checkpoint) -> None:
     """Fill a fused gpt-oss from a split NF4 checkpoint, dequantised, every parameter exactly once."""
     parameters = model.state_dict()
-    sources = {name: _split_names(name, model.config.num_local_experts) for name in parameters}
+    sources = {name: split_names(name, model.config.num_local_experts) for name in parameters}
     dtypes = {key: header["dtype"] for file in checkpoint.files for key, header in file.tensors.items()}
     wanted = {key for names in sources.values() for key in names}
     wanted |= {f"{key}.{suffix}" for key in wanted if dtypes.get(key) == "U8" for suffix in QUANT_STATE}
-    _refuse(checkpoint.path, missing=wanted - dtypes.keys(), unexpected=dtypes.keys() - wanted)
+    refuse(checkpoint.path, missing=wanted - dtypes.keys(), unexpected=dtypes.keys() - wanted)
     with ExitStack() as stack:
-        read = _Reader(checkpoint, stack).read
+        read = Reader(checkpoint, stack).read
         for name, target in parameters.items():
             parts = [read(key) for key in sources[name]]
             # Fused experts are [experts, in, out], linears [out, in]; the interleaving of gate and up is the same.
             value = torch.stack([p.T if p.ndim == 2 else p for p in parts]) if ".mlp.experts." in name else parts[0]
             if value.shape != target.shape:
-                _refuse(checkpoint.path, misshapen={f"{name} {tuple(value.shape)} for {tuple(target.shape)}"})
+                refuse(checkpoint.path, misshapen={f"{name} {tuple(value.shape)} for {tuple(target.shape)}"})
             target.copy_(value)
 
 
-def _split_names(name: str, experts: int) -> list[str]:
+def split_names(name: str, experts: int) -> list[str]:
     """The keys of the split layout that one parameter of the fused layout is made of, in order."""
     stem, _, leaf = name.rpartition(".")
     if stem.endswith(".mlp.experts"):
@@ -339,7 +339,7 @@ def _split_names(name: str, experts: int) -> list[str]:
     return [f"{stem}.linear.{leaf}" if stem.endswith(".mlp.router") else name]
 
 
-class _Reader:
+class Reader:
     """Tensors of a checkpoint by key, on the CPU, NF4 already dequantised to the type it was made from."""
 
     def __init__(self, checkpoint: Checkpoint, stack: ExitStack) -> None:
@@ -350,8 +350,12 @@ class _Reader:
             handle = stack.enter_context(safe_open(file.path, framework="pt"))
             self.handles |= dict.fromkeys(file.tensors, handle)
 
+    def read_raw(self, key: str) -> torch.Tensor:
+        """As it is stored."""
+        return self.handles[key].get_tensor(key)
+
     def read(self, key: str) -> torch.Tensor:
-        tensor = self.handles[key].get_tensor(key)
+        tensor = self.read_raw(key)
         if tensor.dtype != torch.uint8:
             return tensor
         from bitsandbytes.functional import QuantState, dequantize_4bit
@@ -411,7 +415,7 @@ def verify_loaded(parameters: Mapping[str, torch.Tensor], checkpoint: Checkpoint
     CheckpointError naming keys that are missing, left over, on the meta device or not what the file holds.
     """
     stored = {key: file for file in checkpoint.files for key in file.tensors if not key.endswith(QUANT_STATE)}
-    _refuse(checkpoint.path, missing=parameters.keys() - stored.keys(), unexpected=stored.keys() - parameters.keys())
+    refuse(checkpoint.path, missing=parameters.keys() - stored.keys(), unexpected=stored.keys() - parameters.keys())
     with ExitStack() as stack:
         heads = dict(_heads(checkpoint, stored, stack))
     differing = _differing(parameters, heads)
@@ -424,7 +428,7 @@ def verify_loaded(parameters: Mapping[str, torch.Tensor], checkpoint: Checkpoint
 
 def _heads(checkpoint: Checkpoint, keys: Iterable[str], stack: ExitStack) -> Iterator[tuple[str, torch.Tensor]]:
     """(key, the first 64 rows) of every tensor."""
-    reader = _Reader(checkpoint, stack)
+    reader = Reader(checkpoint, stack)
     for key in keys:
         yield key, reader.handles[key].get_slice(key)[:64]
 
@@ -537,7 +541,7 @@ def _few(keys: Iterable[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def _refuse(
+def refuse(
     path: Path,
     *,
     missing: Iterable[str] = (),

@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors import monitor
-from configs.schema import RunConfig
+from actors.run import RunKind
+from configs.schema import ExportConfig, RunConfig
 from serve.catalog import Catalog
 from serve.fleet import Fleet, describe
 from serve.holds import Holds
@@ -63,6 +64,17 @@ class RunRequest(BaseModel):
     parent: str | None = None
 
 
+class ExportRequest(BaseModel):
+    """Body of `POST /api/exports`: what to export, and how to queue it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    config: ExportConfig
+    priority: int = 0
+    slot_wanted: str | None = None
+
+
 def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
     """The routes; `control` has the control actor's coroutine methods."""
     api = APIRouter(prefix="/api", tags=["admin"])
@@ -99,12 +111,21 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
     @api.post("/runs", status_code=201)
     async def submit(body: RunRequest) -> dict:
         """Queue a training run."""
-        how = {"priority": body.priority, "slot_wanted": body.slot_wanted, "parent": body.parent}
+        config = body.config
+        how = {"profile": config.profile, "max_steps": config.training.max_steps, "parent": body.parent}
+        how |= {"priority": body.priority, "slot_wanted": body.slot_wanted}
+        return await control.submit(body.run_id, config.model_dump(mode="json"), **how)
+
+    @api.post("/exports", status_code=201)
+    async def export(body: ExportRequest) -> dict:
+        """Queue an export of a published adapter."""
+        how = {"kind": RunKind.EXPORT, "profile": body.config.to}
+        how |= {"priority": body.priority, "slot_wanted": body.slot_wanted}
         return await control.submit(body.run_id, body.config.model_dump(mode="json"), **how)
 
     @api.post("/runs/{run_id}/stop")
     async def stop(run_id: str) -> dict:
-        """Stop a run wherever it is; a running one writes a checkpoint first."""
+        """Stop a run wherever it is; running training writes a checkpoint first."""
         return await control.stop(run_id)
 
     return api

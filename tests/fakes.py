@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.ray_jobs import JobState
+from actors.run import RunKind
 from configs.errors import NotFoundError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
 from serve.fleet import EngineLostError
@@ -84,13 +85,15 @@ class FakeJobs:
         self.states: dict[str, JobState] = {}
         self.messages: dict[str, str] = {}
         self.submitted: list[tuple[str, str]] = []
+        self.kinds: dict[str, RunKind] = {}
         self.stopped: list[str] = []
         self.refuses = ""
         self.on_stop: Callable[[], None] = lambda: None
 
-    def submit(self, job_id: str, run_id: str) -> None:
+    def submit(self, job_id: str, run_id: str, kind: RunKind) -> None:
         if self.refuses:
             raise RuntimeError(self.refuses)
+        self.kinds[job_id] = kind
         self.submitted.append((job_id, run_id))
         self.states[job_id] = JobState.ALIVE
 

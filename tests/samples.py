@@ -5,10 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from configs import load
+from configs.schema import RunConfig
 from models.adapter import PEFT_CONFIG, WEIGHTS, Manifest
 from models.registry import Registry
 
 RUN_CONFIG = load.load_run("tiny").model_dump(mode="json")
+TRAIN = {"config": RUN_CONFIG, "profile": RUN_CONFIG["profile"], "max_steps": RUN_CONFIG["training"]["max_steps"]}
+"""Keyword arguments of `Ledger.submit` for a training run."""
+EXPORT = {
+    "kind": "export",
+    "config": {"adapter": "tiny_tiny_1", "to": "merged", "out": "/nowhere/out", "base": None, "dtype": "auto"},
+    "profile": "merged",
+}
+"""The same for an export."""
 FINGERPRINT = "f" * 64
 
 
@@ -24,6 +33,25 @@ def save_lora(folder: Path, *, rank: int = 4, up_rank: int | None = None, fill: 
     save_file(pair, folder / WEIGHTS)
     (folder / PEFT_CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": rank}))
     (folder / "README.md").write_text("[More Information Needed]")
+
+
+def train_lora(base: Path, out: Path, *, experts: bool) -> Any:
+    """PEFT's files of an adapter for `base` in folder `out`, as training saves them, with random B matrices.
+
+    Returns the model that has it, in evaluation mode.
+    """
+    import torch
+
+    from models import checkpoint
+
+    wanted = {"lora": {"r": 8, "alpha": 16, "train_experts": experts}, "training": {"gradient_checkpointing": False}}
+    model = checkpoint.load_for_training(base, RunConfig.model_validate(wanted)).eval()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(out)
+    return model
 
 
 def about(**changes: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from configs.errors import NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from tests.fakes import FakeJobs
-from tests.samples import RUN_CONFIG
+from tests.samples import EXPORT, RUN_CONFIG
 
 S = RunState
 TRAIN = Slot(name="0", roles=("train",))
@@ -122,6 +122,36 @@ def test_a_queued_run_is_granted_a_training_slot_and_its_job_is_started(drive):
         run = desk.ledger.run("a")
         assert (run.state, run.slot, run.attempt, run.job_id) == (S.STARTING, "0", 1, "a-1")
         assert desk.jobs.submitted == [("a-1", "a")]
+
+    drive(scenario)
+
+
+def test_runs_of_every_kind_share_one_queue_and_are_started_as_what_they_are(drive):
+    async def scenario(desk):
+        await desk.control.submit("e", **EXPORT)
+        await desk.submit("t")
+        await desk.tick()
+        assert desk.holders() == {"0": "e"}
+        assert (desk.jobs.submitted, desk.jobs.kinds) == ([("e-1", "e")], {"e-1": "export"})
+        attempt = await desk.begin("e")
+        await desk.control.report("e", attempt, step=3, max_steps=71, loss=None, tokens_per_s=None)
+        run = desk.ledger.run("e")
+        assert (run.kind, run.state, run.step, run.max_steps, run.loss) == ("export", S.RUNNING, 3, 71, None)
+        ended = await desk.control.finish("e", attempt, S.SUCCEEDED, "exported")
+        assert (ended["state"], ended["adapter"]) == ("SUCCEEDED", None)
+        await desk.tick()
+        assert desk.holders() == {"0": "t"} and desk.jobs.kinds["t-1"] == "train"
+
+    drive(scenario)
+
+
+def test_an_interrupted_export_is_started_again_as_an_export(drive):
+    async def scenario(desk):
+        await desk.control.submit("e", **EXPORT)
+        await desk.tick()
+        await desk.control.finish("e", 1, S.INTERRUPTED, "its process died")
+        await desk.tick()
+        assert (desk.state("e"), desk.jobs.kinds["e-2"]) == (S.STARTING, "export")
 
     drive(scenario)
 

@@ -15,7 +15,7 @@ from actors.ledger import SCHEMA_VERSION, AdapterState, Ledger
 from actors.run import FOLLOWING, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
-from tests.samples import RUN_CONFIG
+from tests.samples import EXPORT, RUN_CONFIG, TRAIN
 
 S = RunState
 SLOT = Slot(name="0", roles=("train",))
@@ -30,7 +30,7 @@ def ledger(home):
 
 
 def submit(ledger: Ledger, run_id: str, **how):
-    return ledger.submit(run_id, config=RUN_CONFIG, **how)
+    return ledger.submit(run_id, **TRAIN | how)
 
 
 def kinds(ledger: Ledger, run_id: str | None = None) -> list[str]:
@@ -53,6 +53,15 @@ def test_a_submitted_run_is_queued_with_everything_that_was_asked_for(ledger):
     )
     assert run.config == RUN_CONFIG
     assert (run.attempt, run.step, run.max_steps, run.slot, run.loss, run.ended_at) == (0, 0, 60, None, None, None)
+
+
+def test_a_run_of_another_kind_keeps_its_own_configuration(ledger):
+    ledger.submit("e", **EXPORT)
+    run = ledger.run("e")
+    assert (run.kind, run.profile, run.max_steps) == ("export", "merged", None)
+    assert run.config == EXPORT["config"]
+    with pytest.raises(ValueError, match="bake"):
+        ledger.submit("x", config={}, kind="bake")
 
 
 def test_a_second_run_under_the_same_id_is_refused_and_changes_nothing(ledger):

@@ -12,7 +12,7 @@ from configs.schema import Slot
 from jobs.metrics_log import MetricsLog
 from models.adapter import WEIGHTS
 from models.registry import Registry
-from tests.samples import RUN_CONFIG, publish
+from tests.samples import EXPORT, TRAIN, publish
 
 SLOT = Slot(name="0", roles=("train",))
 GOOD_ROW = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
@@ -26,7 +26,7 @@ def ledger(home):
 
 
 def submit(ledger: Ledger, run_id: str = "tiny-1", **how) -> None:
-    ledger.submit(run_id, config=RUN_CONFIG, **how)
+    ledger.submit(run_id, **TRAIN | how)
 
 
 # Runs
@@ -45,9 +45,9 @@ def test_runs_are_listed_newest_first_for_people_and_for_machines(invoke, ledger
     ledger.grant("new", SLOT)
     ledger.progress("new", step=3, max_steps=60, loss=1.23456, tokens_per_s=10.0)
     lines = invoke("runs", "list").out.splitlines()
-    assert re.match(r"RUN +STATE +STEP +LOSS +PRIORITY", lines[0])
-    assert re.match(r"new +STARTING +3/60 +1\.2346 +- +0 ", lines[1])
-    assert re.match(r"old +QUEUED +0/60 +- +4 +- .*submitted", lines[2])
+    assert re.match(r"RUN +KIND +STATE +STEP +LOSS +PRIORITY", lines[0])
+    assert re.match(r"new +train +STARTING +3/60 +1\.2346 +- +0 ", lines[1])
+    assert re.match(r"old +train +QUEUED +0/60 +- +4 +- .*submitted", lines[2])
     listed = json.loads(invoke("runs", "list", "--json").out)
     assert [(run["id"], run["state"], run["step"]) for run in listed] == [("new", "STARTING", 3), ("old", "QUEUED", 0)]
 
@@ -76,6 +76,17 @@ def test_a_run_is_shown_with_its_curve_and_events(invoke, ledger, home):
     assert [line["loss"] for line in values["metrics"][:3]] == [4.0, 2.0, 1.0]
     assert values["metrics"][3] == {"step": 3, "eval_loss": 9.0}
     assert [event["kind"] for event in values["events"]] == ["queued", "failed"]
+
+
+def test_an_export_is_listed_and_shown_as_what_it_is(invoke, ledger):
+    ledger.submit("e", **EXPORT)
+    ledger.grant("e", SLOT)
+    ledger.progress("e", step=3, max_steps=71, loss=None, tokens_per_s=None)
+    assert re.search(r"^e +export +STARTING +3/71 +- +- +0 ", invoke("runs", "list").out, re.MULTILINE)
+    shown = invoke("runs", "show", "e").out
+    for fact in ("kind +export", "exports +tiny_tiny_1", "to +merged", "out +/nowhere/out", "base +its own"):
+        assert re.search(f"^{fact} *$", shown, re.MULTILINE), fact
+    assert "profile" not in shown
 
 
 @pytest.mark.parametrize("reason", ["closing tag [/red] here", "data[train] is empty", "[bold]no", "[Errno 28] full"])
@@ -361,3 +372,15 @@ def test_output_is_plain_when_nobody_looks(invoke, ledger, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     submit(ledger)
     assert "\x1b[" not in invoke("runs", "list").out
+
+
+def test_an_export_is_checked_before_it_needs_a_cluster(invoke, home, tmp_path, monkeypatch):
+    version = publish(Registry(home.models)).version
+    monkeypatch.delenv("TANDEM_LLAMA_CPP", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ("adapters", "export", version, "--out", str(tmp_path / "out"))
+    assert "llama.cpp's converter is missing" in invoke(*asked, "--to", "gguf").one_error_line()
+    assert "Tandem is not running" in invoke(*asked, "--to", "peft").one_error_line()
+    assert "no adapter 'nope'" in invoke("adapters", "export", "nope", "--to", "peft", "--out", "x").one_error_line()
+    assert "'--to'" in invoke(*asked, "--to", "onnx").one_error_line(2)
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from actors.run import RunState
 from configs.errors import ConfigError, DataError, NotFoundError, StateError, TrainingError
 from configs.schema import RunConfig
 from jobs import checkpoints, provenance, request
-from tests.samples import RUN_CONFIG
+from tests.samples import EXPORT, RUN_CONFIG, TRAIN
 
 FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}
 
@@ -23,7 +23,7 @@ def resolve(home):
 def ended(home):
     """A run that was stopped, in the ledger and with a checkpoint."""
     ledger = Ledger(home.ledger)
-    ledger.submit("tiny-1", config=RUN_CONFIG)
+    ledger.submit("tiny-1", **TRAIN)
     ledger.transition("tiny-1", RunState.STOPPED, "x")
     origin = provenance.of_config(RunConfig(**RUN_CONFIG))
     with checkpoints.writing(home.run("tiny-1") / "checkpoints", 10, origin) as aside:
@@ -118,7 +118,7 @@ def test_nothing_can_be_resumed_before_anything_ran(resolve):
 
 
 def test_a_run_that_has_not_ended_cannot_be_resumed(resolve, ended):
-    ended.submit("tiny-2", config=RUN_CONFIG)
+    ended.submit("tiny-2", **TRAIN)
     with pytest.raises(StateError, match="run tiny-2 is QUEUED, it has not ended") as caught:
         resolve(resume="tiny-2")
     assert "tandem runs stop tiny-2" in caught.value.hint
@@ -149,3 +149,12 @@ def test_the_micro_batch_has_a_flag_and_must_divide_the_effective_batch(resolve)
 def test_curves_go_only_where_something_is_installed(resolve):
     with pytest.raises(ConfigError, match=r"training\.report_to names wandb, which is not installed"):
         resolve(profile="tiny", sets=("training.report_to=[wandb]",))
+
+
+def test_an_export_cannot_be_resumed_it_is_queued_again(resolve, home):
+    ledger = Ledger(home.ledger)
+    ledger.submit("export-1", **EXPORT)
+    ledger.transition("export-1", RunState.STOPPED, "x")
+    ledger.close()
+    with pytest.raises(StateError, match="run export-1 is of kind export and leaves no checkpoint"):
+        resolve(resume="export-1")

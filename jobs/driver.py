@@ -1,0 +1,146 @@
+"""The driver of one run, the same for every kind: what `python -m jobs.<kind>` does inside a Ray cluster.
+
+It waits for a slot, starts the pinned actor on it, runs the job's task there, follows it, and says how it ended. It
+does not know what the task does. The entrypoints call `enter`.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from actors import control, trainer
+from actors.control import ask
+from actors.run import Outcome, RunKind, RunState, check_run_id
+from configs.errors import ClusterError, StateError, TandemError
+from configs.paths import home
+from configs.schema import Slot
+
+FINISH_TIMEOUT_S = 300
+"""How long the outcome waits for a control actor that is being restarted."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kind of work, as its entrypoint gives it to the driver."""
+
+    kind: RunKind
+    task: Callable[..., Outcome]
+    """`task(run, home, device, link)`, in the pinned actor."""
+    instead: str
+    """What a person types who started the entrypoint by hand."""
+    clean: Callable[[dict], None] = lambda run: None
+    """Removes what this attempt left unfinished; called when its process is gone, however it ended."""
+
+
+def enter(job: Job, find_run: Callable[[str], str]) -> NoReturn:
+    """The whole life of a driver: find the run, drive it, exit with its result.
+
+    `find_run` gets Ray's id of this job and returns the run's; the cluster is connected by then.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a driver sees no GPU
+    try:
+        job_id = _submission_id(job)
+        import ray
+
+        ray.init(address="auto", namespace=control.NAMESPACE, log_to_driver=False, logging_level="error")
+        state = drive(job, check_run_id(find_run(job_id)))
+    except TandemError as error:
+        raise SystemExit(f"error: {_words(error)}") from None
+    sys.exit(0 if state in (RunState.SUCCEEDED, RunState.STOPPED, RunState.QUEUED) else 1)
+
+
+def drive(job: Job, run_id: str) -> RunState:
+    """Wait for the run's slot, do its work there, record the outcome. Returns the run's final state.
+
+    SIGTERM and Ctrl-C stop the run as `tandem runs stop` does. Raises StateError for a run of another kind.
+    """
+    import ray
+
+    actor = control.find()
+    if (kind := ask(actor.run, run_id)["kind"]) != job.kind:
+        raise StateError(f"run {run_id} is of kind {kind}, this is jobs.{job.kind}", hint=f"python -m jobs.{kind}")
+    stopping = _Signals()
+    ticket = _await_slot(actor, run_id, stopping)
+    slot, attempt, run = Slot(**ticket["slot"]), ticket["attempt"], ask(actor.run, run_id)
+    print(f"run {run_id}: slot {slot.name}, attempt {attempt}", flush=True)
+    place = home()
+    pinned = trainer.start(slot, run_id, place, neighbours=len(ask(actor.slots)))
+    work = pinned.run.remote(job.task, run, place)
+    try:
+        outcome = _follow(actor, run_id, work, stopping)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, TandemError) else error
+        outcome = Outcome(RunState.FAILED, _words(cause))
+    except ray.exceptions.RayActorError as error:
+        outcome = Outcome(RunState.INTERRUPTED, f"its process died: {str(error).splitlines()[0]}")
+    if ray.wait([work], timeout=0)[0]:
+        pinned.__ray_terminate__.remote()
+    else:
+        ray.kill(pinned)  # it is still loading
+    how = (outcome.state, outcome.reason, outcome.adapter)
+    ended = ask(actor.finish, run_id, attempt, *how, timeout=FINISH_TIMEOUT_S)
+    if outcome.state is not RunState.SUCCEEDED:
+        job.clean(run)
+    print(f"run {run_id}: {ended['state']}: {ended['reason']}", flush=True)
+    return RunState(ended["state"])
+
+
+class _Signals:
+    """Remembers that the process was asked to end."""
+
+    def __init__(self) -> None:
+        self.caught = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._catch)
+
+    def _catch(self, number: int, frame: Any) -> None:
+        self.caught = True
+
+
+def _await_slot(actor, run_id: str, stopping: _Signals) -> dict:
+    while not stopping.caught:
+        if ticket := ask(actor.wait_for_slot, run_id, wait_s=1):
+            return ticket
+    ended = ask(actor.stop, run_id, "its driver was asked to end")
+    raise SystemExit(f"run {run_id}: {ended['state']}: {ended['reason']}")
+
+
+def _follow(actor, run_id: str, work, stopping: _Signals) -> Outcome:
+    """Until the work is done: print each step, and pass a signal on to the control actor once."""
+    import ray
+
+    told, shown = False, 0
+    while True:
+        done, _ = ray.wait([work], timeout=0.5)
+        if done:
+            return ray.get(work)
+        run = ask(actor.run, run_id, timeout=FINISH_TIMEOUT_S)
+        if stopping.caught and not told:
+            if run["state"] in (RunState.STARTING, RunState.RUNNING):
+                ask(actor.stop, run_id, "its driver was asked to end")
+            told = True
+        if stopping.caught and run["step"] == 0:
+            return Outcome(RunState.STOPPED, "stopped before the first step")
+        if run["step"] != shown:
+            shown = run["step"]
+            loss = "" if run["loss"] is None else f" loss {run['loss']:.4f}"
+            print(f"step {shown}/{run['max_steps']}{loss}", flush=True)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TandemError):
+        return f"{error.message}{f' ({error.hint})' if error.hint else ''}"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _submission_id(wanted: Job) -> str:
+    """The id under which Ray knows this driver's job. Raises ClusterError outside a Ray job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if submission := job.get("metadata", {}).get("job_submission_id"):
+        return submission
+    raise ClusterError(f"jobs.{wanted.kind} is the entrypoint of a Ray job", hint=wanted.instead)

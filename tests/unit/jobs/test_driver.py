@@ -1,0 +1,38 @@
+"""Entrypoints of every kind: outside a Ray job they say what to type instead, and a run of another kind is refused."""
+
+import pytest
+from click.testing import CliRunner
+
+from actors import control
+from actors.run import RunKind
+from configs.errors import StateError
+from jobs import driver, export, train
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "words"),
+    [
+        (train.main, [], "jobs.train is the entrypoint of a Ray job (`tandem train`, or `ray job submit"),
+        (export.main, ["--run-id", "a"], "jobs.export is the entrypoint of a Ray job (`tandem adapters export`)"),
+    ],
+    ids=["train", "export"],
+)
+def test_an_entrypoint_started_by_hand_says_what_to_type(main, arguments, words, monkeypatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # it is changed, and restored after the test
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1 and done.output.startswith(f"error: {words}")
+
+
+def test_every_kind_has_its_entrypoint():
+    assert {job.kind for job in (train.TRAIN, export.EXPORT)} == set(RunKind)
+
+
+def test_a_run_of_another_kind_is_refused_before_anything_is_waited_for(monkeypatch):
+    class Control:
+        run = {"kind": RunKind.TRAIN}
+
+    monkeypatch.setattr(control, "find", Control)
+    monkeypatch.setattr(driver, "ask", lambda answer, run_id: answer)
+    with pytest.raises(StateError, match=r"run a is of kind train, this is jobs\.export"):
+        driver.drive(export.EXPORT, "a")
