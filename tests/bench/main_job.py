@@ -98,7 +98,7 @@ def measure(home: Home, options: argparse.Namespace) -> dict[str, Any]:
 def training(home: Home, run: Run) -> dict[str, Any]:
     """Where a run's time went. Seconds; the first step includes compilation on a GPU."""
     events = {event.kind: event.at for event in Ledger(home.ledger, read_only=True).events(run_id=run.id)}
-    lines = MetricsLog(home.run(run.id) / "metrics.jsonl").lines()
+    lines = MetricsLog(home.run(run.id) / "metrics.jsonl").losses()
     steps = [after["at"] - before["at"] for before, after in itertools.pairwise(lines)]
     return {
         "steps": run.step,

@@ -120,7 +120,7 @@ class Tandem:
 
     def losses(self, run_id: str) -> list[tuple[int, float]]:
         lines = (self.home.run(run_id) / "metrics.jsonl").read_text().splitlines()
-        return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+        return [(line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line]
 
     def wait_ready(self, timeout: float = 90) -> None:
         deadline = time.monotonic() + timeout

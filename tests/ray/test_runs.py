@@ -70,7 +70,7 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_loss_curve(tan
     tandem.run("runs", "stop", cut)
     stopped = tandem.ended(cut)
     assert stopped.state is RunState.STOPPED and 4 <= stopped.step < 60 and stopped.adapter is None
-    assert (tandem.home.run(cut) / "checkpoints" / f"checkpoint-{stopped.step}" / "COMPLETE").exists()
+    assert (tandem.home.run(cut) / "checkpoints" / f"checkpoint-{stopped.step}" / "manifest.json").exists()
     resumed = tandem.run("runs", "resume", cut).stdout.strip()
     ended = tandem.ended(resumed)
     assert ended.state is RunState.SUCCEEDED and ended.parent == cut and ended.step == 60
@@ -88,7 +88,7 @@ def test_sigterm_to_a_ray_job_writes_a_checkpoint_and_ends_as_stopped(tandem):
     )  # fmt: skip
     ended = tandem.ended(run_id)
     assert ended.state is RunState.STOPPED and 3 <= ended.step < 60
-    assert (tandem.home.run(run_id) / "checkpoints" / f"checkpoint-{ended.step}" / "COMPLETE").exists()
+    assert (tandem.home.run(run_id) / "checkpoints" / f"checkpoint-{ended.step}" / "manifest.json").exists()
 
 
 def test_a_failing_run_leaves_its_reason_and_its_last_lines(tandem, tmp_path):
