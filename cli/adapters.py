@@ -15,7 +15,7 @@ from configs import load
 from configs.errors import ConfigError
 from configs.paths import home
 from configs.schema import ExportConfig, ExportFormat
-from jobs import exporter
+from jobs.exporting import exporter
 from models import adapter
 from models.registry import Registry
 
@@ -60,7 +60,7 @@ def show(version: str, as_json: bool) -> None:
     Example:
       tandem adapters show latest
     """
-    from jobs import evaluation_report  # reads data sets: pyarrow
+    from jobs.evaluation import report as evaluation_report  # reads data sets: pyarrow
 
     registry = Registry(home().models)
     manifest = adapter.validate(registry.path(registry.resolve(version)))

@@ -14,9 +14,10 @@ from cli import output
 from configs import load
 from configs.errors import DataError, TandemError
 from configs.schema import DataConfig, MaskMode
-from jobs import dataset, gate, request, split
-from jobs.encoding import Encoded, Encoder
-from jobs.segments import Segment, segments
+from jobs import request
+from jobs.data import dataset, gate, split
+from jobs.data.encoding import Encoded, Encoder
+from jobs.data.segments import Segment, segments
 
 COLOURS = {"analysis": "bold cyan", "commentary": "bold magenta", "tool_call": "bold yellow", "final": "bold green"}
 BAR = 40

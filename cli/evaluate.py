@@ -19,7 +19,7 @@ from models import adapter
 from models.registry import Registry
 
 if TYPE_CHECKING:
-    from jobs.evaluate import Evaluation
+    from jobs.evaluation.judge import Evaluation
 
 HOLD_S = 60.0
 """If this process is killed, the adapter is dropped after so long."""
@@ -63,13 +63,13 @@ def evaluate(
     api = Api()
     registry = Registry(place.models)
     manifest = adapter.read_manifest(registry.path(registry.resolve(version)))
-    from jobs import answers, judged  # read data: pyarrow
+    from jobs.evaluation import answers, judged  # read data: pyarrow
 
     chosen = judged.choose(place, manifest, dataset, split, rows)
     questions = [*(answers.read(Path(prompts)) if prompts else answers.BUILT_IN), *map(answers.of_row, chosen.rows)]
     with held(api, manifest.version) as name, _bar() as bar:
-        from jobs.endpoint import Endpoint
-        from jobs.evaluate import ADAPTER, BASE, judge
+        from jobs.evaluation.endpoint import Endpoint
+        from jobs.evaluation.judge import ADAPTER, BASE, judge
         from models import checkpoint  # imports torch
 
         output.say(f"{len(chosen.rows)} rows of {chosen.data.dataset}; {chosen.trained} others were trained")
@@ -131,7 +131,7 @@ def _bar() -> Progress:
 
 
 def _show(found: "Evaluation", place: Home, out: Path | None, as_json: bool) -> None:
-    from jobs import evaluation_report
+    from jobs.evaluation import report as evaluation_report
 
     saved = evaluation_report.save(found, out or evaluation_report.folder_of(place, found))
     if as_json:

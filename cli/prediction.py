@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cli import output
-from jobs import earlier
-from jobs.costs import Range
-from jobs.estimate import Prediction
+from jobs.prediction import earlier
+from jobs.prediction.costs import Range
+from jobs.prediction.estimate import Prediction
 
 
 def tell(prediction: Prediction) -> None:

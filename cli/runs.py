@@ -16,7 +16,7 @@ from configs.errors import NotFoundError
 from configs.paths import home
 from configs.schema import ExportConfig
 from jobs import compare as comparing
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 
 
 @click.group()

@@ -8,10 +8,12 @@ import click
 from actors.run import new_run_id
 from cli import output, prediction
 from configs.paths import Home, home
-from jobs import dataset, datasize, estimate, request
-from jobs.dataset import Rows
-from jobs.datasize import DataSize
-from jobs.estimate import Prediction
+from jobs import request
+from jobs.data import dataset
+from jobs.data.dataset import Rows
+from jobs.prediction import datasize, estimate
+from jobs.prediction.datasize import DataSize
+from jobs.prediction.estimate import Prediction
 from jobs.request import TrainRequest
 
 

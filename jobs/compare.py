@@ -15,9 +15,9 @@ from typing import Any
 from actors.ledger import Ledger
 from actors.run import Run, check_run_id
 from configs.paths import Home
-from jobs import record
-from jobs.metrics_log import MetricsLog
 from jobs.plots import Curve
+from jobs.training import record
+from jobs.training.metrics_log import MetricsLog
 
 UNKNOWN = None
 """In a difference: the run has no such setting, or ended before it wrote down what it is made of."""
@@ -127,14 +127,15 @@ def _result(home: Home, run: Run, log: MetricsLog) -> Result:
 
 def _judged(home: Home, adapter: str | None) -> dict[str, Any]:
     """The headline of an adapter's newest evaluation; of a report of another shape, what can be found in it."""
-    from jobs import evaluate, evaluation_report  # reads data sets: pyarrow
+    from jobs.evaluation import judge  # reads data sets: pyarrow
+    from jobs.evaluation import report as evaluation_report
 
     newest = evaluation_report.newest(home, adapter) if adapter else None
     report = newest if isinstance(newest, dict) else {}
     dataset = report.get("dataset")
     return {
-        "judged_loss": _dig(report, "losses", evaluate.ADAPTER, evaluate.LEARNED, "loss"),
-        "judged_base_loss": _dig(report, "losses", evaluate.BASE, evaluate.LEARNED, "loss"),
+        "judged_loss": _dig(report, "losses", judge.ADAPTER, judge.LEARNED, "loss"),
+        "judged_base_loss": _dig(report, "losses", judge.BASE, judge.LEARNED, "loss"),
         "judged_on": f"{report.get('rows', '?')} rows of {dataset}" if dataset else None,
     }
 

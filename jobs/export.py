@@ -3,7 +3,8 @@
 import click
 
 from actors.run import RunKind
-from jobs import driver, exporter
+from jobs import driver
+from jobs.exporting import exporter
 
 EXPORT = driver.Job(RunKind.EXPORT, exporter.execute, instead="`tandem adapters export`", clean=exporter.clean)
 

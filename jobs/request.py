@@ -15,7 +15,8 @@ from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import MaskMode, RunConfig
-from jobs import checkpoints, dataset, provenance
+from jobs.data import dataset
+from jobs.training import checkpoints, provenance
 
 PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
 

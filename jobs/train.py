@@ -13,7 +13,8 @@ from actors.control import ask
 from actors.run import RunKind, new_run_id
 from configs.errors import ConfigError
 from configs.paths import home
-from jobs import driver, request, sft
+from jobs import driver, request
+from jobs.training import sft
 
 TRAIN = driver.Job(RunKind.TRAIN, sft.execute, instead="`tandem train`, or `ray job submit -- python -m jobs.train`")
 

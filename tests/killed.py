@@ -16,7 +16,7 @@ from pathlib import Path
 
 from actors.control import Directive
 from configs.paths import Home
-from jobs import checkpoints, loop  # noqa: F401  heavy, before the first fork
+from jobs.training import checkpoints, loop  # noqa: F401  heavy, before the first fork
 from tests import training
 
 STEPS, SAVE_STEPS = 24, 2

@@ -1,4 +1,4 @@
-"""A run's real work without a cluster: `jobs.sft.execute` on the embedded model, in this process."""
+"""A run's real work without a cluster: `jobs.training.sft.execute` on the embedded model, in this process."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Any
 from actors.control import Directive
 from configs.load import load_run
 from configs.paths import Home
-from jobs import sft
-from jobs.sft import Outcome
+from jobs.training import sft
+from jobs.training.sft import Outcome
 
 SMALL = (
     "model.max_seq_length=256",

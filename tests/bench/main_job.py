@@ -28,7 +28,7 @@ from cli.cluster import bring_up
 from cli.demo import Load, ask
 from configs.load import load_cluster, load_run
 from configs.paths import Home
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 
 QUESTION = "What is Tandem?"
 

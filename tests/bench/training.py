@@ -29,7 +29,7 @@ from actors.ledger import Ledger
 from actors.run import RunState, new_run_id
 from configs.load import load_cluster, load_run
 from configs.paths import Home
-from jobs.record import read_measured
+from jobs.training.record import read_measured
 from models import checkpoint, harmony
 from tests.bench.main_job import machine
 

@@ -24,9 +24,10 @@ from typing import Any
 from actors import monitor
 from configs.load import load_run
 from configs.paths import Home
-from jobs import dataset, fit, provenance
-from jobs.ladder import first_plan
-from jobs.record import Record
+from jobs.data import dataset
+from jobs.training import fit, provenance
+from jobs.training.ladder import first_plan
+from jobs.training.record import Record
 from tests.bench.main_job import machine
 from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, shown
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, home: Home):
-    from jobs import sft
+    from jobs.training import sft
 
     device = "cuda" if monitor.gpus() else "cpu"
     tiny = options.base == "tiny"
@@ -120,7 +121,7 @@ def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _work(home: Home, config, model, tokenizer, prepared, device: str, record: Record):
-    from jobs.loop import Work
+    from jobs.training.loop import Work
     from tests.training import FakeLink
 
     origin = provenance.origin(config, base="", data="", template="", device=device)
@@ -129,7 +130,7 @@ def _work(home: Home, config, model, tokenizer, prepared, device: str, record: R
 
 
 def _probe(work, home: Home) -> fit.Fit:
-    from jobs import loop
+    from jobs.training import loop
 
     def trial(micro_batch: int) -> fit.Trial:
         return loop.probe(work, first_plan(work.config, micro_batch))
@@ -138,7 +139,7 @@ def _probe(work, home: Home) -> fit.Fit:
 
 
 def _tandem(work, micro_batch: int) -> dict[str, Any]:
-    from jobs import loop
+    from jobs.training import loop
 
     _clear(work)
     _reset_peak()
@@ -152,7 +153,7 @@ def _out_of_memory(work) -> dict[str, Any]:
     """Train at 16 x 1 with too little memory for it: which rungs were taken, and what the loss was then."""
     import torch
 
-    from jobs import loop
+    from jobs.training import loop
 
     _clear(work)
     if work.device == "cuda":
@@ -167,7 +168,7 @@ def _out_of_memory(work) -> dict[str, Any]:
 
 def _resume(work, micro_batch: int) -> dict[str, Any]:
     """The losses of a run, and those after its checkpoint in the middle once more, from that checkpoint."""
-    from jobs import checkpoints, loop
+    from jobs.training import checkpoints, loop
 
     _clear(work)
     plan = first_plan(work.config, micro_batch)
@@ -221,7 +222,7 @@ def _plain(work, micro_batch: int) -> dict[str, Any]:
         dataset_num_proc=1,
         disable_tqdm=True,
     )
-    from jobs import loop
+    from jobs.training import loop
 
     kind = loop.trainer_class(work) if cpu else SFTTrainer
     kind(

@@ -17,11 +17,12 @@ from actors.monitor import GpuReading
 from configs import load
 from configs.errors import CheckpointError, TrainingError
 from configs.paths import SOURCE, TINY_MODEL
-from jobs import dataset, estimate
-from jobs.costs import GIB, Range
-from jobs.datasize import DataSize
+from jobs.data import dataset
+from jobs.prediction import estimate
+from jobs.prediction.costs import GIB, Range
+from jobs.prediction.datasize import DataSize
 from jobs.request import TrainRequest
-from jobs.watchdog import Rule, Watchdog
+from jobs.training.watchdog import Rule, Watchdog
 from models import checkpoint, harmony
 
 PROVED = {

@@ -9,7 +9,7 @@ from actors.ledger import AdapterState, Ledger
 from actors.run import RunState
 from cli import output
 from configs.schema import Slot
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 from models.adapter import WEIGHTS
 from models.registry import Registry
 from tests.samples import EXPORT, TRAIN, publish

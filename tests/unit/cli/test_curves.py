@@ -8,7 +8,7 @@ import pytest
 
 from actors.ledger import Ledger
 from configs import load
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 
 
 @pytest.fixture

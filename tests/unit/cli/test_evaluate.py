@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from configs import load
 from configs.paths import TINY_MODEL, Home
-from jobs import dataset, split
+from jobs.data import dataset, split
 from models import harmony
 from models.adapter import PEFT_CONFIG, WEIGHTS
 from serve.engine.transformers import TransformersEngine

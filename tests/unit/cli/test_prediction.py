@@ -12,8 +12,8 @@ from actors.run import RunState
 from cli import prediction
 from configs import load
 from configs.schema import Slot
-from jobs import datasize, estimate
-from jobs.costs import GIB
+from jobs.prediction import datasize, estimate
+from jobs.prediction.costs import GIB
 from jobs.request import TrainRequest
 from tests.samples import RUN_CONFIG
 

@@ -8,10 +8,11 @@ from transformers import AutoTokenizer
 from configs.errors import DataError
 from configs.paths import TINY_MODEL
 from configs.schema import DataConfig
-from jobs import answers, dataset, expectation
-from jobs.answers import Question, assess
-from jobs.dialogue import Dialogue
-from jobs.masking import Marks
+from jobs.data import dataset
+from jobs.data.dialogue import Dialogue
+from jobs.data.masking import Marks
+from jobs.evaluation import answers, expectation
+from jobs.evaluation.answers import Question, assess
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 MARKS = Marks.of(TOKENIZER)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from configs.errors import TrainingError
-from jobs import checkpoints
-from jobs.checkpoints import MANIFEST, Checkpoint
+from jobs.training import checkpoints
+from jobs.training.checkpoints import MANIFEST, Checkpoint
 
 ORIGIN = {"base": "abc", "seed": 1}
 

@@ -10,7 +10,7 @@ from configs import load
 from configs.errors import NotFoundError
 from configs.schema import Slot
 from jobs import compare
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 
 SLOT = Slot(name="0", roles=("train",))
 

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import load
-from jobs import costs
-from jobs.costs import GIB, Device, Range
+from jobs.prediction import costs
+from jobs.prediction.costs import GIB, Device, Range
 from models.outline import GPT_OSS_20B, outline
 
 H100 = Device("NVIDIA H100 80GB HBM3", True, 80 * GIB)

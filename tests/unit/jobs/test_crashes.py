@@ -10,7 +10,7 @@ from actors.control import Directive
 from actors.run import RunState
 from configs import paths
 from configs.errors import TrainingError
-from jobs import checkpoints
+from jobs.training import checkpoints
 from models.registry import Registry
 from tests import killed, training
 

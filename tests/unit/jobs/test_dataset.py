@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from configs.errors import DataError, TrainingError
 from configs.paths import TINY_DATASET, TINY_MODEL
 from configs.schema import DataConfig
-from jobs import dataset, masking
-from jobs.dialogue import Dialogue
+from jobs.data import dataset, masking
+from jobs.data.dialogue import Dialogue
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 USER = {"role": "user", "content": "Hi"}

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from configs.errors import ClusterError, NotFoundError, RequestError
-from jobs import endpoint as endpoint_module
-from jobs.endpoint import Continuation, Endpoint, Score
+from jobs.evaluation import endpoint as endpoint_module
+from jobs.evaluation.endpoint import Continuation, Endpoint, Score
 
 URL = "http://somewhere/v1"
 SCORED = {"prompt_logprobs": [None, {"8": {"logprob": -0.5, "rank": 2}}, {"9": {"logprob": -0.1, "rank": 1}}]}

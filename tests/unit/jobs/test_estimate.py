@@ -13,10 +13,12 @@ from actors.run import RunState
 from configs import load
 from configs.errors import TrainingError
 from configs.schema import Slot
-from jobs import checkpoints, dataset, datasize, earlier, estimate, place
-from jobs.costs import GIB, Range
-from jobs.datasize import DataSize
+from jobs.data import dataset
+from jobs.prediction import datasize, earlier, estimate, place
+from jobs.prediction.costs import GIB, Range
+from jobs.prediction.datasize import DataSize
 from jobs.request import TrainRequest
+from jobs.training import checkpoints
 
 FULL_ROWS = DataSize(1000, Range.exactly(1024), Range.exactly(1024))
 SEED = ("lora.r=8", "lora.alpha=16")

@@ -11,14 +11,14 @@ from transformers import AutoTokenizer
 from configs.errors import ClusterError
 from configs.paths import TINY_MODEL
 from configs.schema import DataConfig
-from jobs import evaluate, evaluation_report
-from jobs.answers import Question
-from jobs.dialogue import Dialogue
-from jobs.encoding import Encoder
-from jobs.endpoint import Continuation, Score
-from jobs.evaluate import ADAPTER, BASE, LEARNED, judge, scored_positions
-from jobs.judged import Judged
-from jobs.masking import Marks
+from jobs.data.dialogue import Dialogue
+from jobs.data.encoding import Encoder
+from jobs.data.masking import Marks
+from jobs.evaluation import report as evaluation_report
+from jobs.evaluation.answers import Question
+from jobs.evaluation.endpoint import Continuation, Score
+from jobs.evaluation.judge import ADAPTER, BASE, LEARNED, Evaluation, judge, scored_positions
+from jobs.evaluation.judged import Judged
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 MARKS = Marks.of(TOKENIZER)
@@ -47,7 +47,7 @@ class Recited:
         return Continuation(TOKENIZER.encode(SAID, add_special_tokens=False), "stop")
 
 
-async def found(*rows: Dialogue, models=None, **data) -> evaluate.Evaluation:
+async def found(*rows: Dialogue, models=None, **data) -> Evaluation:
     questions = [Question("rows", "d:1", [{"role": "user", "content": EVIL}], [], {"exact": EVIL})]
     judged = Judged(DataConfig(dataset="d", **data), 512, list(rows or [DIALOGUE]), 3, [EVIL])
     models = models or {ADAPTER: "v1", BASE: "base"}

@@ -18,7 +18,7 @@ from actors.run import RunState
 from configs.errors import AdapterError, ConfigError, ExportError, NotFoundError
 from configs.paths import TINY_MODEL
 from configs.schema import ExportConfig
-from jobs import aside, exporter, gguf
+from jobs.exporting import aside, exporter, gguf
 from models import checkpoint, merge, verification
 from models.adapter import PEFT_CONFIG, PEFT_FILES
 from models.registry import Registry

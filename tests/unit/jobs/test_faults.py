@@ -11,7 +11,7 @@ import torch
 from actors.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
-from jobs import checkpoints
+from jobs.training import checkpoints
 from models import checkpoint
 from models.registry import Registry
 from tests import training

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from configs.errors import DataError
 from configs.schema import DataConfig
-from jobs import dataset
+from jobs.data import dataset
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 'One\nline, or "two"; \u2028 é'}]
 ROW = {"messages": MESSAGES}

@@ -3,8 +3,8 @@
 import pytest
 
 from configs.errors import TrainingError
-from jobs import fit
-from jobs.fit import Trial
+from jobs.training import fit
+from jobs.training.fit import Trial
 
 GIB = 2**30
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import DataError
 from configs.paths import SOURCE
-from jobs import formats
+from jobs.data import formats
 
 USER = {"role": "user", "content": "Rome?"}
 ANSWER = {"role": "assistant", "content": "Sunny."}

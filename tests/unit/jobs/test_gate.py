@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 from configs.errors import DataError, TrainingError
 from configs.paths import TINY_MODEL
 from configs.schema import DataConfig
-from jobs import dataset, dialogue, gate, split
-from jobs.masking import IGNORED
+from jobs.data import dataset, dialogue, gate, split
+from jobs.data.masking import IGNORED
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]

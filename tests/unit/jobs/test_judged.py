@@ -6,7 +6,8 @@ import pytest
 
 from configs import load
 from configs.errors import DataError, NotFoundError
-from jobs import dataset, judged, split
+from jobs.data import dataset, split
+from jobs.evaluation import judged
 from models.registry import Registry
 from tests.samples import publish
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from configs.errors import TrainingError
 from configs.load import load_run
-from jobs import ladder
-from jobs.ladder import Plan, first_plan, one_rung_down
+from jobs.training import ladder
+from jobs.training.ladder import Plan, first_plan, one_rung_down
 
 PLAN = Plan(16, 8, 4, False, "adamw_8bit", 1024)
 GPU = {"evaluating": False, "may_shorten": True, "on_gpu": True}

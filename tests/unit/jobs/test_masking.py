@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 from configs.paths import TINY_MODEL
 from configs.schema import MaskMode
-from jobs import masking
-from jobs.masking import IGNORED, Marks, Part
+from jobs.data import masking
+from jobs.data.masking import IGNORED, Marks, Part
 from models import harmony
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)

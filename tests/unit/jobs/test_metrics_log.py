@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.metrics_log import MetricsLog
+from jobs.training.metrics_log import MetricsLog
 
 
 def log_of(path, *steps: int, loss: float = 1.0) -> MetricsLog:

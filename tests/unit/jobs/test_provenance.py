@@ -4,7 +4,7 @@ import pytest
 
 from configs.errors import TrainingError
 from configs.load import load_run
-from jobs import provenance
+from jobs.training import provenance
 
 
 def origin(*sets: str, **changes) -> dict:

@@ -8,7 +8,8 @@ from actors.monitor import GpuReading
 from actors.run import RunState
 from configs.errors import ConfigError, DataError, NotFoundError, StateError, TrainingError
 from configs.schema import RunConfig
-from jobs import checkpoints, provenance, request
+from jobs import request
+from jobs.training import checkpoints, provenance
 from tests.samples import EXPORT, RUN_CONFIG, TRAIN
 
 FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import load
 from configs.schema import WatchdogConfig
-from jobs.watchdog import Patience, Rule, Verdict, Watchdog
+from jobs.training.watchdog import Patience, Rule, Verdict, Watchdog
 
 CONFIG = WatchdogConfig(window=4, plateau_steps=8)
 BROKEN = (math.nan, math.inf, -math.inf)

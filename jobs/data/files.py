@@ -1,7 +1,7 @@
 """Rows as they stand in a file, a folder or on the hub: pairs of where a row is and what is there.
 
 Where is `file:line` of the row's beginning, or `name[row]` where there are no lines. What is there is a value, or a
-DataError that takes the place of a row which cannot be read. Knows no layouts. Called by `jobs.dataset`.
+DataError that takes the place of a row which cannot be read. Knows no layouts. Called by `jobs.data.dataset`.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from jobs import dialogue
+from jobs.data import dialogue
 
 Rows = Iterator[tuple[str, Any]]
 

@@ -1,7 +1,7 @@
 """What a run will take, said before it is queued: memory, disk and time, each with how sure that is.
 
-From the base's headers, the size of the data and the formulas of `jobs.costs`; where this home has measured runs of the
-same kind on the same device, from those. Imports no torch: `tandem train` calls it every time.
+From the base's headers, the size of the data and the formulas of `jobs.prediction.costs`; where this home has measured
+runs of the same kind on the same device, from those. Imports no torch: `tandem train` calls it every time.
 """
 
 import json
@@ -16,12 +16,13 @@ from configs import durable
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs import checkpoints, costs, earlier, fit, place
-from jobs.costs import GIB, Range
-from jobs.datasize import DataSize
-from jobs.ladder import divisors
-from jobs.place import Place
+from jobs.prediction import costs, earlier, place
+from jobs.prediction.costs import GIB, Range
+from jobs.prediction.datasize import DataSize
+from jobs.prediction.place import Place
 from jobs.request import TrainRequest
+from jobs.training import checkpoints, fit
+from jobs.training.ladder import divisors
 from models.outline import Outline, outline
 
 BASELINES = "measured baselines, scaled to this device"

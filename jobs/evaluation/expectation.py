@@ -4,7 +4,7 @@ r"""What an answer has to be, as data says it: `expect` of a row or of a prompt,
     {"regex": "\\bRome\\b"}                                       found in the answer's text
     {"call": {"name": "weather", "arguments": {"city": "Rome"}}}  the one call; arguments by value, or left out
 
-Knows neither files nor models. Called by `jobs.formats` and `jobs.answers`.
+Knows neither files nor models. Called by `jobs.data.formats` and `jobs.evaluation.answers`.
 """
 
 import json

@@ -10,9 +10,9 @@ from pathlib import Path
 from configs.errors import DataError, NotFoundError, TandemError
 from configs.paths import Home
 from configs.schema import DataConfig, RunConfig
-from jobs import dataset, split
-from jobs.dialogue import Dialogue
-from jobs.record import RESOLVED
+from jobs.data import dataset, split
+from jobs.data.dialogue import Dialogue
+from jobs.training.record import RESOLVED
 from models.adapter import Manifest
 
 

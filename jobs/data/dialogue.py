@@ -1,7 +1,7 @@
 """One row of a data set in the one shape that everything after reading it knows.
 
 `of` turns loosely shaped messages and tools (JSON as text, bare functions, absent keys as null) into that shape and
-says what is wrong with them. Knows neither files nor tokenizers; called by `jobs.formats`.
+says what is wrong with them. Knows neither files nor tokenizers; called by `jobs.data.formats`.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ class Dialogue:
     where: str
     """`file:line`, or `name[row]` where rows have no lines."""
     expect: dict[str, Any] | None = None
-    """What the answer to this row has to be, where the data says it; see `jobs.expectation`. The fingerprint is without
-    it."""
+    """What the answer to this row has to be, where the data says it; see `jobs.evaluation.expectation`. The fingerprint
+    is without it."""
 
     @cached_property
     def fingerprint(self) -> str:

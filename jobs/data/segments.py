@@ -6,8 +6,8 @@ Knows encoded rows and a tokenizer, not how stretches are shown. Called by `tand
 from dataclasses import dataclass
 from itertools import groupby
 
-from jobs.encoding import Encoded
-from jobs.masking import IGNORED
+from jobs.data.encoding import Encoded
+from jobs.data.masking import IGNORED
 
 
 @dataclass(frozen=True)

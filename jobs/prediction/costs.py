@@ -1,7 +1,7 @@
 """What training costs in bytes and seconds: measured figures with their source, and formulas scaled from them.
 
 All formulas are linear, with gpt-oss-20b on one H100 as their reference, and give a range: narrow near what was
-measured, wide far from it. Knows no queue, no file and no GPU driver; `jobs.estimate` asks.
+measured, wide far from it. Knows no queue, no file and no GPU driver; `jobs.prediction.estimate` asks.
 
 The reference: Unsloth 2026.10.9, torch 2.11, one H100 80GB, rows of 1,024 tokens, effective batch 16, attention only at
 rank 8. Peak 14.0, 16.3 and 19.4 GiB at micro-batch 2, 8 and 16 (15.0 GiB at 2 with experts), 4.1, 1.68 and 1.60 s per

@@ -1,7 +1,7 @@
 """A dialogue as the trainer sees it: token ids, cut to length, with a label for each.
 
-Knows a tokenizer and the mask, not where rows come from. Called by `jobs.dataset` for training and by whoever shows or
-scores single rows.
+Knows a tokenizer and the mask, not where rows come from. Called by `jobs.data.dataset` for training and by whoever
+shows or scores single rows.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from functools import cached_property
 
 from configs.errors import DataError, RequestError
 from configs.schema import DataConfig
-from jobs import masking
-from jobs.dialogue import Dialogue
+from jobs.data import masking
+from jobs.data.dialogue import Dialogue
 from models import harmony
 
 

@@ -1,7 +1,7 @@
 """A run's folder of training checkpoints: written aside and renamed, each with a manifest of what it is and holds.
 
-The manifest has the SHA-256 of every file and the run's origin (`jobs.provenance`), so a resumed run goes on from the
-newest checkpoint that is whole, and only if it is of the same kind.
+The manifest has the SHA-256 of every file and the run's origin (`jobs.training.provenance`), so a resumed run goes on
+from the newest checkpoint that is whole, and only if it is of the same kind.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ class Checkpoint:
     path: Path
 
     def origin(self) -> dict[str, Any]:
-        """What the run that wrote it was made of; see `jobs.provenance`. Only of a checkpoint without `fault`."""
+        """What the run that wrote it was made of; see `jobs.training.provenance`. Only of a checkpoint without
+        `fault`."""
         return _read_manifest(self.path)["origin"]
 
     def fault(self) -> str | None:

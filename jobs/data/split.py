@@ -1,11 +1,11 @@
 """Which rows are trained and which are kept for evaluation, decided by each row's own content.
 
-Knows dialogues only by their fingerprint. Training (`jobs.dataset`) and evaluation ask here, so that both agree.
+Knows dialogues only by their fingerprint. Training (`jobs.data.dataset`) and evaluation ask here, so that both agree.
 """
 
 from collections.abc import Iterable
 
-from jobs.dialogue import Dialogue
+from jobs.data.dialogue import Dialogue
 
 
 def hold_out(dialogues: Iterable[Dialogue], share: float) -> tuple[list[Dialogue], list[Dialogue]]:

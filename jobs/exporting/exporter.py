@@ -23,7 +23,7 @@ from configs import durable
 from configs.errors import AdapterError, ConfigError, ExportError
 from configs.paths import Home
 from configs.schema import ExportConfig
-from jobs import aside, gguf
+from jobs.exporting import aside, gguf
 from models import adapter
 from models.adapter import Manifest
 from models.registry import Registry

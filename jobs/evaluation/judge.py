@@ -1,7 +1,7 @@
 """Judging an adapter on the endpoint that will answer with it: losses on rows that it never saw, answers side by side.
 
 Knows an OpenAI-compatible endpoint's URL and the names that models have there, not that serving is ours. What it finds
-is an `Evaluation`, plain values; `jobs.evaluation_report` writes it down. Called by `tandem evaluate`.
+is an `Evaluation`, plain values; `jobs.evaluation.report` writes it down. Called by `tandem evaluate`.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import Any
 
 from configs.errors import DataError, RequestError
 from configs.schema import DataConfig
-from jobs.answers import Answer, Question, assess
-from jobs.encoding import Encoded, Encoder
-from jobs.endpoint import Endpoint, Score
-from jobs.judged import Judged
-from jobs.masking import Marks, Part
+from jobs.data.encoding import Encoded, Encoder
+from jobs.data.masking import Marks, Part
+from jobs.evaluation.answers import Answer, Question, assess
+from jobs.evaluation.endpoint import Endpoint, Score
+from jobs.evaluation.judged import Judged
 from models import harmony
 
 LEARNED = "learned"

@@ -6,7 +6,7 @@
     sharegpt           conversations [{from, value}], system, tools
 
 Any of them may have `expect`, what an evaluation compares the answer with. Knows columns, not files. Called by
-`jobs.dataset`.
+`jobs.data.dataset`.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,9 @@ from typing import Any
 
 from configs.errors import DataError
 from configs.schema import DataFormat
-from jobs import dialogue, expectation
-from jobs.dialogue import Dialogue, short
+from jobs.data import dialogue
+from jobs.data.dialogue import Dialogue, short
+from jobs.evaluation import expectation
 
 REQUIRED: dict[DataFormat, tuple[str, ...]] = {
     "chat": ("messages",),

@@ -1,7 +1,7 @@
 """The mask gate: what a run would learn from, measured before any GPU is taken, and the refusal of what cannot teach.
 
-`measure` counts, `check` judges. Knows encoded rows, neither files nor trainers. Called by `jobs.dataset` at the start
-of every run and by `tandem data inspect`.
+`measure` counts, `check` judges. Knows encoded rows, neither files nor trainers. Called by `jobs.data.dataset` at the
+start of every run and by `tandem data inspect`.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from configs.errors import TrainingError
 from configs.schema import DataConfig
-from jobs import masking
-from jobs.dialogue import Dialogue
-from jobs.encoding import Encoded, Encoder
-from jobs.masking import IGNORED, Part
+from jobs.data import masking
+from jobs.data.dialogue import Dialogue
+from jobs.data.encoding import Encoded, Encoder
+from jobs.data.masking import IGNORED, Part
 from models.harmony import CALL, END, RETURN
 
 PERCENTILES = (50, 90, 95, 99)

@@ -11,9 +11,9 @@ from pathlib import Path
 from configs import paths
 from configs.errors import DataError
 from configs.schema import DataConfig
-from jobs import files, formats, gate, split
-from jobs.dialogue import Dialogue
-from jobs.encoding import Encoded, Encoder
+from jobs.data import files, formats, gate, split
+from jobs.data.dialogue import Dialogue
+from jobs.data.encoding import Encoded, Encoder
 
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 SHOWN_PROBLEMS = 5

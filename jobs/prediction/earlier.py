@@ -11,8 +11,8 @@ from typing import Any
 from actors.ledger import Ledger
 from actors.run import RunState
 from configs.paths import Home
-from jobs.metrics_log import MetricsLog
-from jobs.record import read_measured
+from jobs.training.metrics_log import MetricsLog
+from jobs.training.record import read_measured
 
 PREDICTION = "prediction.json"
 LOOKED_AT = 50

@@ -1,7 +1,7 @@
 """Looks at a run's curves and says when something is wrong, or reached: rules, each with the action its profile sets.
 
-Pure logic over numbers: it stops, rolls back and publishes nothing itself. `jobs.sft` shows it every step and every
-evaluation and acts on the verdicts. A rule speaks when its condition begins, and again only after it has ended.
+Pure logic over numbers: it stops, rolls back and publishes nothing itself. `jobs.training.sft` shows it every step and
+every evaluation and acts on the verdicts. A rule speaks when its condition begins, and again only after it has ended.
 """
 
 import math

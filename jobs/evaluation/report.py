@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from configs import durable
 from configs.paths import Home
-from jobs.evaluate import ADAPTER, BASE, LEARNED, Evaluation
+from jobs.evaluation.judge import ADAPTER, BASE, LEARNED, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TEMPLATE = Path(__file__).with_name("evaluation.html.jinja")
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 JSON, HTML = "report.json", "report.html"
 
 # Colours that matplotlib writes and the page replaces by its own, which differ between light and dark.

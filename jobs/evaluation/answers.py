@@ -1,6 +1,6 @@
 """Questions for a model and what its answers are worth: is the format right, is it what was expected.
 
-Knows chat messages and generated token ids, no endpoint. Called by `jobs.evaluate`.
+Knows chat messages and generated token ids, no endpoint. Called by `jobs.evaluation.judge`.
 """
 
 import json
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import DataError
-from jobs import expectation, masking
-from jobs.dialogue import Dialogue
-from jobs.masking import Marks
+from jobs.data import masking
+from jobs.data.dialogue import Dialogue
+from jobs.data.masking import Marks
+from jobs.evaluation import expectation
 from models import harmony
 
 Source = Literal["built-in", "file", "rows"]
@@ -37,7 +38,7 @@ class Question:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     expect: dict[str, Any] = field(default_factory=dict)
-    """See `jobs.expectation`; empty where nothing is known."""
+    """See `jobs.evaluation.expectation`; empty where nothing is known."""
 
     @property
     def text(self) -> str:

@@ -7,8 +7,8 @@ from configs import load
 from configs.errors import ConfigError
 from configs.paths import Home
 from configs.schema import RunConfig, Slot
-from jobs import fit
-from jobs.costs import Device
+from jobs.prediction.costs import Device
+from jobs.training import fit
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from actors.control import Directive
 from actors.trainer import Link
 from configs.errors import TrainingError
 from configs.schema import RunConfig
-from jobs import checkpoints, ladder
-from jobs.checkpoints import Checkpoint
-from jobs.fit import Trial
-from jobs.ladder import Plan
-from jobs.metrics_log import MetricsLog
-from jobs.movement import Movement
-from jobs.record import Record
-from jobs.watchdog import Patience, Verdict, Watchdog
+from jobs.training import checkpoints, ladder
+from jobs.training.checkpoints import Checkpoint
+from jobs.training.fit import Trial
+from jobs.training.ladder import Plan
+from jobs.training.metrics_log import MetricsLog
+from jobs.training.movement import Movement
+from jobs.training.record import Record
+from jobs.training.watchdog import Patience, Verdict, Watchdog
 
 Rows = list[dict[str, list[int]]]
 PROBE_SEED = 0
@@ -52,7 +52,7 @@ class Work:
     link: Link
     record: Record
     origin: dict[str, Any]
-    """What its checkpoints are of; see `jobs.provenance`."""
+    """What its checkpoints are of; see `jobs.training.provenance`."""
     rows: Callable[[int], tuple[Rows, Rows]]
     """(training, held out) for a `max_seq_length` in tokens."""
     weights: dict[str, torch.Tensor] = field(init=False)
@@ -326,7 +326,7 @@ def _arguments(work: Work, plan: Plan, **more: Any) -> SFTConfig:
         data_seed=training.seed,
         logging_nan_inf_filter=False,  # its default hides a NaN loss
         prediction_loss_only=True,
-        max_length=None,  # cut, and counted, in jobs.dataset
+        max_length=None,  # cut, and counted, in jobs.data.dataset
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokens with labels already
         disable_tqdm=True,

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs import durable
 from configs.errors import TrainingError
-from jobs.ladder import divisors
+from jobs.training.ladder import divisors
 
 CUSHION = 0.06
 """Part of the GPU's memory that is left alone: the CUDA context and other processes' kernels take 0.5 to 1 GiB."""

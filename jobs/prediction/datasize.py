@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
-from jobs.costs import Range
-from jobs.dialogue import Dialogue
-from jobs.gate import Report
+from jobs.data.dialogue import Dialogue
+from jobs.data.gate import Report
+from jobs.prediction.costs import Range
 
 CHARACTERS = 4
 """Per token of English text, about; the ranges allow for 2.7 to 5.7."""

@@ -16,10 +16,11 @@ from actors.trainer import Link
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs import checkpoints, dataset, fit, provenance
-from jobs.ladder import first_plan
-from jobs.metrics_log import MetricsLog
-from jobs.record import Record
+from jobs.data import dataset
+from jobs.training import checkpoints, fit, provenance
+from jobs.training.ladder import first_plan
+from jobs.training.metrics_log import MetricsLog
+from jobs.training.record import Record
 
 
 def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
@@ -53,7 +54,7 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     plan = _plan(work, home, base, data.report)
     if link.training() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the first step")
-    from jobs import loop
+    from jobs.training import loop
 
     ended = loop.train(work, plan, begin)
     record.measured(**meter.read())
@@ -92,7 +93,7 @@ def _cap_memory(config: RunConfig, share: float) -> None:
 
 def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
     """What the loop works on; also writes what the run is made of."""
-    from jobs.loop import Work
+    from jobs.training.loop import Work
     from models import checkpoint
 
     report = data.report
@@ -141,7 +142,7 @@ def _plan(work, home: Home, base, report):
     training = work.config.training
     if training.micro_batch != "auto":
         return first_plan(work.config, training.micro_batch)
-    from jobs import loop
+    from jobs.training import loop
 
     config = work.config.model_dump(mode="json", include={"profile", "model", "lora"})
     how = {"batch": training.effective_batch, "checkpointing": training.gradient_checkpointing}

@@ -1,0 +1,1 @@
+"""Rows of a data set, from a name to labelled tokens, and the gate that judges them."""

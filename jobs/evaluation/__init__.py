@@ -1,0 +1,1 @@
+"""What an adapter is worth, judged on the endpoint that answers with it."""

@@ -1,0 +1,1 @@
+"""Published adapters in other formats."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning inside the pinned actor: the loop, what it keeps, measures and gives up."""
