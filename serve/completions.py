@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from openai.types import Completion, CompletionChoice, CompletionUsage
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
@@ -43,22 +43,12 @@ NEUTRAL = {
 """Parameters that are not supported, with the values that ask for nothing."""
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(wire.SampledRequest):
     """The body of POST /v1/completions. Make it with `parse_request`."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str = Field(min_length=1)
     prompt: Annotated[str, Field(min_length=1)] | Annotated[list[int], Field(min_length=1)]
     max_tokens: int = Field(default=16, ge=0)
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
     stop_token_ids: list[int] = []
     echo: bool = False
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
@@ -73,18 +63,8 @@ class CompletionRequest(BaseModel):
 
     def sampling(self, stop_token_ids: Iterable[int]) -> SamplingParams:
         """Raises RequestError, with `param`, for values out of bounds. `stop_token_ids` are the model's own."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            max_tokens=self.max_tokens or None,
-            stop_token_ids=tuple(dict.fromkeys((*self.stop_token_ids, *stop_token_ids))),
-        )
+        own = dict.fromkeys((*self.stop_token_ids, *stop_token_ids))
+        return self.sampled(max_tokens=self.max_tokens or None, stop_token_ids=tuple(own))
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> CompletionRequest:

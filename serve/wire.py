@@ -70,15 +70,11 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """The body of POST /v1/chat/completions. Make it with `parse_request`, which refuses what is not listed here."""
+class SampledRequest(BaseModel):
+    """What every body that asks for a generation may say about sampling."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    model: str = Field(min_length=1)
-    messages: list[dict[str, Any]] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -87,6 +83,19 @@ class ChatRequest(BaseModel):
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+
+    def sampled(self, **more: Any) -> SamplingParams:
+        """These with `more` of SamplingParams' fields. Raises RequestError, with `param`, for values out of bounds."""
+        return SamplingParams(**self.model_dump(include=set(SampledRequest.model_fields)), **more)
+
+
+class ChatRequest(SampledRequest):
+    """The body of POST /v1/chat/completions. Make it with `parse_request`, which refuses what is not listed here."""
+
+    model: str = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
     stop: str | list[str] = []
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -101,15 +110,7 @@ class ChatRequest(BaseModel):
 
     def sampling(self, stop_token_ids: Iterable[int]) -> SamplingParams:
         """Raises RequestError, with `param`, for values out of bounds."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
+        return self.sampled(
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
             stop_token_ids=tuple(stop_token_ids),

@@ -17,6 +17,8 @@ SMALL = (
     "training.micro_batch=4",
     "training.max_steps=6",
     "training.save_steps=2",
+    "training.eval_steps=2",
+    "training.eval_batch=1",
 )
 """A run of seconds."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
+from jobs.data import dataset
 from jobs.data.dialogue import Dialogue
 from jobs.data.gate import Report
 from jobs.prediction.costs import Range
@@ -27,6 +28,13 @@ class DataSize:
     """Tokens."""
     longest_row: Range
     """Tokens."""
+
+
+def of_data(config: RunConfig) -> DataSize:
+    """Of data on this machine by reading it, of a hub's data set what is known without asking. Raises DataError."""
+    if dataset.locate(config.data.dataset) is None:
+        return unknown(config)
+    return of_dialogues(dataset.read(config.data).dialogues, config)
 
 
 def of_dialogues(dialogues: Iterable[Dialogue], config: RunConfig) -> DataSize:

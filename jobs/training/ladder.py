@@ -34,7 +34,11 @@ class Plan:
             "activations recomputed" if self.gradient_checkpointing else "",
             "optimiser paged" if self.optimizer in PAGED.values() else "",
         ]
-        words = [f"micro-batch {self.micro_batch} x {self.accumulation}", f"rows up to {self.max_seq_length} tokens"]
+        words = [
+            f"micro-batch {self.micro_batch} x {self.accumulation}",
+            f"evaluation batch {self.eval_batch}",
+            f"rows up to {self.max_seq_length} tokens",
+        ]
         return ", ".join([*words, *filter(None, extras)])
 
 

@@ -19,12 +19,13 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from actors.control import Directive
 from actors.trainer import Link
-from configs.errors import TrainingError
+from configs.errors import TandemError, TrainingError
 from configs.schema import RunConfig
 from jobs.training import checkpoints, ladder
 from jobs.training.checkpoints import Checkpoint
@@ -220,7 +221,7 @@ class _Progress(TrainerCallback):
         done, last = state.global_step - self.begin, state.global_step >= state.max_steps
         if done == 1:
             self.work.record.first_step(time.monotonic() - self.seen[0])
-        if self.movement and (done >= self.work.config.training.movement_steps or last):
+        if self.movement and (done >= self.work.config.training.movement_steps or (last and done > 1)):
             self.movement.check(self.work.model, done)
             self.movement = None
         if last and args.eval_strategy != "no":
@@ -375,6 +376,20 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
             finally:
                 self.processing_class = tokenizer
 
+        def evaluate(self, *args, **kwargs) -> dict[str, float]:
+            """One that breaks is said, and the run goes on without; only early stopping cannot do without."""
+            try:
+                return super().evaluate(*args, **kwargs)
+            except (TandemError, _RollBack, torch.OutOfMemoryError):
+                raise
+            except Exception as error:
+                reason = f"the evaluation after step {self.state.global_step} broke: {type(error).__name__}: {error}"
+                if work.config.training.patience:
+                    raise TrainingError(reason, hint="train without training.patience") from error
+                work.say("evaluation", f"{reason}; going on without evaluations")
+                self.args.eval_strategy = IntervalStrategy.NO
+                return {}
+
     if work.device == "cpu":  # TRL 1.15 computes the loss in a Triton kernel
         Whole.compute_loss = Trainer.compute_loss
     return Whole
@@ -388,14 +403,15 @@ def _tensorboard(work: Work, step: int):
 
 
 def probe(work: Work, plan: Plan) -> Trial:
-    """One step over the longest rows, then one over typical rows, timed: what `plan` takes on this device.
+    """What `plan` takes on this device: a step over the longest rows for the memory, then the same typical rows twice.
 
-    The adapter is as before afterwards. A plan that does not fit is a Trial without seconds.
+    Only the last step is timed: every shape that comes for the first time is compiled on a GPU. The adapter is as
+    before afterwards. A plan that does not fit is a Trial without seconds.
     """
     rows, _ = work.rows(plan.max_seq_length)
     longest = sorted(rows, key=lambda row: -len(row["input_ids"]))
     typical = random.Random(PROBE_SEED).choices(rows, k=plan.effective_batch)
-    batch = (longest * plan.effective_batch)[: plan.effective_batch] + typical
+    batch = (longest * plan.effective_batch)[: plan.effective_batch] + 2 * typical
     timing = _Timing(work.device)
     try:
         _probing_trainer(work, plan, batch, timing).train()
@@ -404,7 +420,7 @@ def probe(work: Work, plan: Plan) -> Trial:
     finally:
         work.reset()
         _free_memory()
-    return Trial(plan.micro_batch, round(timing.seconds[1], 4), timing.peak_bytes)
+    return Trial(plan.micro_batch, round(timing.seconds[-1], 4), timing.peak_bytes)
 
 
 class _Timing(TrainerCallback):
@@ -438,5 +454,5 @@ def _probing_trainer(work: Work, plan: Plan, rows: Rows, timing: _Timing) -> SFT
 
     folder = str(work.checkpoints / ".probing")
     quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 1000, "learning_rate": 0.0}
-    arguments = _arguments(work, plan, output_dir=folder, max_steps=2, **quiet)
+    arguments = _arguments(work, plan, output_dir=folder, max_steps=3, **quiet)
     return _new_trainer(InOrder, work, arguments, rows, [], timing, _Collator(work.tokenizer.pad_token_id))

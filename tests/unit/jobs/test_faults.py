@@ -103,8 +103,9 @@ def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, 
     run = training.row("eval-1", "training.eval_batch=4", "data.holdout=0.1")
     assert training.train(home, run, link).state is RunState.SUCCEEDED
     (said,) = link.said("memory")
-    assert said.startswith("out of memory in an evaluation after step 2 with micro-batch 4 x 1")
-    assert "going on with micro-batch 4 x 1" in said
+    before = "out of memory in an evaluation after step 2 with micro-batch 4 x 1, evaluation batch 4,"
+    assert said.startswith(before)
+    assert "going on with micro-batch 4 x 1, evaluation batch 1," in said
 
 
 @pytest.mark.parametrize("consent", [True, False])
@@ -131,6 +132,24 @@ def _long_rows(home: Home):
     path = home.root / "long.jsonl"
     path.write_text("".join(f"{json.dumps(each)}\n" for each in [row, short] * 8))
     return path
+
+
+def test_an_evaluation_that_breaks_is_said_and_the_run_goes_on_without(home, tamper):
+    def breaks(model):
+        def check(module, args, kwargs):
+            if not module.training:
+                raise RuntimeError("no kernel for this")
+
+        model.register_forward_pre_hook(check, with_kwargs=True)
+
+    tamper(breaks)
+    link = FakeLink()
+    assert training.train(home, training.row("eval-1"), link).state is RunState.SUCCEEDED
+    said = "the evaluation after step 2 broke: RuntimeError: no kernel for this; going on without evaluations"
+    assert link.said("evaluation") == [said]
+    with pytest.raises(TrainingError, match="no kernel for this"):
+        training.train(home, training.row("eval-2", "training.patience=2"))
+    assert len(published(home)) == 1
 
 
 # Broken numbers

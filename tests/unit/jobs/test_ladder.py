@@ -65,4 +65,6 @@ def test_on_every_rung_the_micro_batch_divides_the_effective_batch(effective, da
 def test_the_first_plan_is_the_profiles():
     config = load_run("memory_efficient")
     assert first_plan(config, 1) == Plan(16, 1, 1, True, "adamw_8bit", 512)
-    assert str(first_plan(config, 1)) == "micro-batch 1 x 16, rows up to 512 tokens, activations recomputed"
+    assert str(first_plan(config, 1)) == (
+        "micro-batch 1 x 16, evaluation batch 1, rows up to 512 tokens, activations recomputed"
+    )

@@ -1,0 +1,66 @@
+"""What the loop measures and writes besides the adapter: the micro-batch's probe, TensorBoard's curves, the record."""
+
+import json
+
+import pytest
+
+from actors.run import RunState
+from jobs.training import fit
+from jobs.training.record import read_measured
+from tests import training
+from tests.training import FakeLink
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A home with a run whose micro-batch was measured, and what its link heard."""
+    from configs.paths import Home
+
+    home, link = Home(tmp_path_factory.mktemp("home")), FakeLink()
+    run = training.row("auto-1", "training.micro_batch=auto", "training.eval_steps=2")
+    assert training.train(home, run, link).state is RunState.SUCCEEDED
+    return home, link
+
+
+def test_the_probe_measures_on_the_device_and_leaves_the_adapter_as_it_was(measured, tmp_path):
+    home, link = measured
+    found = read_measured(home.run("auto-1"))["fit"]
+    assert found["cached"] is False
+    assert found["trials"][0]["micro_batch"] == 4, "from the largest divisor down"
+    assert all(trial["seconds"] > 0 for trial in found["trials"])
+    assert found["micro_batch"] == min(found["trials"], key=lambda trial: trial["seconds"])["micro_batch"]
+    (said,) = link.said("fit")
+    assert said.startswith(f"micro-batch {found['micro_batch']} (measured: 4: ")
+    curve = training.curve(home, "auto-1")
+    training.train(home, training.row("fixed-1", f"training.micro_batch={found['micro_batch']}"))
+    assert curve == training.curve(home, "fixed-1"), "the run is that of its micro-batch, to the digit"
+
+
+def test_the_answer_is_remembered_for_the_next_run(measured, monkeypatch):
+    home, _ = measured
+    monkeypatch.setattr(fit, "divisors", lambda number, most: pytest.fail("measured again"))
+    link = FakeLink()
+    training.train(home, training.row("auto-2", "training.micro_batch=auto", "training.max_steps=2"), link)
+    assert "(measured earlier: " in link.said("fit")[0]
+
+
+def test_the_record_says_where_the_time_went(measured):
+    home, _ = measured
+    stages = read_measured(home.run("auto-1"))["stages"]
+    wanted = {"read data", "import libraries", "load model", "prepare data", "probe", "build trainer", "first step"}
+    assert wanted | {"checkpoints", "publish"} <= stages.keys()
+    assert all(seconds >= 0 for seconds in stages.values())
+    resolved = json.loads((home.run("auto-1") / "resolved.json").read_text())
+    assert resolved["origin"]["data"] == resolved["data"]["data_fingerprint"]
+    assert resolved["trainable"] == {"attention": 57344, "experts": 0, "other": 0}
+
+
+def test_tensorboard_reads_the_runs_curves(measured):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    home, _ = measured
+    events = EventAccumulator(str(home.run("auto-1") / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert shown == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in training.curve(home, "auto-1")]
+    assert [event.step for event in events.Scalars("eval/loss")] == [2, 4, 6]
