@@ -56,6 +56,8 @@ class Work:
     """What its checkpoints are of; see `jobs.training.provenance`."""
     rows: Callable[[int], tuple[Rows, Rows]]
     """(training, held out) for a `max_seq_length` in tokens."""
+    tokens: int = 0
+    """That went through the model so far, padding included."""
     weights: dict[str, torch.Tensor] = field(init=False)
     """The adapter as it was before the first step, on the CPU."""
 
@@ -187,18 +189,6 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-class _Collator:
-    """Pads rows to a batch, and counts their tokens: the trainer's own count waits for the GPU at every batch."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.tokens = 0
-        self._collate = DataCollatorForLanguageModeling(pad_token_id=pad_token_id)
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        self.tokens += sum(len(row["input_ids"]) for row in rows)
-        return self._collate(rows)
-
-
 class _Progress(TrainerCallback):
     """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
 
@@ -210,11 +200,10 @@ class _Progress(TrainerCallback):
         self.evaluating = self.stopped = False
         self.early: str | None = None
         self.movement: Movement | None = Movement(work.model)
-        self.collator = _Collator(work.tokenizer.pad_token_id)
         self.seen = (time.monotonic(), 0)
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
-        self.seen = (time.monotonic(), self.collator.tokens)
+        self.seen = (time.monotonic(), self.work.tokens)
         _set_learning_rate(optimizer, lr_scheduler, _learning_rate(self.work))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -232,7 +221,7 @@ class _Progress(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
-        now, tokens = time.monotonic(), self.collator.tokens
+        now, tokens = time.monotonic(), self.work.tokens
         rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
         self.seen = (now, tokens)
         line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
@@ -253,12 +242,12 @@ class _Progress(TrainerCallback):
             self.early = enough
             control.should_training_stop = True
             self.work.say("early", f"stopping early: {enough}")
-        self.seen = (time.monotonic(), self.collator.tokens)
+        self.seen = (time.monotonic(), self.work.tokens)
 
     def on_save(self, args, state, control, **kwargs) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
         checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
-        self.seen = (time.monotonic(), self.collator.tokens)
+        self.seen = (time.monotonic(), self.work.tokens)
 
     def _heed(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
@@ -303,7 +292,7 @@ def _trainer(work: Work, plan: Plan, progress: _Progress) -> SFTTrainer:
         project=f"tandem-{config.profile}",
         **evaluation,
     )
-    trainer = _new_trainer(trainer_class(work), work, arguments, rows, held_out, progress, progress.collator)
+    trainer = _new_trainer(trainer_class(work), work, arguments, rows, held_out, progress)
     if "tensorboard" in training.report_to:
         trainer.add_callback(TensorBoardCallback(_tensorboard(work, progress.begin)))
     return trainer
@@ -337,7 +326,7 @@ def _arguments(work: Work, plan: Plan, **more: Any) -> SFTConfig:
 
 
 def _new_trainer(
-    kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback, collator
+    kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
 ) -> SFTTrainer:
     trainer = kind(
         model=work.model,
@@ -345,7 +334,7 @@ def _new_trainer(
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(held_out) if held_out else None,
         processing_class=work.tokenizer,
-        data_collator=collator,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=work.tokenizer.pad_token_id),
         callbacks=[callback],
     )
     for printing in (PrinterCallback, ProgressCallback):
@@ -358,6 +347,10 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
 
     class Whole(SFTTrainer):
         _aside: Path | None = None
+
+        def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
+            work.tokens += inputs["input_ids"].numel()  # the trainer's own count waits for the GPU at every batch
+            return super().training_step(model, inputs, *args, **kwargs)
 
         def _get_output_dir(self, trial) -> str:
             return str(self._aside) if self._aside else super()._get_output_dir(trial)
@@ -455,4 +448,4 @@ def _probing_trainer(work: Work, plan: Plan, rows: Rows, timing: _Timing) -> SFT
     folder = str(work.checkpoints / ".probing")
     quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 1000, "learning_rate": 0.0}
     arguments = _arguments(work, plan, output_dir=folder, max_steps=3, **quiet)
-    return _new_trainer(InOrder, work, arguments, rows, [], timing, _Collator(work.tokenizer.pad_token_id))
+    return _new_trainer(InOrder, work, arguments, rows, [], timing)
