@@ -115,6 +115,7 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
     """
     if work.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    first = begin  # a resumed run's is its parent's
     while True:
         work.log.begin_after(begin.step if begin else 0)
         ended = _stretch(work, plan, begin)
@@ -123,9 +124,9 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
         _free_memory()
         if isinstance(ended, _OutOfMemory):
             plan = _give_up_something(work, plan, ended)
-            begin = checkpoints.newest(work.checkpoints)
+            begin = checkpoints.newest(work.checkpoints) or first
         else:
-            begin = checkpoints.newest(work.checkpoints, before=ended.step)
+            begin = checkpoints.newest(work.checkpoints, before=ended.step) or first
             checkpoints.drop_after(work.checkpoints, begin.step if begin else 0)
             _note_rollback(work, ended, begin)
         if begin is None:

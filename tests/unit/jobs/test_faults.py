@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import torch
 
+from actors.control import Directive
 from actors.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
@@ -88,6 +89,16 @@ def test_out_of_memory_in_the_middle_goes_on_from_the_last_checkpoint(home, tamp
     pairs = zip(training.curve(home, "broken-1"), training.curve(home, "whole-1"), strict=True)
     assert all(a[0] == b[0] and a[1] == pytest.approx(b[1], rel=1e-5) for a, b in pairs)
     assert whole.adapter in published(home)
+
+
+def test_a_continued_run_that_runs_out_of_memory_at_once_goes_on_from_its_parents_checkpoint(home, tamper):
+    training.train(home, training.row("cut-1"), FakeLink(lambda step: Directive.STOP if step == 3 else None))
+    tamper(too_large_above(2, evaluating=False))
+    link = FakeLink()
+    training.train(home, training.row("rest-1", parent="cut-1"), link)
+    assert "out of memory in a step after step 3" in link.said("memory")[0]
+    assert link.steps == [4, 5, 6]
+    assert [step for step, _ in training.curve(home, "rest-1")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, tamper):
