@@ -10,6 +10,7 @@ import pytest
 
 from configs.paths import Home
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as an actor has it on two cores; spinning threads cost ten times more
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test needs the network
 
 
