@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from configs.paths import Home
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as an actor has it on two cores; spinning threads cost ten times more
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test needs the network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 
 @pytest.fixture(autouse=True)

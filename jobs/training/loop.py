@@ -200,11 +200,12 @@ class _Progress(TrainerCallback):
         self.patience = Patience(work.config.training.patience, history)
         self.evaluating = self.stopped = False
         self.early: str | None = None
-        self.movement: Movement | None = Movement(work.model)
+        self.movement: Movement | None = None
         self.seen = (time.monotonic(), 0)
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
         self.seen = (time.monotonic(), self.work.tokens)
+        self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
         _set_learning_rate(optimizer, lr_scheduler, _learning_rate(self.work))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:

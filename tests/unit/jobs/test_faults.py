@@ -101,15 +101,16 @@ def test_a_continued_run_that_runs_out_of_memory_at_once_goes_on_from_its_parent
     assert [step for step, _ in training.curve(home, "rest-1")] == [1, 2, 3, 4, 5, 6]
 
 
+def too_large_when_evaluating(model) -> None:
+    def check(module, args, kwargs):
+        if not module.training and kwargs["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+
+
 def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, tamper):
-    def only_evaluating(model):
-        def check(module, args, kwargs):
-            if not module.training and kwargs["input_ids"].shape[0] > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-
-        model.register_forward_pre_hook(check, with_kwargs=True)
-
-    tamper(only_evaluating)
+    tamper(too_large_when_evaluating)
     link = FakeLink()
     run = training.row("eval-1", "training.eval_batch=4", "data.holdout=0.1")
     assert training.train(home, run, link).state is RunState.SUCCEEDED
@@ -117,6 +118,15 @@ def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, 
     before = "out of memory in an evaluation after step 2 with micro-batch 4 x 1, evaluation batch 4,"
     assert said.startswith(before)
     assert "going on with micro-batch 4 x 1, evaluation batch 1," in said
+
+
+def test_out_of_memory_in_the_last_evaluation_repeats_steps_that_count_as_movement(home, tamper):
+    tamper(too_large_when_evaluating)
+    link = FakeLink()
+    run = training.row("eval-1", "training.eval_batch=4", "training.eval_steps=50")
+    assert training.train(home, run, link).state is RunState.SUCCEEDED
+    assert "in an evaluation after step 6" in link.said("memory")[0]
+    assert link.steps == [1, 2, 3, 4, 5, 6, 5, 6]
 
 
 @pytest.mark.parametrize("consent", [True, False])
