@@ -59,8 +59,8 @@ class Tandem:
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        ports = ["--port", str(self.http_port), "--set", f"dashboard_port={self.dashboard_port}"]
-        return self.run("up", *ports, *arguments, check=check)
+        settings = ["--set", f"dashboard_port={self.dashboard_port}", "--set", "stop_grace_s=60"]
+        return self.run("up", "--port", str(self.http_port), *settings, *arguments, check=check)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ def new_tandem() -> Iterator[Callable[[], Tandem]]:
 def tandem(new_tandem: Callable[[], Tandem]) -> Tandem:
     """The session's cluster, up."""
     made = new_tandem()
-    made.up("--set", "stop_grace_s=60")
+    made.up()
     return made
 
 

@@ -2,46 +2,58 @@
 
 import json
 import subprocess
+import time
 
 import pytest
 
 from actors.run import RunState
 from configs import paths
 from configs.load import load_run
+from tests.ray.conftest import TANDEM
 
 
-def test_both_doors_give_the_same_run(tandem):
-    followed = tandem.run("train", "--profile", "tiny", "--max-steps", "6", "-f")
-    inside = followed.stdout.strip()
-    assert "SUCCEEDED" in followed.stderr and "6/6" in followed.stderr and "tandem swap" in followed.stderr
-    ran = subprocess.run(
-        ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", "--profile", "tiny"]
-        + ["--max-steps", "6"],
-        env=tandem.ray_environment, cwd=paths.SOURCE, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "step 6/6" in ran.stdout or "SUCCEEDED" in ran.stdout
-    first, newest = tandem.find_run(inside), tandem.ledger().runs(limit=1)[0]
-    assert newest.id != inside and f"run {newest.id}: SUCCEEDED" in ran.stdout
-    assert newest.state is first.state is RunState.SUCCEEDED
-    assert newest.config == first.config
-    assert tandem.losses(newest.id) == tandem.losses(inside), "the same to the last digit"
+def test_both_doors_give_the_same_run_and_on_the_one_slot_priority_goes_first(tandem):
+    blocking = tandem.train("--max-steps", "200")
+    how = ["--profile", "tiny", "--max-steps", "6"]
+    job = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", *how]
+    with _started(tandem, *job) as submitted:
+        outside = _queued_after(tandem, blocking)
+        with _started(tandem, *TANDEM, "train", *how, "--priority", "5", "-f") as followed:
+            inside = _queued_after(tandem, outside)
+            tandem.run("runs", "stop", blocking)
+            shown, said = followed.communicate(timeout=180)
+        output, errors = submitted.communicate(timeout=180)
+    assert (followed.returncode, shown.strip()) == (0, inside), said
+    assert "SUCCEEDED" in said and "6/6" in said and "tandem swap" in said
+    assert submitted.returncode == 0, output + errors
+    assert f"run {outside}: SUCCEEDED" in output
+    first, second = tandem.find_run(inside), tandem.find_run(outside)
+    assert first.state is second.state is RunState.SUCCEEDED
+    assert first.config == second.config
+    assert tandem.losses(inside) == tandem.losses(outside), "the same to the last digit"
+    spans = [_held(tandem, run_id) for run_id in (blocking, inside, outside)]
+    assert spans[0][1] <= spans[1][0] and spans[1][1] <= spans[2][0], spans
 
 
-def test_two_runs_and_one_slot_never_overlap_and_priority_goes_first(tandem):
-    blocking = tandem.train("--max-steps", "8")
-    low = tandem.train("--max-steps", "3")
-    high = tandem.train("--max-steps", "3", "--priority", "5")
-    for run_id in (blocking, low, high):
-        assert tandem.ended(run_id).state is RunState.SUCCEEDED
-    spans = {run_id: _held(tandem, run_id) for run_id in (blocking, low, high)}
-    assert spans[blocking][1] <= spans[high][0] and spans[high][1] <= spans[low][0], spans
+def _started(tandem, *command: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=tandem.ray_environment, cwd=paths.SOURCE, **pipes)
+
+
+def _queued_after(tandem, earlier: str, timeout: float = 60) -> str:
+    """The id of the run that was queued next; it waits."""
+    deadline = time.monotonic() + timeout
+    while (newest := tandem.ledger().runs(limit=1)[0]).id == earlier:
+        assert time.monotonic() < deadline, "nothing was queued"
+        time.sleep(0.1)
+    assert newest.state is RunState.QUEUED
+    return newest.id
 
 
 def _held(tandem, run_id: str) -> tuple[float, float]:
     """When the run was granted its slot and when it gave it back."""
     at = {event.kind: event.at for event in tandem.ledger().events(run_id=run_id)}
-    return at["starting"], at["succeeded"]
+    return at["starting"], at.get("succeeded") or at["stopped"]
 
 
 def test_a_queued_run_stops_at_once_and_never_gets_a_slot(tandem):
