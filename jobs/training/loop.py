@@ -108,6 +108,10 @@ class _RollBack(Exception):
         self.verdict = verdict
 
 
+class _NothingLeft(Exception):
+    """The checkpoint is that of the last step; unwinds the trainer's loop, which would take one more."""
+
+
 def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
     """Train from `begin`, or from the fresh adapter, to the last step.
 
@@ -144,6 +148,8 @@ def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOf
         return _OutOfMemory(trainer.state.global_step, progress.evaluating)
     except _RollBack as back:
         return back.verdict
+    except _NothingLeft:
+        return Ended(begin.step, stopped=False, early=None)
     if progress.early:
         _load_best(work, progress.patience.best)
     return Ended(trainer.state.global_step, progress.stopped, progress.early)
@@ -205,6 +211,8 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
         self.seen = (time.monotonic(), self.work.tokens)
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
         self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
         _set_learning_rate(optimizer, lr_scheduler, _learning_rate(self.work))
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from actors.control import Directive
 from actors.run import RunState
@@ -39,6 +41,24 @@ def test_a_stopped_run_writes_a_checkpoint_and_its_continuation_equals_the_whole
     resumed = training.train(home, training.row("rest-1", parent="cut-1"))
     assert training.curve(home, "rest-1") == training.curve(home, "whole-1"), "digit by digit"
     assert training.weights(home, resumed.adapter) == training.weights(home, whole.adapter)
+
+
+@pytest.mark.parametrize("length", [["training.max_steps=6"], ["training.max_steps=null", "training.epochs=0.25"]])
+def test_killed_after_the_last_checkpoint_a_run_publishes_it_and_takes_no_step_more(length, home, monkeypatch):
+    run = training.row("late-1", *length, "training.scheduler=constant")
+    with monkeypatch.context() as dying:
+        dying.setattr(Registry, "publish", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            training.train(home, run)
+    newest = checkpoints.newest(home.run("late-1") / "checkpoints")
+    link = training.FakeLink()
+    ended = training.train(home, run | {"attempt": 2}, link)
+    assert (ended.state, link.steps) == (RunState.SUCCEEDED, [])
+    assert [step for step, _ in training.curve(home, "late-1")] == list(range(1, newest.step + 1))
+    published = load_file(home.models / ended.adapter / "adapter_model.safetensors")
+    saved = load_file(newest.path / "adapter_model.safetensors")
+    assert saved.keys() == published.keys()
+    assert all(torch.equal(saved[name], published[name]) for name in saved)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
