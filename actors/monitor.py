@@ -84,10 +84,9 @@ def energy_joules() -> float | None:
 
 
 def _mine(readings: list[GpuReading]) -> GpuReading | None:
-    """The GPU that CUDA_VISIBLE_DEVICES names by UUID, as an actor on a slot sees it; the first one without."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    named = [reading for reading in readings if reading.uuid == visible]
-    return next(iter(named or readings), None)
+    """The GPU whose UUID CUDA_VISIBLE_DEVICES is, as in an actor on a slot; without that variable the first."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return next((reading for reading in readings if visible in (None, reading.uuid)), None)
 
 
 def host() -> HostReading:

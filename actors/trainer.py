@@ -45,17 +45,20 @@ class Link:
 
     def note(self, kind: str, text: str) -> None:
         """Put a line into the run's events."""
-        try:
-            ask(self._actor().note, kind, text, self._run[0], timeout=REPORT_TIMEOUT_S)
-        except TandemError as error:
-            print(f"{error.message}; going on", file=sys.stderr)
+        self._ask("note", kind, text, self._run[0])
 
     def _tell(self, method: str, **values: Any) -> Directive:
+        return self._ask(method, *self._run, **values) or Directive.CONTINUE
+
+    def _ask(self, method: str, *args: Any, **values: Any) -> Any:
+        """None if the control actor does not answer, or fails."""
+        from ray.exceptions import RayError
+
         try:
-            return ask(getattr(self._actor(), method), *self._run, timeout=REPORT_TIMEOUT_S, **values)
-        except TandemError as error:
-            print(f"{error.message}; going on", file=sys.stderr)
-            return Directive.CONTINUE
+            return ask(getattr(self._actor(), method), *args, timeout=REPORT_TIMEOUT_S, **values)
+        except (TandemError, RayError) as error:
+            print(f"{str(error).splitlines()[0]}; going on", file=sys.stderr)
+            return None
 
     def _actor(self) -> Any:
         """Looked up once: a handle outlives its actor's restarts."""

@@ -85,6 +85,8 @@ def writing(folder: Path, step: int, origin: dict[str, Any]) -> Iterator[Path]:
         (aside / final.name).rename(final)
         durable.fsync(folder)
     except Exception as error:  # torch and safetensors each have their own for a full disk
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise TrainingError(
             f"checkpoint {step} could not be written ({free / 2**20:,.1f} MiB free in {folder}): {_reason(error)}",

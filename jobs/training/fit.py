@@ -87,6 +87,11 @@ def budget_bytes(total: int, share: float, vram_gib: float | None) -> int:
     return min(allowed, int(vram_gib * 2**30)) if vram_gib else allowed
 
 
+def forget(cache: Path, key: str) -> None:
+    """Measure anew next time: what was chosen did not fit after all."""
+    (cache / f"{key}.json").unlink(missing_ok=True)
+
+
 def _recall(cache: Path, key: str) -> Fit | None:
     try:
         values = json.loads((cache / f"{key}.json").read_text())

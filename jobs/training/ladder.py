@@ -7,8 +7,6 @@ from configs.schema import RunConfig
 
 SHORTEST = 256
 """Tokens below which rows are not shortened any further."""
-PAGED = {"adamw_8bit": "paged_adamw_8bit"}
-"""Optimisers whose state bitsandbytes can page out to the host's memory."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Plan:
     """Rows per forward pass; divides effective_batch."""
     eval_batch: int
     gradient_checkpointing: bool
-    optimizer: str
+    """Activations are recomputed; those that are kept, Unsloth moves to the host."""
     max_seq_length: int
     """Tokens."""
 
@@ -30,16 +28,13 @@ class Plan:
         return self.effective_batch // self.micro_batch
 
     def __str__(self) -> str:
-        extras = [
-            "activations recomputed" if self.gradient_checkpointing else "",
-            "optimiser paged" if self.optimizer in PAGED.values() else "",
-        ]
+        extras = ["activations recomputed"] if self.gradient_checkpointing else []
         words = [
             f"micro-batch {self.micro_batch} x {self.accumulation}",
             f"evaluation batch {self.eval_batch}",
             f"rows up to {self.max_seq_length} tokens",
         ]
-        return ", ".join([*words, *filter(None, extras)])
+        return ", ".join([*words, *extras])
 
 
 def first_plan(config: RunConfig, micro_batch: int) -> Plan:
@@ -49,12 +44,11 @@ def first_plan(config: RunConfig, micro_batch: int) -> Plan:
         micro_batch=micro_batch,
         eval_batch=training.eval_batch,
         gradient_checkpointing=training.gradient_checkpointing,
-        optimizer=training.optimizer,
         max_seq_length=config.model.max_seq_length,
     )
 
 
-def one_rung_down(plan: Plan, *, evaluating: bool, may_shorten: bool, on_gpu: bool) -> Plan:
+def one_rung_down(plan: Plan, *, evaluating: bool, may_shorten: bool) -> Plan:
     """The next plan after `plan` ran out of memory, in an evaluation or in a step.
 
     Raises TrainingError at the bottom, saying what a person can still change.
@@ -67,8 +61,6 @@ def one_rung_down(plan: Plan, *, evaluating: bool, may_shorten: bool, on_gpu: bo
         return replace(plan, eval_batch=1)
     if not plan.gradient_checkpointing:
         return replace(plan, gradient_checkpointing=True)
-    if on_gpu and plan.optimizer in PAGED:
-        return replace(plan, optimizer=PAGED[plan.optimizer])
     if may_shorten and plan.max_seq_length // 2 >= SHORTEST:
         return replace(plan, max_seq_length=plan.max_seq_length // 2)
     consent = "" if may_shorten else ", training.allow_shorter_rows=true"

@@ -5,8 +5,10 @@ to the last good checkpoint after a rollback. Knows no ledger and no adapter reg
 Unsloth, which must come before transformers and TRL.
 """
 
+import contextlib
 import gc
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +40,8 @@ from jobs.training.watchdog import Patience, Verdict, Watchdog
 
 Rows = list[dict[str, list[int]]]
 PROBE_SEED = 0
+BEAT_S = 30
+"""Between two signs of life in an evaluation."""
 
 
 @dataclass
@@ -56,6 +60,10 @@ class Work:
     """What its checkpoints are of; see `jobs.training.provenance`."""
     rows: Callable[[int], tuple[Rows, Rows]]
     """(training, held out) for a `max_seq_length` in tokens."""
+    parents: tuple[Path, ...] = ()
+    """Checkpoint folders of the run that this one continues."""
+    forget_fit: Callable[[], None] = lambda: None
+    """Called when the micro-batch that the probe chose turns out not to fit."""
     tokens: int = 0
     """That went through the model so far, padding included."""
     weights: dict[str, torch.Tensor] = field(init=False)
@@ -125,6 +133,7 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
         ended = _stretch(work, plan, begin)
         if isinstance(ended, Ended):
             return ended
+        work.model.zero_grad(set_to_none=True)  # of a step that was broken off
         _free_memory()
         if isinstance(ended, _OutOfMemory):
             plan = _give_up_something(work, plan, ended)
@@ -150,16 +159,17 @@ def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOf
         return back.verdict
     except _NothingLeft:
         return Ended(begin.step, stopped=False, early=None)
-    if progress.early:
-        _load_best(work, progress.patience.best)
+    best = progress.patience.best
+    if progress.early or (work.config.training.patience and not progress.stopped and best):
+        _load_best(work, best, trainer.state.global_step)
     return Ended(trainer.state.global_step, progress.stopped, progress.early)
 
 
 def _give_up_something(work: Work, plan: Plan, ended: _OutOfMemory) -> Plan:
     may_shorten = work.config.training.allow_shorter_rows
-    lower = ladder.one_rung_down(
-        plan, evaluating=ended.evaluating, may_shorten=may_shorten, on_gpu=work.device == "cuda"
-    )
+    lower = ladder.one_rung_down(plan, evaluating=ended.evaluating, may_shorten=may_shorten)
+    if lower.micro_batch != plan.micro_batch:
+        work.forget_fit()
     where = "an evaluation" if ended.evaluating else "a step"
     work.say("memory", f"out of memory in {where} after step {ended.step} with {plan}; going on with {lower}")
     return lower
@@ -178,19 +188,36 @@ def _learning_rate(work: Work) -> float:
     return work.config.training.learning_rate * 0.5 ** work.log.rollbacks()
 
 
-def _load_best(work: Work, best: tuple[int, float] | None) -> None:
-    """Take the adapter of the checkpoint with the lowest evaluation loss."""
+def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> None:
+    """Take the adapter of the checkpoint with the lowest evaluation loss, this run's or its parent's."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    path = work.checkpoints / f"checkpoint-{best[0]}" if best else None
-    if path is None or not path.is_dir():
+    if best is None:
         raise TrainingError("the evaluation loss was never a number", hint="look for a broken row in the data")
-    set_peft_model_state_dict(work.model, load_file(path / "adapter_model.safetensors"))
+    if best[0] == last:
+        return
+    places = (work.checkpoints, *work.parents)
+    found = [Checkpoint(best[0], folder / f"checkpoint-{best[0]}") for folder in places]
+    whole = next((checkpoint for checkpoint in found if not checkpoint.fault()), None)
+    if whole is None:
+        raise TrainingError(
+            f"the checkpoint of step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest, is gone or damaged",
+            hint="train on without training.patience to publish the last step",
+        )
+    loaded = set_peft_model_state_dict(work.model, load_file(whole.path / "adapter_model.safetensors"))
+    if loaded.unexpected_keys:
+        raise TrainingError(f"{whole.path} holds other tensors than the adapter: {loaded.unexpected_keys[0]}")
     work.say("best", f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
 
 
 def _free_memory() -> None:
+    """Let go of what a broken-off step left behind. Unsloth resets its offloading buffers only after a good one."""
+    if "unsloth_zoo.gradient_checkpointing" in sys.modules:
+        from unsloth_zoo.gradient_checkpointing import reset_unsloth_gradient_checkpointing_buffers
+
+        with contextlib.suppress(NameError):  # raised where checkpointing was never used
+            reset_unsloth_gradient_checkpointing_buffers()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -208,6 +235,20 @@ class _Progress(TrainerCallback):
         self.early: str | None = None
         self.movement: Movement | None = None
         self.seen = (time.monotonic(), 0)
+        self.beat = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.evaluating = False
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        if self.movement:
+            self.movement.look(self.work.model)
+
+    def on_prediction_step(self, args, state, control, **kwargs) -> None:
+        """A sign of life during a long evaluation, and an ear for a stop, which takes effect after it."""
+        if time.monotonic() - self.beat > BEAT_S:
+            self.beat = time.monotonic()
+            self.stopped |= self.work.link.starting() is Directive.STOP and state.global_step < state.max_steps
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
         self.seen = (time.monotonic(), self.work.tokens)
@@ -248,6 +289,8 @@ class _Progress(TrainerCallback):
         self.work.log.append({"step": step, "eval_loss": loss, "at": time.time()})
         print(f"step {step}/{state.max_steps} evaluation loss {loss:.4f}")
         self._heed(self.watchdog.see_evaluation(step, loss))
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
         if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
             self.early = enough
             control.should_training_stop = True
@@ -310,7 +353,7 @@ def _trainer(work: Work, plan: Plan, progress: _Progress) -> SFTTrainer:
 
 def _arguments(work: Work, plan: Plan, **more: Any) -> SFTConfig:
     training, cpu = work.config.training, work.device == "cpu"
-    optimizer = "adamw_torch" if cpu else plan.optimizer
+    optimizer = "adamw_torch" if cpu else training.optimizer
     return SFTConfig(
         per_device_train_batch_size=plan.micro_batch,
         per_device_eval_batch_size=plan.eval_batch,
@@ -383,15 +426,19 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
             """One that breaks is said, and the run goes on without; only early stopping cannot do without."""
             try:
                 return super().evaluate(*args, **kwargs)
-            except (TandemError, _RollBack, torch.OutOfMemoryError):
+            except (TandemError, _RollBack):
                 raise
             except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) and self.args.per_device_eval_batch_size > 1:
+                    raise  # there is a rung for it
                 reason = f"the evaluation after step {self.state.global_step} broke: {type(error).__name__}: {error}"
                 if work.config.training.patience:
                     raise TrainingError(reason, hint="train without training.patience") from error
-                work.say("evaluation", f"{reason}; going on without evaluations")
-                self.args.eval_strategy = IntervalStrategy.NO
-                return {}
+            work.say("evaluation", f"{reason}; going on without evaluations")
+            self.args.eval_strategy = IntervalStrategy.NO
+            self.control.should_evaluate = False
+            _free_memory()
+            return {}
 
     if work.device == "cpu":  # TRL 1.15 computes the loss in a Triton kernel
         Whole.compute_loss = Trainer.compute_loss

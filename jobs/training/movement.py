@@ -14,15 +14,26 @@ _TARGET = re.compile(r"(q_proj|k_proj|v_proj|o_proj|gate_up_proj|gate_proj|up_pr
 
 
 class Movement:
-    """Remembers where every trained tensor stood; made before the first step of a process."""
+    """Remembers where every trained tensor stood; made when the weights that a process begins with are in the model.
+
+    Weight decay moves tensors too, so a group counts as moving only if it has got a gradient as well.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._before = _positions(model)
+        self._with_gradient: set[str] = set()
+
+    def look(self, model: torch.nn.Module) -> None:
+        """Note which groups have a gradient that is not zero; called before every optimiser step."""
+        for name, parameter in model.named_parameters():
+            group = _group(name)
+            if parameter.grad is not None and group not in self._with_gradient and parameter.grad.any():
+                self._with_gradient.add(group)
 
     def check(self, model: torch.nn.Module, steps: int) -> None:
         """Raises TrainingError naming every group of tensors of which none has moved since."""
         now = _positions(model)
-        moved = {_group(name) for name, value in now.items() if value != self._before[name]}
+        moved = {_group(name) for name, value in now.items() if value != self._before[name]} & self._with_gradient
         if still := {_group(name) for name in now} - moved:
             raise TrainingError(
                 f"after {steps} steps nothing has moved in {', '.join(sorted(still))}",

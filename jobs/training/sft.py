@@ -49,6 +49,7 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     with record.stage("prepare data"):
         data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
     work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
+    work.parents = (home.run(run["parent"]) / "checkpoints",) if run["parent"] else ()
     print(f"base {base.name}; data: {data.report}")
     begin = _begin(run, home, work.origin)
     plan = _plan(work, home, base, data.report)
@@ -56,8 +57,10 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
         return Outcome(RunState.STOPPED, "stopped before the first step")
     from jobs.training import loop
 
-    ended = loop.train(work, plan, begin)
-    record.measured(**meter.read())
+    try:
+        ended = loop.train(work, plan, begin)
+    finally:
+        record.measured(**meter.read())
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
     with record.stage("publish"):
@@ -161,6 +164,7 @@ def _plan(work, home: Home, base, report):
     work.record.measured(
         fit={"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": [vars(t) for t in chosen.trials]}
     )
+    work.forget_fit = lambda: fit.forget(home.cache / "fit", key)
     work.say("fit", str(chosen))
     return first_plan(work.config, chosen.micro_batch)
 

@@ -67,13 +67,13 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch(home
 
 
 def test_out_of_memory_in_the_middle_goes_on_from_the_last_checkpoint(home, tamper):
-    whole = training.train(home, training.row("whole-1"))
+    training.train(home, training.row("whole-1", "training.micro_batch=2"))
     seen = {"steps": 0}
 
     def fails_once(model):
         def count(module, args, kwargs):
             seen["steps"] += module.training
-            if seen["steps"] == 6:
+            if seen["steps"] == 12:  # the second half of the sixth step
                 seen["steps"] += 1
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -81,14 +81,14 @@ def test_out_of_memory_in_the_middle_goes_on_from_the_last_checkpoint(home, tamp
 
     tamper(fails_once)
     link = FakeLink()
-    done = training.train(home, training.row("broken-1"), link)
+    done = training.train(home, training.row("broken-1", "training.micro_batch=2"), link)
     assert done.state is RunState.SUCCEEDED
     assert len(link.said("memory")) == 1
     assert "after step 5" in link.said("memory")[0]
     assert link.steps == [1, 2, 3, 4, 5, 5, 6], "from the checkpoint of step 4"
     pairs = zip(training.curve(home, "broken-1"), training.curve(home, "whole-1"), strict=True)
     assert all(a[0] == b[0] and a[1] == pytest.approx(b[1], rel=1e-5) for a, b in pairs)
-    assert whole.adapter in published(home)
+    assert done.adapter in published(home)
 
 
 def test_a_continued_run_that_runs_out_of_memory_at_once_goes_on_from_its_parents_checkpoint(home, tamper):
@@ -164,13 +164,31 @@ def test_an_evaluation_that_breaks_is_said_and_the_run_goes_on_without(home, tam
         model.register_forward_pre_hook(check, with_kwargs=True)
 
     tamper(breaks)
+    said = "the evaluation after step {} broke: RuntimeError: no kernel for this; going on without evaluations"
+    for run_id, steps in (("eval-1", 2), ("eval-2", 6)):
+        link = FakeLink()
+        run = training.row(run_id, f"training.eval_steps={steps}")
+        assert training.train(home, run, link).state is RunState.SUCCEEDED
+        assert link.said("evaluation") == [said.format(steps)], "also at the last step it is said once"
+    with pytest.raises(TrainingError, match="no kernel for this"):
+        training.train(home, training.row("eval-3", "training.patience=2"))
+    assert len(published(home)) == 2
+
+
+def test_an_evaluation_that_does_not_fit_by_single_rows_costs_no_rung(home, tamper):
+    def breaks(model):
+        def check(module, args, kwargs):
+            if not module.training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.register_forward_pre_hook(check, with_kwargs=True)
+
+    tamper(breaks)
     link = FakeLink()
     assert training.train(home, training.row("eval-1"), link).state is RunState.SUCCEEDED
-    said = "the evaluation after step 2 broke: RuntimeError: no kernel for this; going on without evaluations"
-    assert link.said("evaluation") == [said]
-    with pytest.raises(TrainingError, match="no kernel for this"):
-        training.train(home, training.row("eval-2", "training.patience=2"))
-    assert len(published(home)) == 1
+    assert link.said("memory") == []
+    assert link.said("evaluation")[0].endswith("CUDA out of memory; going on without evaluations")
+    assert link.steps == [1, 2, 3, 4, 5, 6]
 
 
 # Broken numbers
@@ -271,7 +289,7 @@ def test_a_group_that_does_not_move_stops_the_run_by_name(home, tamper):
 
     tamper(freeze_values)
     with pytest.raises(TrainingError, match="after 3 steps nothing has moved in attention v_proj"):
-        training.train(home, training.row("still-1", "training.movement_steps=3", "training.weight_decay=0"))
+        training.train(home, training.row("still-1", "training.movement_steps=3"))
     assert published(home) == []
 
 
@@ -294,6 +312,16 @@ def test_patience_publishes_the_best_checkpoint_and_says_so(home):
     out = load_file(home.models / done.adapter / "adapter_model.safetensors")
     assert saved.keys() == out.keys()
     assert all(torch.equal(saved[key], out[key]) for key in saved)
+
+
+def test_the_best_step_may_be_the_parents(home):
+    worse = ["training.patience=9", "data.holdout=0.15", "training.learning_rate=0.3"]
+    stop = FakeLink(lambda step: Directive.STOP if step == 3 else None)
+    training.train(home, training.row("cut-1", *worse, "training.learning_rate=5e-3"), stop)
+    link = FakeLink()
+    done = training.train(home, training.row("rest-1", *worse, parent="cut-1"), link)
+    assert done.state is RunState.SUCCEEDED
+    assert link.said("best")[0].startswith("publishing step 2, whose evaluation loss")
 
 
 # A full disk

@@ -11,8 +11,8 @@ from configs.load import load_run
 from jobs.training import ladder
 from jobs.training.ladder import Plan, first_plan, one_rung_down
 
-PLAN = Plan(16, 8, 4, False, "adamw_8bit", 1024)
-GPU = {"evaluating": False, "may_shorten": True, "on_gpu": True}
+PLAN = Plan(16, 8, 4, False, 1024)
+ASKED = {"evaluating": False, "may_shorten": True}
 
 
 def rungs(plan: Plan, **how) -> list[Plan]:
@@ -20,7 +20,7 @@ def rungs(plan: Plan, **how) -> list[Plan]:
     found = []
     with pytest.raises(TrainingError):
         while True:
-            plan = one_rung_down(plan, **(GPU | how))
+            plan = one_rung_down(plan, **(ASKED | how))
             found.append(plan)
     return found
 
@@ -32,26 +32,21 @@ def test_the_micro_batch_goes_first_then_evaluation_then_time_then_row_length():
         replace(PLAN, micro_batch=1),
         replace(PLAN, micro_batch=1, eval_batch=1),
         replace(PLAN, micro_batch=1, eval_batch=1, gradient_checkpointing=True),
-        replace(PLAN, micro_batch=1, eval_batch=1, gradient_checkpointing=True, optimizer="paged_adamw_8bit"),
-        Plan(16, 1, 1, True, "paged_adamw_8bit", 512),
-        Plan(16, 1, 1, True, "paged_adamw_8bit", 256),
+        Plan(16, 1, 1, True, 512),
+        Plan(16, 1, 1, True, 256),
     ]
 
 
 def test_an_evaluation_that_does_not_fit_costs_no_training_speed():
-    assert one_rung_down(PLAN, evaluating=True, may_shorten=False, on_gpu=True) == replace(PLAN, eval_batch=1)
+    assert one_rung_down(PLAN, evaluating=True, may_shorten=False) == replace(PLAN, eval_batch=1)
 
 
 def test_rows_are_never_shortened_without_consent_and_the_error_says_how_to_give_it():
     last = rungs(PLAN, may_shorten=False)[-1]
     assert last.max_seq_length == 1024
     with pytest.raises(TrainingError) as caught:
-        one_rung_down(last, evaluating=False, may_shorten=False, on_gpu=True)
+        one_rung_down(last, evaluating=False, may_shorten=False)
     assert "training.allow_shorter_rows=true" in caught.value.hint
-
-
-def test_on_a_cpu_no_optimiser_is_paged():
-    assert {plan.optimizer for plan in rungs(PLAN, on_gpu=False)} == {"adamw_8bit"}
 
 
 @given(st.integers(1, 200), st.data())
@@ -64,7 +59,7 @@ def test_on_every_rung_the_micro_batch_divides_the_effective_batch(effective, da
 
 def test_the_first_plan_is_the_profiles():
     config = load_run("memory_efficient")
-    assert first_plan(config, 1) == Plan(16, 1, 1, True, "adamw_8bit", 512)
+    assert first_plan(config, 1) == Plan(16, 1, 1, True, 512)
     assert str(first_plan(config, 1)) == (
         "micro-batch 1 x 16, evaluation batch 1, rows up to 512 tokens, activations recomputed"
     )

@@ -28,6 +28,7 @@ def test_the_same_again_goes_on_without_a_word():
         (origin("data.mask=final_only"), r"data\.mask \(all then, final_only now\)"),
         (origin("model.max_seq_length=256"), r"model\.max_seq_length \(512 then, 256 now\)"),
         (origin("training.effective_batch=16"), r"training\.effective_batch \(8 then, 16 now\)"),
+        (origin("training.optimizer=adamw_8bit"), r"training\.optimizer \(adamw_torch then, adamw_8bit now\)"),
         (origin("training.seed=1"), r"training\.seed \(3407 then, 1 now\)"),
     ],
 )
