@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,30 +171,19 @@ def test_a_peft_export_is_the_published_files(home, publish, out):
     assert json.loads((out / "export.json").read_text())["verification"]["method"] == "sha256"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(home, publish, small_disk):
-    version = publish()
+    version, disk = publish(), small_disk(home.root / "small", "1m")
     with pytest.raises(ExportError, match=r"needs 5 MiB and .*small has 1 MiB free"):
-        exporter.execute(run_of(version, small_disk / "out"), home, "cpu", TaskLink())
+        exporter.execute(run_of(version, disk / "out"), home, "cpu", TaskLink())
     prepared = exporter.check(ExportConfig(adapter=version, to="merged", out=str(home.root / "out")), home)
     base = prepared.base
     with (
         pytest.raises(ExportError, match=r"cannot write .*out: the disk is full") as caught,
-        aside.folder(small_disk / "out", run_of(version, small_disk / "out")) as folder,
+        aside.folder(disk / "out", run_of(version, disk / "out")) as folder,
     ):
         merge.merge(base, prepared.folder, folder, torch.float32, on_tensor=lambda done, in_all: None)
     assert caught.value.hint == "free some space, or name another --out"
-    assert list(small_disk.iterdir()) == []
+    assert list(disk.iterdir()) == []
 
 
 # Refusing it

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
 
 import pytest
 import torch
@@ -327,39 +325,27 @@ def test_the_best_step_may_be_the_parents(home):
 # A full disk
 
 
-@contextlib.contextmanager
-def small_disk(path, size: str):
-    """A file system of its own, of `size`, at `path`. Needs root or a kernel that lets users mount."""
-    path.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
+def test_a_full_disk_loses_only_the_work_since_the_last_checkpoint(home, small_disk):
+    small_disk(home.run("full-1"), "3m")
+    filler = home.run("full-1") / "filler"
 
+    def fill(step: int) -> None:
+        if step == 3:
+            with contextlib.suppress(OSError), filler.open("wb") as handle:
+                while True:
+                    handle.write(bytes(4096))
+                    handle.flush()
+            filler.open("r+b").truncate(filler.stat().st_size - 65536)
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_loses_only_the_work_since_the_last_checkpoint(home):
-    with small_disk(home.run("full-1"), "3m"):
-        filler = home.run("full-1") / "filler"
-
-        def fill(step: int) -> None:
-            if step == 3:
-                with contextlib.suppress(OSError), filler.open("wb") as handle:
-                    while True:
-                        handle.write(bytes(4096))
-                        handle.flush()
-                filler.open("r+b").truncate(filler.stat().st_size - 65536)
-
-        run = training.row("full-1", "training.keep_checkpoints=1", "training.report_to=[]")
-        with pytest.raises(TrainingError, match=r"checkpoint 4 could not be written \(.* MiB free") as caught:
-            training.train(home, run, FakeLink(fill))
-        assert "runs resume" in caught.value.hint
-        folder = home.run("full-1") / "checkpoints"
-        assert [each.step for each in checkpoints.complete(folder)] == [2]
-        assert checkpoints.newest(folder).step == 2
-        assert not (folder / checkpoints.ASIDE).exists()
-        assert published(home) == []
-        filler.unlink()
-        assert training.train(home, run | {"attempt": 2}).state is RunState.SUCCEEDED
-        assert [step for step, _ in training.curve(home, "full-1")] == [1, 2, 3, 4, 5, 6]
+    run = training.row("full-1", "training.keep_checkpoints=1", "training.report_to=[]")
+    with pytest.raises(TrainingError, match=r"checkpoint 4 could not be written \(.* MiB free") as caught:
+        training.train(home, run, FakeLink(fill))
+    assert "runs resume" in caught.value.hint
+    folder = home.run("full-1") / "checkpoints"
+    assert [each.step for each in checkpoints.complete(folder)] == [2]
+    assert checkpoints.newest(folder).step == 2
+    assert not (folder / checkpoints.ASIDE).exists()
+    assert published(home) == []
+    filler.unlink()
+    assert training.train(home, run | {"attempt": 2}).state is RunState.SUCCEEDED
+    assert [step for step, _ in training.curve(home, "full-1")] == [1, 2, 3, 4, 5, 6]
