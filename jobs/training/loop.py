@@ -152,13 +152,12 @@ def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOf
         progress = _Progress(work, begin)
         trainer = _trainer(work, plan, progress)
     try:
-        trainer.train(resume_from_checkpoint=str(begin.path) if begin else None)
+        with contextlib.suppress(_NothingLeft):
+            trainer.train(resume_from_checkpoint=str(begin.path) if begin else None)
     except torch.OutOfMemoryError:
         return _OutOfMemory(trainer.state.global_step, progress.evaluating)
     except _RollBack as back:
         return back.verdict
-    except _NothingLeft:
-        return Ended(begin.step, stopped=False, early=None)
     best = progress.patience.best
     if progress.early or (work.config.training.patience and not progress.stopped and best):
         _load_best(work, best, trainer.state.global_step)

@@ -43,22 +43,31 @@ def test_a_stopped_run_writes_a_checkpoint_and_its_continuation_equals_the_whole
     assert training.weights(home, resumed.adapter) == training.weights(home, whole.adapter)
 
 
-@pytest.mark.parametrize("length", [["training.max_steps=6"], ["training.max_steps=null", "training.epochs=0.25"]])
-def test_killed_after_the_last_checkpoint_a_run_publishes_it_and_takes_no_step_more(length, home, monkeypatch):
-    run = training.row("late-1", *length, "training.scheduler=constant")
+@pytest.mark.parametrize(
+    ("sets", "last", "published"),
+    [
+        (["training.max_steps=6"], 6, 6),
+        (["training.max_steps=null", "training.epochs=0.25"], 6, 6),
+        (["training.max_steps=8", "training.patience=9", "training.learning_rate=3e-2"], 8, 2),
+    ],
+    ids=["by steps", "by epochs", "the best step"],
+)
+def test_killed_after_the_last_checkpoint_a_run_takes_no_step_more(sets, last, published, home, monkeypatch):
+    run = training.row("late-1", "training.scheduler=constant", *sets)
     with monkeypatch.context() as dying:
         dying.setattr(Registry, "publish", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             training.train(home, run)
-    newest = checkpoints.newest(home.run("late-1") / "checkpoints")
+    folder = home.run("late-1") / "checkpoints"
+    assert checkpoints.newest(folder).step == last
     link = training.FakeLink()
     ended = training.train(home, run | {"attempt": 2}, link)
     assert (ended.state, link.steps) == (RunState.SUCCEEDED, [])
-    assert [step for step, _ in training.curve(home, "late-1")] == list(range(1, newest.step + 1))
-    published = load_file(home.models / ended.adapter / "adapter_model.safetensors")
-    saved = load_file(newest.path / "adapter_model.safetensors")
-    assert saved.keys() == published.keys()
-    assert all(torch.equal(saved[name], published[name]) for name in saved)
+    assert [step for step, _ in training.curve(home, "late-1")] == list(range(1, last + 1))
+    out = load_file(home.models / ended.adapter / "adapter_model.safetensors")
+    saved = load_file(folder / f"checkpoint-{published}" / "adapter_model.safetensors")
+    assert saved.keys() == out.keys()
+    assert all(torch.equal(saved[name], out[name]) for name in saved)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest"])
