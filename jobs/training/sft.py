@@ -96,7 +96,7 @@ def _cap_memory(config: RunConfig, share: float) -> None:
 
 def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
     """What the loop works on; also writes what the run is made of."""
-    from jobs.training.loop import Work
+    from jobs.training.work import Work
     from models import checkpoint
 
     report = data.report
@@ -145,7 +145,7 @@ def _plan(work, home: Home, base, report):
     training = work.config.training
     if training.micro_batch != "auto":
         return first_plan(work.config, training.micro_batch)
-    from jobs.training import loop
+    from jobs.training import probe
 
     config = work.config.model_dump(mode="json", include={"profile", "model", "lora"})
     how = {"batch": training.effective_batch, "checkpointing": training.gradient_checkpointing}
@@ -156,7 +156,7 @@ def _plan(work, home: Home, base, report):
 
     def measure(micro_batch: int) -> fit.Trial:
         work.link.starting()  # a sign of life: on a new GPU every size compiles first
-        return loop.probe(work, first_plan(work.config, micro_batch))
+        return probe.probe(work, first_plan(work.config, micro_batch))
 
     longest = min(report.longest_row, work.config.model.max_seq_length)
     with work.record.stage("probe"):

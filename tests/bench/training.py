@@ -109,19 +109,9 @@ def runs(options: argparse.Namespace):
 def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch: str) -> dict[str, Any]:
     profile = "tiny" if options.base == "tiny" else "quick_test"
     sets = [
-        f"model.base={options.base}",
-        f"model.max_seq_length={ROW_TOKENS if profile != 'tiny' else 512}",
-        f"data.dataset={json.dumps(str(data))}",
-        "data.holdout=0",
-        "lora.r=8",
-        "lora.alpha=16",
-        f"lora.train_experts={json.dumps(options.experts)}",
-        "training.effective_batch=16",
+        *settings(options, data),
         f"training.micro_batch={micro_batch}",
         f"training.max_steps={options.max_steps}",
-        "training.save_steps=1000",
-        f"training.vram_gib={CAP_GIB}",
-        "training.report_to=[]",
         *options.sets,
     ]
     config = load_run(profile, sets)
@@ -152,6 +142,23 @@ def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch
         "losses": [line["loss"] for line in lines],
         "versions": record["versions"],
     }
+
+
+def settings(options: argparse.Namespace, data: Path) -> list[str]:
+    """What every measured run has in common, for `load_run`."""
+    return [
+        f"model.base={options.base}",
+        f"model.max_seq_length={512 if options.base == 'tiny' else ROW_TOKENS}",
+        f"data.dataset={json.dumps(str(data))}",
+        "data.holdout=0",
+        "lora.r=8",
+        "lora.alpha=16",
+        f"lora.train_experts={json.dumps(options.experts)}",
+        "training.effective_batch=16",
+        "training.save_steps=1000",
+        f"training.vram_gib={CAP_GIB}",
+        "training.report_to=[]",
+    ]
 
 
 def _ratio(run: dict[str, Any], plain: dict[str, Any] | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from jobs.training import fit, provenance
 from jobs.training.ladder import first_plan
 from jobs.training.record import Record
 from tests.bench.main_job import machine
-from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, shown
+from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, settings, shown
 
 STEPS = 6
 TIGHT_GIB = 15
@@ -65,22 +65,12 @@ def measure(options: argparse.Namespace, home: Home):
     tiny = options.base == "tiny"
     data = home.root / "rows.jsonl"
     sets = [
-        f"model.base={options.base}",
-        f"model.max_seq_length={512 if tiny else ROW_TOKENS}",
-        f"data.dataset={json.dumps(str(data))}",
-        "data.holdout=0",
-        "lora.r=8",
-        "lora.alpha=16",
-        f"lora.train_experts={json.dumps(options.experts)}",
-        "training.effective_batch=16",
+        *settings(options, data),
         f"training.max_steps={STEPS}",
         "training.warmup_steps=0",
-        "training.save_steps=1000",
-        f"training.vram_gib={CAP_GIB}",
-        "training.report_to=[]",
         "watchdog.on_spike=ignore",
     ]
-    config = load_run("tiny" if tiny else "quick_test", sets)
+    config = load_run("tiny" if tiny else "quick_test", [*settings(options, data), *own])
     record = Record(home.run("bench"), None)
     home.run("bench").mkdir(parents=True)
     _, model, tokenizer = sft.load(config, device, 1.0, record)
@@ -121,7 +111,7 @@ def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _work(home: Home, config, model, tokenizer, prepared, device: str, record: Record):
-    from jobs.training.loop import Work
+    from jobs.training.work import Work
     from tests.training import FakeLink
 
     origin = provenance.origin(config, base="", data="", template="", device=device)
@@ -130,10 +120,10 @@ def _work(home: Home, config, model, tokenizer, prepared, device: str, record: R
 
 
 def _probe(work, home: Home) -> fit.Fit:
-    from jobs.training import loop
+    from jobs.training import probe
 
     def trial(micro_batch: int) -> fit.Trial:
-        return loop.probe(work, first_plan(work.config, micro_batch))
+        return probe.probe(work, first_plan(work.config, micro_batch))
 
     return fit.choose(16, trial, longest_row=work.config.model.max_seq_length, key="bench", cache=home.cache)
 
@@ -222,9 +212,9 @@ def _plain(work, micro_batch: int) -> dict[str, Any]:
         dataset_num_proc=1,
         disable_tqdm=True,
     )
-    from jobs.training import loop
+    from jobs.training import trainers
 
-    kind = loop.trainer_class(work) if cpu else SFTTrainer
+    kind = trainers.trainer_class(work) if cpu else SFTTrainer
     kind(
         model=work.model,
         processing_class=work.tokenizer,

@@ -1,0 +1,131 @@
+"""What is done around every step of a run: the curve, the watchdog, the control actor's word, checkpoints kept few.
+
+A callback of Transformers' Trainer. It ends the loop by RollBack or NothingLeft, which `jobs.training.loop` answers.
+"""
+
+import time
+
+from transformers import TrainerCallback
+
+from actors.control import Directive
+from configs.errors import TrainingError
+from jobs.training import checkpoints
+from jobs.training.checkpoints import Checkpoint
+from jobs.training.movement import Movement
+from jobs.training.watchdog import Patience, Verdict, Watchdog
+from jobs.training.work import Work
+
+BEAT_S = 30
+"""Between two signs of life in an evaluation."""
+
+
+class RollBack(Exception):
+    """The watchdog wants to go back; unwinds the trainer's loop."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.text)
+        self.verdict = verdict
+
+
+class NothingLeft(Exception):
+    """The checkpoint is that of the last step; unwinds the trainer's loop, which would take one more."""
+
+
+class Progress(TrainerCallback):
+    """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
+
+    def __init__(self, work: Work, begin: Checkpoint | None) -> None:
+        self.work, self.begin = work, begin.step if begin else 0
+        history = work.log.lines()
+        self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks())
+        self.patience = Patience(work.config.training.patience, history)
+        self.evaluating = self.stopped = False
+        self.early: str | None = None
+        self.movement: Movement | None = None
+        self.seen = (time.monotonic(), 0)
+        self.beat = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.evaluating = False
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        if self.movement:
+            self.movement.look(self.work.model)
+
+    def on_prediction_step(self, args, state, control, **kwargs) -> None:
+        """A sign of life during a long evaluation, and an ear for a stop, which takes effect after it."""
+        if time.monotonic() - self.beat > BEAT_S:
+            self.beat = time.monotonic()
+            self.stopped |= self.work.link.starting() is Directive.STOP and state.global_step < state.max_steps
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
+        self.seen = (time.monotonic(), self.work.tokens)
+        if state.global_step >= state.max_steps:
+            raise NothingLeft
+        self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
+        _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        done, last = state.global_step - self.begin, state.global_step >= state.max_steps
+        if done == 1:
+            self.work.record.first_step(time.monotonic() - self.seen[0])
+        if self.movement and (done >= self.work.config.training.movement_steps or (last and done > 1)):
+            self.movement.check(self.work.model, done)
+            self.movement = None
+        if last and args.eval_strategy != "no":
+            control.should_evaluate = True
+        self.evaluating = bool(control.should_evaluate)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if "loss" not in (logs or {}):
+            return
+        step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
+        now, tokens = time.monotonic(), self.work.tokens
+        rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
+        self.seen = (now, tokens)
+        line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
+        self.work.log.append(line | {"tokens_per_s": rate, "at": time.time()})
+        print(f"step {step}/{state.max_steps} loss {loss:.4f} {rate:.0f} tok/s")
+        self._heed(self.watchdog.see(step, loss, grad_norm))
+        directive = self.work.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
+        if directive is Directive.STOP and step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        self.evaluating = False
+        step, loss = state.global_step, metrics["eval_loss"]
+        self.work.log.append({"step": step, "eval_loss": loss, "at": time.time()})
+        print(f"step {step}/{state.max_steps} evaluation loss {loss:.4f}")
+        self._heed(self.watchdog.see_evaluation(step, loss))
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+        if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
+            self.early = enough
+            control.should_training_stop = True
+            self.work.say("early", f"stopping early: {enough}")
+        self.seen = (time.monotonic(), self.work.tokens)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
+        checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
+        self.seen = (time.monotonic(), self.work.tokens)
+
+    def _heed(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.action == "rollback":
+                raise RollBack(verdict)
+            if verdict.action == "stop":
+                raise TrainingError(
+                    f"stopped by the watchdog ({verdict.rule}): {verdict.text}", hint="nothing was published"
+                )
+            self.work.say("watchdog", verdict.text)
+
+
+def _set_learning_rate(optimizer, scheduler, rate: float) -> None:
+    """Move a schedule, also one that a checkpoint brought along, to the peak `rate`; the same rate changes no digit."""
+    if all(base == rate for base in scheduler.base_lrs):
+        return
+    scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+    scheduler._last_lr = [rate * factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    for group, now in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["initial_lr"], group["lr"] = rate, now

@@ -1,0 +1,116 @@
+"""TRL's SFTTrainer as runs and probes use it: labelled rows, checkpoints aside, evaluations that may break.
+
+On a GPU import it only after Unsloth, which must come before transformers and TRL.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from configs.errors import TandemError, TrainingError
+from jobs.training import checkpoints
+from jobs.training.ladder import Plan
+from jobs.training.progress import RollBack
+from jobs.training.work import Rows, Work, free_memory
+
+
+def arguments_of(work: Work, plan: Plan, **more: Any) -> SFTConfig:
+    training, cpu = work.config.training, work.device == "cpu"
+    optimizer = "adamw_torch" if cpu else training.optimizer
+    return SFTConfig(
+        per_device_train_batch_size=plan.micro_batch,
+        per_device_eval_batch_size=plan.eval_batch,
+        gradient_accumulation_steps=plan.accumulation,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        optim=optimizer,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        bf16=training.bf16 and not cpu,
+        use_cpu=cpu,
+        router_aux_loss_coef=training.router_aux_loss_coef,
+        seed=training.seed,
+        data_seed=training.seed,
+        logging_nan_inf_filter=False,  # its default hides a NaN loss
+        prediction_loss_only=True,
+        max_length=None,  # cut, and counted, in jobs.data.dataset
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},  # rows are tokens with labels already
+        disable_tqdm=True,
+        dataloader_pin_memory=not cpu,
+        **more,
+    )
+
+
+def new_trainer(
+    kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
+) -> SFTTrainer:
+    trainer = kind(
+        model=work.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
+        processing_class=work.tokenizer,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=work.tokenizer.pad_token_id),
+        callbacks=[callback],
+    )
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)  # Progress says it in one line
+    return trainer
+
+
+def trainer_class(work: Work) -> type[SFTTrainer]:
+    """SFTTrainer with checkpoints written aside, and on a CPU the model's own loss."""
+
+    class Whole(SFTTrainer):
+        _aside: Path | None = None
+
+        def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
+            work.tokens += inputs["input_ids"].numel()  # the trainer's own count waits for the GPU at every batch
+            return super().training_step(model, inputs, *args, **kwargs)
+
+        def _get_output_dir(self, trial) -> str:
+            return str(self._aside) if self._aside else super()._get_output_dir(trial)
+
+        def _save_checkpoint(self, model, trial) -> None:
+            started = time.monotonic()
+            with checkpoints.writing(work.checkpoints, self.state.global_step, work.origin) as self._aside:
+                super()._save_checkpoint(model, trial)
+            work.record.took("checkpoints", time.monotonic() - started)
+
+        def _save(self, output_dir=None, state_dict=None) -> None:
+            """Without the tokenizer: 27 MB that the base has already."""
+            tokenizer, self.processing_class = self.processing_class, None
+            try:
+                super()._save(output_dir, state_dict)
+            finally:
+                self.processing_class = tokenizer
+
+        def evaluate(self, *args, **kwargs) -> dict[str, float]:
+            """One that breaks is said, and the run goes on without; only early stopping cannot do without."""
+            try:
+                return super().evaluate(*args, **kwargs)
+            except (TandemError, RollBack):
+                raise
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError) and self.args.per_device_eval_batch_size > 1:
+                    raise  # there is a rung for it
+                reason = f"the evaluation after step {self.state.global_step} broke: {type(error).__name__}: {error}"
+                if work.config.training.patience:
+                    raise TrainingError(reason, hint="train without training.patience") from error
+            work.say("evaluation", f"{reason}; going on without evaluations")
+            self.args.eval_strategy = IntervalStrategy.NO
+            self.control.should_evaluate = False
+            free_memory()
+            return {}
+
+    if work.device == "cpu":  # TRL 1.15 computes the loss in a Triton kernel
+        Whole.compute_loss = Trainer.compute_loss
+    return Whole
