@@ -64,12 +64,7 @@ def measure(options: argparse.Namespace, home: Home):
     device = "cuda" if monitor.gpus() else "cpu"
     tiny = options.base == "tiny"
     data = home.root / "rows.jsonl"
-    sets = [
-        *settings(options, data),
-        f"training.max_steps={STEPS}",
-        "training.warmup_steps=0",
-        "watchdog.on_spike=ignore",
-    ]
+    own = [f"training.max_steps={STEPS}", "training.warmup_steps=0", "watchdog.on_spike=ignore"]
     config = load_run("tiny" if tiny else "quick_test", [*settings(options, data), *own])
     record = Record(home.run("bench"), None)
     home.run("bench").mkdir(parents=True)
