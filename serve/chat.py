@@ -10,10 +10,13 @@ from openai.types.chat import ChatCompletion
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
-from serve import pinned, wire
+from serve import pinned
 from serve.catalog import BASE, Catalog, Target
 from serve.fleet import Fleet
 from serve.pinned import Pinned, Pinner
+from serve.wire.body import encode
+from serve.wire.chat import ChatRequest, ChunkWriter, ResponseWriter
+from serve.wire.errors import error_body
 
 
 class Chat:
@@ -24,7 +27,7 @@ class Chat:
         self._stop_ids = harmony.stop_token_ids(tokenizer)
         self._pinner = Pinner(catalog, fleet, metrics)
 
-    async def open(self, request: wire.ChatRequest) -> "Answer":
+    async def open(self, request: ChatRequest) -> "Answer":
         """The answer up to its first token. Raises what `Pinner.begin` raises."""
         started = time.perf_counter()
         prompt = harmony.render(
@@ -36,7 +39,7 @@ class Chat:
         begun = await self._pinner.begin(request.model, prompt, request.sampling(self._stop_ids), started=started)
         return Answer(self._tokenizer, request, begun)
 
-    async def complete(self, request: wire.ChatRequest) -> ChatCompletion:
+    async def complete(self, request: ChatRequest) -> ChatCompletion:
         """A whole answer. Raises what `open` raises, and EngineLostError if engines keep dying."""
 
         async def answer() -> ChatCompletion:
@@ -48,9 +51,9 @@ class Chat:
 class Answer:
     """One answer being generated, pinned to one adapter version."""
 
-    def __init__(self, tokenizer, request: wire.ChatRequest, begun: Pinned) -> None:
+    def __init__(self, tokenizer, request: ChatRequest, begun: Pinned) -> None:
         self._begun = begun
-        self._writer = wire.ChunkWriter(tokenizer, request, fingerprint=begun.target.version or BASE)
+        self._writer = ChunkWriter(tokenizer, request, fingerprint=begun.target.version or BASE)
 
     @property
     def id(self) -> str:
@@ -66,14 +69,14 @@ class Answer:
             async with aclosing(self._begun.chunks(self._done)) as chunks:
                 async for chunk in chunks:
                     if parts := self._writer.write(chunk):
-                        yield "".join(f"data: {wire.encode(part)}\n\n" for part in parts)
+                        yield "".join(f"data: {encode(part)}\n\n" for part in parts)
             yield "data: [DONE]\n\n"
         except TandemError as error:
-            _, body = wire.error_body(error)
+            _, body = error_body(error)
             yield f"data: {json.dumps(body)}\n\n"
 
     async def complete(self) -> ChatCompletion:
-        writer = wire.ResponseWriter(self._writer)
+        writer = ResponseWriter(self._writer)
         async with aclosing(self._begun.chunks(self._done)) as chunks:
             async for chunk in chunks:
                 writer.write(chunk)

@@ -19,12 +19,13 @@ from pydantic import Field, model_validator
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
-from serve import pinned, wire
+from serve import pinned
 from serve.catalog import BASE, Catalog
 from serve.engine.protocol import PromptLogprobs
 from serve.engine.sampling import SamplingParams
 from serve.fleet import Fleet
 from serve.pinned import Pinned, Pinner
+from serve.wire.body import SampledRequest, checked
 
 MOST_LIKELIEST = 20
 LEAST_LOGPROB = -9999.0
@@ -43,7 +44,7 @@ NEUTRAL = {
 """Parameters that are not supported, with the values that ask for nothing."""
 
 
-class CompletionRequest(wire.SampledRequest):
+class CompletionRequest(SampledRequest):
     """The body of POST /v1/completions. Make it with `parse_request`."""
 
     model: str = Field(min_length=1)
@@ -68,8 +69,8 @@ class CompletionRequest(wire.SampledRequest):
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> CompletionRequest:
-    """A checked request; see `wire.checked`."""
-    return wire.checked(body, CompletionRequest, NEUTRAL)
+    """A checked request; see `body.checked`."""
+    return checked(body, CompletionRequest, NEUTRAL)
 
 
 class Completions:

@@ -24,7 +24,7 @@ from configs.errors import ClusterError, NotFoundError, OverloadError, RequestEr
 from configs.paths import home
 from configs.schema import ServeConfig
 from models.registry import Registry
-from serve import admin, completions, wire
+from serve import admin, completions
 from serve.catalog import PROD, Catalog
 from serve.chat import Chat
 from serve.completions import Completions
@@ -32,6 +32,10 @@ from serve.fleet import Fleet, Remote, describe
 from serve.holds import Holds
 from serve.loopback import stay_on_loopback
 from serve.swap import Swapper
+from serve.wire import chat as chat_wire
+from serve.wire.body import encode
+from serve.wire.errors import error_body
+from serve.wire.models import model_list
 
 RETRY_AFTER_S = 2
 MOST_BODY_BYTES = 8 * 2**20
@@ -109,7 +113,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         try:
             yield resolve
         except TandemError as error:
-            status, _ = wire.error_body(error)
+            status, _ = error_body(error)
             gateway.requests.requests.labels(label, status).inc()
             raise
         gateway.requests.requests.labels(label, 200).inc()
@@ -118,7 +122,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         """A chat completion; `stream: true` sends server-sent events."""
         with counted() as resolve:
-            body = wire.parse_request(await _body(request))
+            body = chat_wire.parse_request(await _body(request))
             resolve(body.model)
             if not body.stream:
                 return _whole(await gateway.chat.complete(body))
@@ -137,13 +141,13 @@ def build_app(gateway: Gateway) -> FastAPI:
     @app.get("/v1/models", tags=["openai"])
     async def models() -> dict:
         """The base, the aliases and the live adapter versions."""
-        return wire.model_list(gateway.created())
+        return model_list(gateway.created())
 
     @app.get("/v1/models/{name:path}", tags=["openai"])
     async def model(name: str) -> dict:
         gateway.catalog.resolve(name)
         created = gateway.created()
-        return wire.model_list({name: created.get(name, int(gateway.started))})["data"][0]
+        return model_list({name: created.get(name, int(gateway.started))})["data"][0]
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict:
@@ -183,11 +187,11 @@ async def _body(request: Request) -> bytes:
 
 
 def _whole(done: Completion | ChatCompletion) -> Response:
-    return Response(wire.encode(done), media_type="application/json", headers={"x-request-id": done.id})
+    return Response(encode(done), media_type="application/json", headers={"x-request-id": done.id})
 
 
 def _respond(error: Exception) -> JSONResponse:
-    status, body = wire.error_body(error)
+    status, body = error_body(error)
     headers = {"retry-after": str(RETRY_AFTER_S)} if isinstance(error, (OverloadError, ClusterError)) else None
     return JSONResponse(body, status_code=status, headers=headers)
 
@@ -207,7 +211,7 @@ async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
-    _, body = wire.error_body(RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs"))
+    _, body = error_body(RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs"))
     return JSONResponse(body, status_code=405, headers=getattr(error, "headers", None))
 
 

@@ -21,8 +21,9 @@ from cli.main import COMMANDS, tandem
 from configs import load, paths, reference
 from configs.schema import ClusterConfig, RunConfig
 from jobs import train as train_job
-from serve import completions, gateway, wire
+from serve import completions, gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
+from serve.wire import body, chat, errors
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
@@ -34,7 +35,7 @@ PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
 
 
 BODIES = {
-    r"/v1/chat/completions$": wire.parse_request,
+    r"/v1/chat/completions$": chat.parse_request,
     r"/v1/completions$": completions.parse_request,
     r"/api/aliases/": SwapRequest.model_validate,
     r"/api/adapters/.*/load$": LoadRequest.model_validate,
@@ -256,11 +257,11 @@ def test_the_api_page_has_every_route():
 
 def test_the_api_page_has_every_parameter_and_every_status():
     text = API.read_text()
-    names = wire.IGNORED | wire.NEUTRAL.keys() | wire.ChatRequest.model_fields.keys()
+    names = body.IGNORED | chat.NEUTRAL.keys() | chat.ChatRequest.model_fields.keys()
     names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
-    declared = {(str(status), kind, code or "") for status, kind, code in wire.STATUS.values()}
+    declared = {(str(status), kind, code or "") for status, kind, code in errors.STATUS.values()}
     routing = {("404", "invalid_request_error", "model_not_found"), ("405", "invalid_request_error", "")}
     assert set(rows) == declared | routing
 

@@ -19,7 +19,10 @@ from configs.errors import (
 from configs.paths import TINY_MODEL
 from serve.engine.protocol import TokenChunk
 from serve.engine.sampling import SamplingParams
-from serve.wire import ChatRequest, ChunkWriter, ResponseWriter, encode, error_body, model_list, parse_request
+from serve.wire.body import encode
+from serve.wire.chat import ChatRequest, ChunkWriter, ResponseWriter, parse_request
+from serve.wire.errors import error_body
+from serve.wire.models import model_list
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 BASIC = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}]}

@@ -6,45 +6,27 @@ folds those same chunks into a whole answer. Types are the `openai` package's ow
 is the extension that vLLM, SGLang and DeepSeek share.
 """
 
-import json
 import time
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from openai.types import CompletionUsage, Model
+from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
-from openai.types.shared import ErrorObject
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from configs.errors import (
-    AdapterError,
-    ClusterError,
-    ConfigError,
-    NotFoundError,
-    OverloadError,
-    RequestError,
-    StateError,
-    TandemError,
-)
+from configs.errors import TandemError
 from models.harmony import ANALYSIS, COMMENTARY, Delta, StreamParser
 from serve.engine.protocol import TokenChunk
 from serve.engine.sampling import SamplingParams, StopStrings
+from serve.wire.body import SampledRequest, StreamOptions, checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = frozenset(
-    {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "prompt_cache_options", "prediction", "parallel_tool_calls",
-    }
-)  # fmt: skip
-"""Parameters that do not change this model's answer. It makes one call per generation, so they are never parallel."""
 
 NEUTRAL = {
     "n": (1,),
@@ -58,35 +40,6 @@ NEUTRAL = {
     "verbosity": ("medium",),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-class StreamOptions(BaseModel):
-    """How a streamed answer is framed."""
-
-    model_config = ConfigDict(strict=True)
-
-    include_usage: bool = False
-
-
-class SampledRequest(BaseModel):
-    """What every body that asks for a generation may say about sampling."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def sampled(self, **more: Any) -> SamplingParams:
-        """These with `more` of SamplingParams' fields. Raises RequestError, with `param`, for values out of bounds."""
-        return SamplingParams(**self.model_dump(include=set(SampledRequest.model_fields)), **more)
 
 
 class ChatRequest(SampledRequest):
@@ -118,44 +71,8 @@ class ChatRequest(SampledRequest):
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
-    """A checked chat request; see `checked`."""
+    """A checked chat request; see `body.checked`."""
     return checked(body, ChatRequest, NEUTRAL)
-
-
-def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:
-    """A body as a request of `kind`; null stands for the default, as in OpenAI's API.
-
-    `neutral` are unsupported parameters with the values that ask for nothing. Raises RequestError with `param` for JSON
-    that is none, a missing, unknown or unsupported parameter, a wrong type or value.
-    """
-    if not isinstance(body, dict):
-        try:
-            body = json.loads(body)
-        except ValueError as error:
-            raise RequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
-    asked = {}
-    for name, value in body.items():
-        if value is None or name in IGNORED or value in neutral.get(name, ()):
-            continue
-        if name in neutral:
-            raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
-        asked[name] = value
-    try:
-        return kind.model_validate(asked)
-    except ValidationError as error:
-        raise request_error(error) from error
-
-
-def request_error(error: ValidationError) -> RequestError:
-    """The first complaint of a pydantic validation as a RequestError that names the field."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(map(str, first["loc"])) or "body"
-    if first["type"] == "extra_forbidden":
-        return RequestError(f"{field} is not supported", param=field)
-    given = "" if first["type"] == "missing" else f", not {json.dumps(first['input'], default=str)[:80]}"
-    return RequestError(f"{field}: {first['msg']}{given}", param=str(first["loc"][0]) if first["loc"] else None)
 
 
 class ChunkWriter:
@@ -337,46 +254,3 @@ class ResponseWriter:
                 self._call_ids.append(call.id)
                 self._calls.append(Function(name=call.function.name, arguments=""))
             self._calls[call.index].arguments += call.function.arguments
-
-
-def encode(value: BaseModel) -> str:
-    """JSON as OpenAI writes it: fields that were never set are absent, null ones are null."""
-    return value.model_dump_json(exclude_unset=True)
-
-
-def model_list(created_by_name: dict[str, int]) -> dict[str, Any]:
-    """The body of GET /v1/models for names and their creation times in Unix seconds."""
-    models = [
-        Model(id=name, created=created, object="model", owned_by="tandem") for name, created in created_by_name.items()
-    ]
-    return {"object": "list", "data": [model.model_dump(exclude_unset=True) for model in models]}
-
-
-STATUS = {
-    RequestError: (400, "invalid_request_error", None),
-    ConfigError: (400, "invalid_request_error", None),
-    NotFoundError: (404, "invalid_request_error", "not_found"),
-    AdapterError: (409, "conflict_error", "adapter_refused"),
-    StateError: (409, "conflict_error", "wrong_state"),
-    OverloadError: (429, "rate_limit_error", "overloaded"),
-    ClusterError: (503, "server_error", "unavailable"),
-    TandemError: (500, "server_error", None),
-}
-"""HTTP status, OpenAI error type and code by error class; the nearest base class counts."""
-
-
-def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and JSON body in OpenAI's error shape; also the payload of an error event inside a stream.
-
-    An error that is not ours says no more than that, because its text may hold paths or secrets.
-    """
-    if isinstance(error, ValidationError):
-        error = request_error(error)
-    if not isinstance(error, TandemError):
-        error = TandemError("internal error", hint="see the server's log")
-    status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
-    if isinstance(error, NotFoundError) and error.param == "model":
-        code = "model_not_found"
-    message = f"{error.message} ({error.hint})" if error.hint else error.message
-    fields = ErrorObject(message=message, type=kind, param=error.param, code=code)
-    return status, {"error": fields.model_dump(include={"message", "type", "param", "code"})}

@@ -1,0 +1,90 @@
+"""What every request body has in common: it is checked, and refused by name rather than ignored.
+
+`checked` turns a body into a request of its kind; what changes the answer is honoured or refused, never dropped.
+"""
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from configs.errors import RequestError
+from serve.engine.sampling import SamplingParams
+
+IGNORED = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "prompt_cache_options", "prediction", "parallel_tool_calls",
+    }
+)  # fmt: skip
+"""Parameters that do not change this model's answer. It makes one call per generation, so they are never parallel."""
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class StreamOptions(BaseModel):
+    """How a streamed answer is framed."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool = False
+
+
+class SampledRequest(BaseModel):
+    """What every body that asks for a generation may say about sampling."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def sampled(self, **more: Any) -> SamplingParams:
+        """These with `more` of SamplingParams' fields. Raises RequestError, with `param`, for values out of bounds."""
+        return SamplingParams(**self.model_dump(include=set(SampledRequest.model_fields)), **more)
+
+
+def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:
+    """A body as a request of `kind`; null stands for the default, as in OpenAI's API.
+
+    `neutral` are unsupported parameters with the values that ask for nothing. Raises RequestError with `param` for JSON
+    that is none, a missing, unknown or unsupported parameter, a wrong type or value.
+    """
+    if not isinstance(body, dict):
+        try:
+            body = json.loads(body)
+        except ValueError as error:
+            raise RequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
+    asked = {}
+    for name, value in body.items():
+        if value is None or name in IGNORED or value in neutral.get(name, ()):
+            continue
+        if name in neutral:
+            raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
+        asked[name] = value
+    try:
+        return kind.model_validate(asked)
+    except ValidationError as error:
+        raise request_error(error) from error
+
+
+def request_error(error: ValidationError) -> RequestError:
+    """The first complaint of a pydantic validation as a RequestError that names the field."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"])) or "body"
+    if first["type"] == "extra_forbidden":
+        return RequestError(f"{field} is not supported", param=field)
+    given = "" if first["type"] == "missing" else f", not {json.dumps(first['input'], default=str)[:80]}"
+    return RequestError(f"{field}: {first['msg']}{given}", param=str(first["loc"][0]) if first["loc"] else None)
+
+
+def encode(value: BaseModel) -> str:
+    """JSON as OpenAI writes it: fields that were never set are absent, null ones are null."""
+    return value.model_dump_json(exclude_unset=True)

@@ -1,0 +1,47 @@
+"""The one place where errors become HTTP: a status and OpenAI's error body."""
+
+from typing import Any
+
+from openai.types.shared import ErrorObject
+from pydantic import ValidationError
+
+from configs.errors import (
+    AdapterError,
+    ClusterError,
+    ConfigError,
+    NotFoundError,
+    OverloadError,
+    RequestError,
+    StateError,
+    TandemError,
+)
+from serve.wire.body import request_error
+
+STATUS = {
+    RequestError: (400, "invalid_request_error", None),
+    ConfigError: (400, "invalid_request_error", None),
+    NotFoundError: (404, "invalid_request_error", "not_found"),
+    AdapterError: (409, "conflict_error", "adapter_refused"),
+    StateError: (409, "conflict_error", "wrong_state"),
+    OverloadError: (429, "rate_limit_error", "overloaded"),
+    ClusterError: (503, "server_error", "unavailable"),
+    TandemError: (500, "server_error", None),
+}
+"""HTTP status, OpenAI error type and code by error class; the nearest base class counts."""
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body in OpenAI's error shape; also the payload of an error event inside a stream.
+
+    An error that is not ours says no more than that, because its text may hold paths or secrets.
+    """
+    if isinstance(error, ValidationError):
+        error = request_error(error)
+    if not isinstance(error, TandemError):
+        error = TandemError("internal error", hint="see the server's log")
+    status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
+    if isinstance(error, NotFoundError) and error.param == "model":
+        code = "model_not_found"
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    fields = ErrorObject(message=message, type=kind, param=error.param, code=code)
+    return status, {"error": fields.model_dump(include={"message", "type", "param", "code"})}

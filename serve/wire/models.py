@@ -1,0 +1,13 @@
+"""The body of `GET /v1/models`."""
+
+from typing import Any
+
+from openai.types import Model
+
+
+def model_list(created_by_name: dict[str, int]) -> dict[str, Any]:
+    """The body of GET /v1/models for names and their creation times in Unix seconds."""
+    models = [
+        Model(id=name, created=created, object="model", owned_by="tandem") for name, created in created_by_name.items()
+    ]
+    return {"object": "list", "data": [model.model_dump(exclude_unset=True) for model in models]}
