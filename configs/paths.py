@@ -45,6 +45,16 @@ class Home:
         return self.root / "evaluations"
 
     @property
+    def conversations(self) -> Path:
+        """Saved chats, one JSON file each, of terminal and browser alike."""
+        return self.root / "conversations"
+
+    @property
+    def preferences(self) -> Path:
+        """Votes between two answers, in JSONL."""
+        return self.root / "preferences"
+
+    @property
     def bases(self) -> Path:
         """Base models that Tandem itself makes, such as the embedded model in the 4-bit layout."""
         return self.root / "bases"

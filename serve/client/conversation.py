@@ -1,0 +1,217 @@
+"""A conversation as people keep it: turns, settings, title; as JSON and as Markdown, one file each on disk.
+
+Terminal and browser share the folder, so that what begins in one goes on in the other. Knows no HTTP.
+"""
+
+import re
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs import durable
+from configs.errors import DataError, NotFoundError
+from serve.client.endpoint import Reply, Settings
+
+FORMAT = 1
+TITLE_LENGTH = 60
+_MARK = re.compile(r"^<!-- tandem:(user|assistant|thinking|system) -->$", re.MULTILINE)
+_LIKE_A_MARK = re.compile(r"^\\*<!-- tandem:\w+ -->$", re.MULTILINE)
+_HEADING = {"system": "System", "user": "You", "assistant": "Answer", "thinking": "Thinking"}
+
+
+class Statistics(BaseModel):
+    """What one answer cost; counted by the server where it says so."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_s: float | None = None
+    tokens_per_s: float | None = None
+
+    @classmethod
+    def of(cls, reply: Reply) -> Self:
+        return cls(
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            first_token_s=reply.first_token_s,
+            tokens_per_s=reply.tokens_per_s,
+        )
+
+
+class Turn(BaseModel):
+    """One message of a person or of the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: str
+    thinking: str = ""
+    version: str | None = None
+    """The adapter version that answered, or `base`."""
+    cut: bool = False
+    """The answer was stopped, lost or ended at the token limit."""
+    statistics: Statistics | None = None
+
+
+class Conversation(BaseModel):
+    """Turns in order, with the settings that the next answer uses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = FORMAT
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12], pattern=r"^[\w.-]{1,64}$")
+    title: str = ""
+    created: float = Field(default_factory=time.time)
+    """Unix seconds."""
+    updated: float = Field(default_factory=time.time)
+    system: str = ""
+    """Instructions that every question of this conversation carries."""
+    settings: Settings = Field(default_factory=Settings)
+    turns: list[Turn] = []
+
+    def ask(self, question: str) -> None:
+        """Add a person's turn; the first one names the conversation."""
+        self.turns.append(Turn(role="user", content=question))
+        self.title = self.title or _title(question)
+        self.updated = time.time()
+
+    def answer(self, reply: Reply, *, cut: bool = False) -> None:
+        """Add the model's turn; `cut` says that it was stopped or lost."""
+        self.turns.append(
+            Turn(
+                role="assistant",
+                content=reply.text,
+                thinking=reply.thinking,
+                version=reply.version,
+                cut=cut or reply.cut,
+                statistics=Statistics.of(reply),
+            )
+        )
+        self.updated = time.time()
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What the endpoint is sent: instructions and turns. Earlier thinking is left out, as gpt-oss wants it."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + [{"role": turn.role, "content": turn.content} for turn in self.turns]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Self:
+        """Raises DataError, naming `source` and the first thing that is wrong."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"{source} is no saved conversation: {f'{where}: ' if where else ''}{first['msg']}",
+                hint="it must be a JSON file that Tandem saved or exported",
+            ) from None
+
+    def to_markdown(self) -> str:
+        """For people to read and for `from_markdown` to read back; only texts, title and instructions survive."""
+        made = datetime.fromtimestamp(self.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        parts = [f"# {self.title or 'Conversation'}", f"*{made}, {self.settings.model}*"]
+        for kind, text in self._sections():
+            parts += [f"<!-- tandem:{kind} -->", f"## {_HEADING[kind]}", _LIKE_A_MARK.sub(r"\\\g<0>", text)]
+        return "\n\n".join(parts) + "\n"
+
+    def _sections(self) -> list[tuple[str, str]]:
+        found = [("system", self.system)] if self.system else []
+        for turn in self.turns:
+            found += [("thinking", turn.thinking)] if turn.thinking else []
+            found.append((turn.role, turn.content))
+        return found
+
+    @classmethod
+    def from_markdown(cls, text: str, *, source: str) -> Self:
+        """Raises DataError if `text` is none of `to_markdown`'s."""
+        head, *rest = _MARK.split(text + "\n")
+        title = re.match(r"# (.*)", head)
+        conversation, thinking = cls(title=title[1].strip() if title else ""), ""
+        for kind, section in zip(rest[::2], rest[1::2], strict=True):
+            content = re.sub(rf"^\s*## {_HEADING[kind]}\n\n", "", section).removesuffix("\n\n")
+            content = _LIKE_A_MARK.sub(lambda found: found[0].removeprefix("\\"), content)
+            if kind == "system":
+                conversation.system = content
+            elif kind == "thinking":
+                thinking = content
+            else:
+                conversation.turns.append(Turn(role=kind, content=content, thinking=thinking))
+                thinking = ""
+        if not conversation.turns:
+            raise DataError(
+                f"{source} is no conversation that Tandem exported: it has no lines such as <!-- tandem:user -->",
+                hint="export it again, as Markdown or as JSON",
+            )
+        return conversation
+
+
+class Conversations:
+    """All saved conversations: `<id>.json` in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, conversation: Conversation) -> Path:
+        """Replace the saved conversation of this id, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(conversation.id)
+        durable.write_text(path, conversation.to_json())
+        return path
+
+    def load(self, name: str) -> Conversation:
+        """By id, or by title where no id is that. Raises NotFoundError, DataError for a broken file."""
+        path = self._path(name)
+        if path.is_file():
+            return self._read(path)
+        for conversation in self.saved():
+            if conversation.title == name:
+                return conversation
+        raise NotFoundError(f"no conversation {name!r} in {self.folder}")
+
+    def saved(self) -> list[Conversation]:
+        """The readable ones, newest first; `broken` has the others."""
+        found = [conversation for path in self._files() if (conversation := self._readable(path))]
+        return sorted(found, key=lambda conversation: conversation.updated, reverse=True)
+
+    def broken(self) -> list[Path]:
+        """Files that are no conversations; they are left where they are."""
+        return [path for path in self._files() if self._readable(path) is None]
+
+    def delete(self, conversation_id: str) -> None:
+        """Raises NotFoundError."""
+        path = self._path(conversation_id)
+        if not path.is_file():
+            raise NotFoundError(f"no conversation {conversation_id!r} in {self.folder}")
+        path.unlink()
+
+    def _path(self, name: str) -> Path:
+        safe = re.sub(r"[^\w.-]", "_", name)
+        return self.folder / f"{safe}.json"
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[!.]*.json"))
+
+    def _readable(self, path: Path) -> Conversation | None:
+        try:
+            return self._read(path)
+        except DataError:
+            return None
+
+    def _read(self, path: Path) -> Conversation:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        return Conversation.from_json(text, source=str(path))
+
+
+def _title(question: str) -> str:
+    line = " ".join(question.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"

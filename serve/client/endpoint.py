@@ -1,0 +1,193 @@
+"""A chat endpoint as a person's program uses it: one question, one answer that grows while it is generated.
+
+Talks to any OpenAI-compatible server through OpenAI's own client; `reasoning_content`, `top_k` and usage in every chunk
+(`continuous_usage_stats`, as in vLLM) are used where the server has them. Knows a URL, not who serves there.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import httpx2
+import openai
+from openai.types.chat import ChatCompletionChunk
+from pydantic import BaseModel, ConfigDict, Field
+
+from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
+
+Effort = Literal["low", "medium", "high"]
+
+READY_POLL_S = 0.5
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 600
+"""Between two pieces of an answer; a prompt may wait for its turn this long."""
+
+
+class Settings(BaseModel):
+    """How an answer is generated. The defaults are gpt-oss's recommended sampling."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    model: str = Field("prod", min_length=1)
+    """The base, an alias or an adapter version."""
+    reasoning_effort: Effort = "medium"
+    temperature: float = Field(1.0, ge=0, le=2)
+    """0 always takes the likeliest token."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0 keeps all tokens."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest answer, thinking included; None is what the context has left."""
+    seed: int | None = None
+
+
+@dataclass
+class Reply:
+    """An answer so far. `Endpoint.reply` gives the same object again, grown, after each arrival."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    """OpenAI's tool calls, arguments complete only once `finish_reason` is set."""
+    finish_reason: str | None = None
+    version: str | None = None
+    """The adapter version that answers, or `base`: the server's `system_fingerprint`."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """Counted by the server, thinking included."""
+    first_token_s: float | None = None
+    """Seconds from the question to the first token."""
+    seconds: float = 0.0
+    """From the question to the last arrival."""
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Speed of generation, the wait for the first token left out; None before the second token."""
+        if self.first_token_s is None or self.completion_tokens < 2 or self.seconds <= self.first_token_s:
+            return None
+        return (self.completion_tokens - 1) / (self.seconds - self.first_token_s)
+
+    @property
+    def cut(self) -> bool:
+        """The answer ended at the token limit, so it may be incomplete or empty."""
+        return self.finish_reason == "length"
+
+    def take(self, chunk: ChatCompletionChunk, elapsed_s: float) -> bool:
+        """Add a chunk; whether it changed anything that a person sees."""
+        self.version = chunk.system_fingerprint or self.version
+        if chunk.usage:
+            self.prompt_tokens, self.completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+        grew = False
+        for choice in chunk.choices:
+            delta = choice.delta
+            thinking = getattr(delta, "reasoning_content", None) or ""
+            self.text += delta.content or ""
+            self.thinking += thinking
+            for call in delta.tool_calls or []:
+                self._take_call(call)
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            grew = grew or bool(delta.content or thinking or delta.tool_calls)
+        if grew:
+            self.first_token_s = elapsed_s if self.first_token_s is None else self.first_token_s
+            self.seconds = elapsed_s
+        return grew or bool(chunk.usage) or any(choice.finish_reason for choice in chunk.choices)
+
+    def _take_call(self, call: Any) -> None:
+        while len(self.tool_calls) <= call.index:
+            self.tool_calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+        known = self.tool_calls[call.index]
+        known["id"] = call.id or known["id"]
+        known["function"]["name"] += (call.function and call.function.name) or ""
+        known["function"]["arguments"] += (call.function and call.function.arguments) or ""
+
+
+class Endpoint:
+    """An async context: `async with Endpoint("http://127.0.0.1:8000/v1") as endpoint`."""
+
+    def __init__(self, url: str, *, api_key: str = "none", http_client: httpx2.AsyncClient | None = None) -> None:
+        """`url` is what an OpenAI client calls base_url."""
+        self.url = url.rstrip("/")
+        timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http_client
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._client.close()
+
+    async def models(self) -> list[str]:
+        """Names that `model` may have now. Raises ClusterError if nothing answers."""
+        try:
+            return [model.id for model in (await self._client.models.list()).data]
+        except openai.OpenAIError as error:
+            raise self._translated(error) from None
+
+    async def wait_ready(self) -> None:
+        """Return once the endpoint answers again; the caller sets the time limit."""
+        while True:
+            try:
+                await self.models()
+                return
+            except TandemError:
+                await asyncio.sleep(READY_POLL_S)
+
+    async def reply(self, messages: Sequence[dict[str, Any]], settings: Settings, **more: Any) -> AsyncIterator[Reply]:
+        """Ask, and give the growing answer after each arrival; the last one has `finish_reason`.
+
+        `messages` are OpenAI's; `more` goes into the request's body, such as `tools` or `response_format`. Closing the
+        iterator ends the generation on the server. Raises ClusterError if the endpoint is not there or was lost (what
+        came until then stays in the Reply), NotFoundError for an unknown model, OverloadError, RequestError for what
+        the server refuses.
+        """
+        started, answer = time.perf_counter(), Reply()
+        try:
+            stream = await self._client.chat.completions.create(**self._body(messages, settings, more))
+            async with aclosing(stream.__aiter__()) as chunks, stream:
+                async for chunk in chunks:
+                    if answer.take(chunk, time.perf_counter() - started):
+                        yield answer
+        except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
+            raise self._translated(error) from None
+        if answer.finish_reason is None:
+            raise self._broken_off()
+
+    def _body(self, messages: Sequence[dict[str, Any]], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
+        asked = settings.model_dump(exclude_none=True, exclude={"max_tokens", "top_k"})
+        if settings.max_tokens is not None:
+            asked["max_completion_tokens"] = settings.max_tokens
+        extra = dict(more)
+        if settings.top_k:
+            extra["top_k"] = settings.top_k
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        return {"messages": list(messages), "stream": True, "stream_options": options, "extra_body": extra} | asked
+
+    def _translated(self, error: Exception) -> TandemError:
+        """OpenAI's exception as ours, with the server's own words where it has some."""
+        body = getattr(error, "body", None)
+        said = (body.get("message") if isinstance(body, dict) else None) or str(error)
+        match error:
+            case openai.APIConnectionError():
+                return ClusterError(
+                    f"no answer from {self.url}", hint="`tandem up` starts it, `tandem status` shows it"
+                )
+            case openai.NotFoundError():
+                return NotFoundError(said, param="model")
+            case openai.RateLimitError():
+                return OverloadError(said)
+            case openai.BadRequestError() | openai.UnprocessableEntityError():
+                return RequestError(said, param=getattr(error, "param", None))
+            case openai.APIError():
+                return ClusterError(said)
+        return ClusterError(
+            f"{self.url} broke off in the middle of an answer ({type(error).__name__})", hint="ask again"
+        )
+
+    def _broken_off(self) -> ClusterError:
+        return ClusterError(f"{self.url} broke off in the middle of an answer", hint="ask again")
