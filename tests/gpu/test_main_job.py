@@ -8,17 +8,12 @@ import os
 import tempfile
 from pathlib import Path
 
-import pytest
-
-from actors import cluster, monitor
+from actors import cluster
 from configs.paths import Home
 from tests.bench.main_job import measure
+from tests.gpu.conftest import SKIPPED
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not monitor.gpus(), reason="no GPU"),
-    pytest.mark.skipif(not os.environ.get("TANDEM_GPU_BASE"), reason="TANDEM_GPU_BASE names no checkpoint"),
-]
+pytestmark = SKIPPED
 
 
 def test_train_serve_and_swap_on_one_gpu(monkeypatch):
