@@ -28,6 +28,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Usage so far in every chunk, as in vLLM."""
 
 
 class SampledRequest(BaseModel):
@@ -58,7 +60,7 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     if not isinstance(body, dict):
         try:
             body = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")

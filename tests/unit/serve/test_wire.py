@@ -20,7 +20,8 @@ from configs.paths import TINY_MODEL
 from serve.engine.protocol import TokenChunk
 from serve.engine.sampling import SamplingParams
 from serve.wire.body import encode
-from serve.wire.chat import ChatRequest, ChunkWriter, ResponseWriter, parse_request
+from serve.wire.chat import ChatRequest, parse_request
+from serve.wire.chat_answer import ChunkWriter, ResponseWriter
 from serve.wire.errors import error_body
 from serve.wire.models import model_list
 
