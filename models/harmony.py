@@ -362,6 +362,8 @@ class StreamParser:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._message = -1
         self._stopped = False
+        self.message: tuple[str, str | None] | None = None
+        """Channel and recipient of the message whose text the last token belongs to; None if it was no text."""
         self.reasoning_tokens = 0
         """Tokens of the text of analysis messages so far."""
         self._out: list[Delta] = []
@@ -372,11 +374,6 @@ class StreamParser:
         """A stop token has been seen."""
         return self._stopped
 
-    @property
-    def message(self) -> tuple[str, str | None] | None:
-        """Channel and recipient of the message whose text the last token belongs to; None if it was no text."""
-        return self._fields if self._section == "body" else None
-
     def feed(self, ids: Iterable[int]) -> list[Delta]:
         """What these ids add, in order; neighbouring gains of one message come as one Delta."""
         for token_id in ids:
@@ -385,10 +382,12 @@ class StreamParser:
             special = self._vocabulary.special_names.get(token_id)
             if special is None:
                 self._take_text(self._decoder.decode(self._vocabulary.piece(token_id)))
-                self.reasoning_tokens += self._section == "body" and self._fields[0] == ANALYSIS
+                self.message = self._fields if self._section == "body" else None
+                self.reasoning_tokens += self.message is not None and self.message[0] == ANALYSIS
             else:
                 self._take_text(self._decoder.decode(b"", final=True))
                 self._take_special(special)
+                self.message = None
         return self._taken()
 
     def close(self) -> list[Delta]:
