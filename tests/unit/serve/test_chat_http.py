@@ -179,7 +179,9 @@ def test_penalties_make_the_answer_repeat_itself_less(ask, penalty):
         extra = {"return_token_ids": True} | fields.pop("extra_body", {})
         endless = {str(TOKENIZER.eos_token_id): -100}
         count = [{"role": "user", "content": "Count from 1 to 20."}]
-        done = ask(messages=count, max_tokens=60, logit_bias=endless, extra_body=extra, **fields)
+        done = ask(
+            messages=count, temperature=1.2, seed=1, max_tokens=100, logit_bias=endless, extra_body=extra, **fields
+        )
         return len(set(done.choices[0].token_ids))
 
     assert different_tokens(**penalty) > different_tokens()
