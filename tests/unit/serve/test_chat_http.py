@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_another(ask):
         return message.reasoning_content + message.content
 
     assert said(1) == said(1)
-    assert len({said(seed) for seed in range(4)}) > 1
+    assert said(2) != said(1)
 
 
 @pytest.mark.parametrize(

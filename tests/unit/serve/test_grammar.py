@@ -1,13 +1,15 @@
 """Masks without a model: what a grammar forbids has no chance, and a row whose grammar fails spares its neighbours."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from configs.errors import RequestError
-from configs.paths import TINY_MODEL
+from configs.errors import RequestError, TandemError
+from configs.paths import SOURCE, TINY_MODEL
 from serve.engine.grammar import Grammars, Matcher, mask
 from serve.engine.protocol import Constraint
 from serve.engine.sampling import INVALID, Sampler, SamplingParams, sample
@@ -80,6 +82,18 @@ def test_a_row_whose_grammar_fails_is_reported_and_spares_its_neighbours(grammar
 def test_a_row_of_nan_is_reported_under_a_grammar_too(grammars):
     sampler = Sampler(SamplingParams(), [], matcher(grammars))
     assert sample(torch.full((1, PADDED), float("nan")), [sampler]) == [INVALID]
+
+
+def test_an_engine_whose_requests_need_no_grammar_needs_no_llguidance():
+    code = "import sys, serve.engine.sampling, serve.wire.chat_answer; sys.exit('llguidance' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SOURCE).returncode == 0
+
+
+def test_without_llguidance_a_constraint_is_refused_and_says_what_is_missing(grammars, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(TandemError, match="cannot honour response_format") as caught:
+        matcher(grammars)
+    assert caught.value.hint == "pip install llguidance"
 
 
 def test_a_grammar_that_does_not_compile_is_refused_by_the_parameter_that_asked(grammars):
