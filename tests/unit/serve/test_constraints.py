@@ -50,7 +50,7 @@ SCHEMAS = {
     },
     "tree": {
         "$defs": {"node": record(left={"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]})},
-        "anyOf": [{"$ref": "#/$defs/node"}],
+        "$ref": "#/$defs/node",
     },
 }
 CITY = {"name": "get_weather", "parameters": record(city=WORD, unit={"enum": ["C", "F"]})}
