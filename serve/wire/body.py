@@ -83,8 +83,15 @@ def request_error(error: ValidationError) -> RequestError:
     field = ".".join(map(str, first["loc"])) or "body"
     if first["type"] == "extra_forbidden":
         return RequestError(f"{field} is not supported", param=field)
-    given = "" if first["type"] == "missing" else f", not {json.dumps(first['input'], default=str)[:80]}"
+    given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
     return RequestError(f"{field}: {first['msg']}{given}", param=str(first["loc"][0]) if first["loc"] else None)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)[:80]
+    except RecursionError:
+        return "something nested that deep"
 
 
 def encode(value: BaseModel) -> str:

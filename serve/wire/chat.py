@@ -1,6 +1,7 @@
 """The body of `POST /v1/chat/completions`: what is asked for, checked. What changes the answer is honoured or refused
 by name, never ignored. Knows the format, neither HTTP nor engines' insides; `chat_answer` writes what comes out."""
 
+import json
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -38,6 +39,15 @@ class JsonSchema(_Part):
     description: str | None = None
     definition: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
+
+    @field_validator("definition")
+    @classmethod
+    def _can_be_written(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except RecursionError as error:
+            raise ValueError("is nested too deep") from error
+        return value
 
 
 class ResponseFormat(_Part):

@@ -82,12 +82,17 @@ def test_a_broken_schema_is_a_400_with_its_reason_and_the_next_request_is_answer
     assert text(ask()) == "The capital of Italy is Rome."
 
 
-def test_a_schema_nested_too_deep_is_a_400(ask):
+@pytest.mark.parametrize("depth", [200, 700])
+def test_a_schema_nested_too_deep_is_a_400_for_an_answer_and_for_a_tool(ask, depth):
     deep: dict = {"items": {}}
-    for _ in range(300):
+    for _ in range(depth):
         deep = {"items": deep}
-    with pytest.raises(openai.BadRequestError, match="recursion"):
+    function = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    with pytest.raises(openai.BadRequestError) as caught:
         ask(response_format={"type": "json_schema", "json_schema": {"name": "deep", "schema": deep}})
+    assert caught.value.param == "response_format"
+    with pytest.raises(openai.BadRequestError):
+        ask(tools=[function], tool_choice="required")
 
 
 def test_a_forced_call_is_a_call_with_valid_arguments(ask):

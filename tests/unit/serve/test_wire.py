@@ -30,6 +30,11 @@ BASIC = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
 
 
+NESTED: list = []
+for _ in range(2000):
+    NESTED = [NESTED]
+
+
 def test_a_request_carries_every_supported_parameter():
     request = parse_request(
         BASIC
@@ -107,6 +112,7 @@ def test_metadata_and_neutral_values_are_accepted():
         ("max_completion_tokens", 0),
         ("messages", []),
         ("messages", "Hi"),
+        ("temperature", NESTED),
         ("temprature", 0.5),
         ("stop", 5),
     ],
