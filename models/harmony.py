@@ -56,6 +56,7 @@ def render(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     reasoning_effort: str = "medium",
+    response_format: str | None = None,
     current_date: date | None = None,
     add_generation_prompt: bool = True,
 ) -> list[int]:
@@ -63,9 +64,10 @@ def render(
 
     `current_date` reaches templates that read a `current_date` variable and those that call `strftime_now`; None
     leaves the date to the template, and OpenAI's own then states today's: pass one wherever the ids have to be the
-    same tomorrow. Text that spells a special token inside a
-    message, a tool description or tool arguments is encoded as plain text and never becomes that token. With
-    `add_generation_prompt` the ids end in `<|start|>assistant`, which is where StreamParser begins.
+    same tomorrow. `response_format`, from `describe_format`, goes to the end of the developer message. Text that
+    spells a special token inside a message, a tool description or tool arguments is encoded as plain text and never
+    becomes that token. With `add_generation_prompt` the ids end in `<|start|>assistant`, which is where StreamParser
+    begins.
 
     Raises RequestError, with `param` "messages" or "tools", for a conversation that the template cannot express.
     """
@@ -85,7 +87,30 @@ def render(
         )
     except Exception as error:
         raise RequestError(f"the chat template refused the conversation: {error}", param="messages") from error
+    if response_format:
+        text = _with_format(text, vocabulary.shielded(response_format, shield))
     return vocabulary.encode(text, shield)
+
+
+def describe_format(name: str, description: str, schema: Mapping[str, Any]) -> str:
+    """How harmony tells the model what its final message has to be: a JSON Schema under a name."""
+    comment = f"// {description}\n" if description else ""
+    return f"# Response Formats\n\n## {name}\n\n{comment}{json.dumps(schema, ensure_ascii=False)}"
+
+
+def token_bytes(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> bytes:
+    """What one token adds to a text; a special token its name."""
+    return _vocabulary(tokenizer).piece(token_id)
+
+
+def _with_format(text: str, response_format: str) -> str:
+    """A rendered conversation with one more section in the developer message; the template knows no such section."""
+    before, developer, after = text.partition(f"{START}developer{MESSAGE}")
+    if not developer:
+        system, end, after = text.partition(END)
+        return f"{system}{end}{START}developer{MESSAGE}{response_format}{END}{after}"
+    body, end, after = after.partition(END)
+    return f"{before}{developer}{body.rstrip()}\n\n{response_format}{end}{after}"
 
 
 class _Vocabulary:
@@ -121,7 +146,11 @@ class _Vocabulary:
         return value
 
     def encode(self, text: str, shield: str) -> list[int]:
-        """Ids of a rendered template: special tokens outside a shield by id, all else as ordinary text."""
+        """Ids of a rendered template: special tokens outside a shield by id, all else as ordinary text.
+
+        Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD.
+        """
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = []
         for index, part in enumerate(self._special.split(text)):
             if index % 2:
@@ -333,6 +362,10 @@ class StreamParser:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._message = -1
         self._stopped = False
+        self.message: tuple[str, str | None] | None = None
+        """Channel and recipient of the message whose text the last token belongs to; None if it was no text."""
+        self.reasoning_tokens = 0
+        """Tokens of the text of analysis messages so far."""
         self._out: list[Delta] = []
         self._begin_header(explicit=False)
 
@@ -349,9 +382,12 @@ class StreamParser:
             special = self._vocabulary.special_names.get(token_id)
             if special is None:
                 self._take_text(self._decoder.decode(self._vocabulary.piece(token_id)))
+                self.message = self._fields if self._section == "body" else None
+                self.reasoning_tokens += self.message is not None and self.message[0] == ANALYSIS
             else:
                 self._take_text(self._decoder.decode(b"", final=True))
                 self._take_special(special)
+                self.message = None
         return self._taken()
 
     def close(self) -> list[Delta]:

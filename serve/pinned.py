@@ -88,6 +88,10 @@ class Pinned:
         if first.ids:
             metrics.first_token.labels(target.kind).observe(time.perf_counter() - started)
 
+    async def close(self) -> None:
+        """Abandon it before anything of it was read."""
+        await self._stream.aclose()
+
     async def chunks(self, enough: Callable[[], bool] = lambda: False) -> AsyncIterator[TokenChunk]:
         """All chunks, the first included, until the last one or until `enough()` after one. Close it to abandon."""
         kind, last = self.target.kind, time.perf_counter()

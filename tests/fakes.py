@@ -54,7 +54,8 @@ class FakeEngine:
                 stopped = token in request.sampling.stop_token_ids
                 reason = "stop" if stopped else "length" if count == len(answer) else None
                 reason = reason if request.request_id in self._running else "abort"
-                yield TokenChunk([token], reason, len(request.prompt_ids), count, scores if count == 1 else None)
+                own = None if request.logprobs is None else [{token: self._score(request, token)}]
+                yield TokenChunk([token], reason, len(request.prompt_ids), count, scores if count == 1 else None, own)
                 if reason:
                     return
         finally:
@@ -63,8 +64,10 @@ class FakeEngine:
     def _scores(self, request: GenerationRequest) -> PromptLogprobs | None:
         if request.prompt_logprobs is None:
             return None
-        scale = -1000 if request.adapter is None else -2000
-        return [None, *({token: TokenLogprob(token / scale, 1)} for token in request.prompt_ids[1:])]
+        return [None, *({token: self._score(request, token)} for token in request.prompt_ids[1:])]
+
+    def _score(self, request: GenerationRequest, token: int) -> TokenLogprob:
+        return TokenLogprob(token / (-1000 if request.adapter is None else -2000), 1)
 
     def abort(self, request_id: str) -> None:
         self._running.pop(request_id, None)

@@ -20,7 +20,7 @@ class TokenLogprob:
     """How likely one token was at one position."""
 
     logprob: float
-    """Natural logarithm of its probability, before temperature and penalties."""
+    """Natural logarithm of its probability, before temperature, penalties, bias and grammar."""
     rank: int
     """1 plus the tokens of the vocabulary that were likelier."""
 
@@ -28,6 +28,17 @@ class TokenLogprob:
 PromptLogprobs = list[dict[int, TokenLogprob] | None]
 """One entry per prompt token, each given the tokens before it: None for the first, which has no past, then the token
 itself and, if asked for, the likeliest ones."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a generation may consist of."""
+
+    grammar: str
+    """Lark as llguidance reads it, over text and special tokens, stop token included:
+    https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md"""
+    param: str
+    """The parameter that asked for it; errors name it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class GenerationRequest:
     """Score the prompt: every token of it and this many of the likeliest ones at its position. None does not."""
     prompt_only: bool = False
     """End after the prompt, with no token and finish_reason "length"; `max_tokens` does not count then."""
+    constraint: Constraint | None = None
+    logprobs: int | None = None
+    """Score every generated token and this many of the likeliest ones at its position. None does not."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class TokenChunk:
     """Tokens generated so far, this chunk's included."""
     prompt_logprobs: PromptLogprobs | None = None
     """On the first chunk of a request that asked for them."""
+    logprobs: list[dict[int, TokenLogprob]] | None = None
+    """One entry per id, for a request that asked for them: the id itself first, then the likeliest others."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,8 @@ class Engine(Protocol):
 
         Raises at the first `__anext__`: NotFoundError(param="model") for an adapter that is not loaded,
         OverloadError if too many requests wait, RequestError(param="messages") with both numbers for a prompt that
-        leaves no room in the context; later, TandemError if the engine fails while generating.
+        leaves no room in the context, RequestError with the constraint's own `param` for a grammar that does not
+        compile; later, TandemError if the engine fails while generating.
         """
         ...
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from configs.errors import RequestError
+from serve.engine.grammar import mask
 
 if TYPE_CHECKING:
     import torch
+
+    from serve.engine.grammar import Matcher
 
 MOST_STOP_STRINGS = 16
 INVALID = -1
@@ -40,6 +43,8 @@ class SamplingParams:
     """-2 to 2, taken from a token's logit once per time that it was generated before."""
     repetition_penalty: float = 1.0
     """Above 0. Logits of tokens of the prompt or the answer are divided by it if positive, else multiplied."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits, -100 to 100."""
     seed: int | None = None
     """Makes the request's tokens repeatable, whatever runs beside it; None draws a fresh one."""
     max_tokens: int | None = None
@@ -59,6 +64,8 @@ class SamplingParams:
         _require(
             0 < self.repetition_penalty < float("inf"), "repetition_penalty", self.repetition_penalty, "above 0, finite"
         )
+        for _, bias in self.logit_bias:
+            _require(-100 <= bias <= 100, "logit_bias", bias, "-100 to 100")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
         _require(len(self.stop) <= MOST_STOP_STRINGS, "stop", len(self.stop), f"at most {MOST_STOP_STRINGS} strings")
         _require(all(self.stop), "stop", "", "strings of at least one character")
@@ -79,10 +86,11 @@ def _require(holds: bool, param: str, value: object, allowed: str) -> None:
 
 
 class Sampler:
-    """One request's side of sampling: its random stream and, if penalties need them, its token counts."""
+    """One request's side of sampling: its random stream, its grammar and, if penalties need them, its token counts."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], matcher: "Matcher | None" = None) -> None:
         self.params = params
+        self.matcher = matcher
         self._random = random.Random(params.seed)
         self._prompt_ids = prompt_ids
         self._generated: torch.Tensor | None = None
@@ -91,6 +99,23 @@ class Sampler:
     def uniform(self) -> float:
         """The next number of this request's own stream, from 0 to below 1: one per generated token."""
         return self._random.random()
+
+    @property
+    def complete(self) -> bool:
+        """The grammar allows nothing more."""
+        return self.matcher is not None and self.matcher.complete
+
+    @property
+    def fault(self) -> str | None:
+        """Why the grammar cannot go on."""
+        return self.matcher.fault if self.matcher else None
+
+    def bias(self, logits: "torch.Tensor") -> None:
+        """Add `logit_bias` to this request's logits [V], in place."""
+        import torch
+
+        ids, values = zip(*self.params.logit_bias, strict=True)
+        logits[torch.tensor(ids, device=logits.device)] += torch.tensor(values, device=logits.device)
 
     def penalise(self, logits: "torch.Tensor") -> None:
         """Apply the penalties to this request's logits [V], in place."""
@@ -108,7 +133,9 @@ class Sampler:
         logits -= self.params.presence_penalty * (self._generated > 0)
 
     def record(self, token_id: int) -> None:
-        """Count a generated token."""
+        """Count a generated token and move on in the grammar."""
+        if self.matcher and token_id >= 0:
+            self.matcher.advance(token_id)
         if self._generated is not None and token_id >= 0:
             self._generated[token_id] += 1
             self._seen[token_id] = True
@@ -117,25 +144,32 @@ class Sampler:
 def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     """The next token of every row: `logits` [B, V] of any float type, one Sampler per row, which records the token.
 
-    Order: penalties, temperature, top_k, top_p (of what top_k left), min_p, then the inverse of the cumulative
-    distribution in vocabulary order at the row's own random number. So a row's token depends on its own logits and
-    seed only; logits themselves may differ in the last bits with the batch around them. Rows of NaN give INVALID.
+    Order: bias, penalties, grammar, temperature, top_k, top_p (of what top_k left), min_p, then the inverse of the
+    cumulative distribution in vocabulary order at the row's own random number. So a row's token depends on its own
+    logits and seed only; logits themselves may differ in the last bits with the batch around them. Rows of NaN, and
+    rows whose grammar fails, give INVALID.
     """
     import torch
 
     logits = logits.to(torch.float32, copy=True)
+    broken = logits.isnan().any(-1)
     for row, sampler in enumerate(samplers):
+        if sampler.params.logit_bias:
+            sampler.bias(logits[row])
         if sampler.params.penalised:
             sampler.penalise(logits[row])
+    matchers = {row: sampler.matcher for row, sampler in enumerate(samplers) if sampler.matcher}
+    if matchers:
+        mask(logits, matchers)
     ids = logits.argmax(-1)
     drawn = [row for row, sampler in enumerate(samplers) if sampler.params.temperature > 0]
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
         ids[rows] = _draw(logits[rows], [samplers[row] for row in drawn])
-    out = torch.where(logits.isnan().any(-1), INVALID, ids).tolist()
+    out = torch.where(broken, INVALID, ids).tolist()
     for sampler, token_id in zip(samplers, out, strict=True):
         sampler.record(token_id)
-    return out
+    return [INVALID if sampler.fault else token_id for sampler, token_id in zip(samplers, out, strict=True)]
 
 
 def _draw(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> "torch.Tensor":

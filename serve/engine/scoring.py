@@ -25,6 +25,20 @@ def score(logits: "torch.Tensor", tokens: Sequence[int], likeliest: int) -> list
     return found
 
 
+def score_sampled(
+    logits: "torch.Tensor", tokens: Sequence[int], likeliest: Sequence[int | None]
+) -> list[dict[int, TokenLogprob] | None]:
+    """What `score` gives for each of B rows of logits [B, V]; None where `likeliest` is None or `tokens` INVALID."""
+    found: list[dict[int, TokenLogprob] | None] = [None] * len(tokens)
+    rows = [row for row, most in enumerate(likeliest) if most is not None and tokens[row] >= 0]
+    if rows:
+        scores = score(logits[rows], [tokens[row] for row in rows], max(likeliest[row] for row in rows))
+        for row, at in zip(rows, scores, strict=True):
+            own = tokens[row]
+            found[row] = {token: each for token, each in at.items() if token == own or each.rank <= likeliest[row]}
+    return found
+
+
 def _score(logits: "torch.Tensor", tokens: Sequence[int], likeliest: int) -> list[dict[int, TokenLogprob]]:
     import torch
 

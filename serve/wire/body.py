@@ -28,6 +28,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """Usage so far in every chunk, as in vLLM."""
 
 
 class SampledRequest(BaseModel):
@@ -58,7 +60,7 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     if not isinstance(body, dict):
         try:
             body = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
@@ -81,8 +83,15 @@ def request_error(error: ValidationError) -> RequestError:
     field = ".".join(map(str, first["loc"])) or "body"
     if first["type"] == "extra_forbidden":
         return RequestError(f"{field} is not supported", param=field)
-    given = "" if first["type"] == "missing" else f", not {json.dumps(first['input'], default=str)[:80]}"
+    given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
     return RequestError(f"{field}: {first['msg']}{given}", param=str(first["loc"][0]) if first["loc"] else None)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)[:80]
+    except RecursionError:
+        return "something nested that deep"
 
 
 def encode(value: BaseModel) -> str:

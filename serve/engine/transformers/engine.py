@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +23,12 @@ from transformers import PreTrainedModel
 
 from configs.errors import AdapterError, ConfigError, NotFoundError, OverloadError, RequestError, TandemError
 from models.harmony import render
-from serve.engine.protocol import (
-    AdapterCheck,
-    EngineStats,
-    FinishReason,
-    GenerationRequest,
-    PromptLogprobs,
-    TokenChunk,
-)
+from serve.engine.grammar import Grammars, Matcher
+from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk, TokenLogprob
 from serve.engine.sampling import INVALID, Sampler, sample
-from serve.engine.scoring import score
+from serve.engine.scoring import score, score_sampled
 from serve.engine.transformers.adapters import AdapterFiles, AdapterSet, read_adapter
+from serve.engine.transformers.generation import Generation
 from serve.engine.transformers.rows import RowCache, attention_masks, attention_windows
 
 if TYPE_CHECKING:
@@ -53,48 +48,6 @@ MOST_FAILURES = 3
 """Forward passes that may fail in a row before the engine calls itself broken."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Generation:
-    """A request on its way through the engine. The queue belongs to the loop, all else to the engine's thread."""
-
-    request: GenerationRequest
-    loop: asyncio.AbstractEventLoop
-    limit: int
-    """Most tokens to generate."""
-    sampler: Sampler
-    events: asyncio.Queue = field(default_factory=asyncio.Queue)
-    row: int | None = None
-    cached: int = 0
-    """Tokens of the request in the KV cache."""
-    generated: list[int] = field(default_factory=list)
-    scores: PromptLogprobs = field(default_factory=lambda: [None])
-    """Of the prompt so far, if the request asks for them."""
-    aborted: bool = False
-
-    @property
-    def prefilling(self) -> bool:
-        return self.cached < len(self.request.prompt_ids)
-
-    @property
-    def scored(self) -> bool:
-        """Its prompt is scored, and not yet to its end."""
-        return self.request.prompt_logprobs is not None and self.prefilling
-
-    async def next_chunk(self) -> TokenChunk:
-        """All tokens that are there, or the first ones to come. Raises the error that ended the generation."""
-        event = await self.events.get()
-        if isinstance(event, Exception):
-            raise event
-        chunk = event
-        while chunk.finish_reason is None and not self.events.empty():
-            event = self.events.get_nowait()
-            if isinstance(event, Exception):
-                self.events.put_nowait(event)
-                break
-            chunk = replace(event, ids=chunk.ids + event.ids, prompt_logprobs=chunk.prompt_logprobs)
-        return chunk
 
 
 @dataclass
@@ -132,16 +85,17 @@ class TransformersEngine:
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._vocabulary = model.get_input_embeddings().num_embeddings
+        self._grammars = Grammars(tokenizer, self._vocabulary)
         self._max_context, self._max_waiting, self._prefill_chunk = max_context or longest, max_waiting, prefill_chunk
         self._windows = attention_windows(config)
         self._cache = RowCache(config.num_hidden_layers, max_batch, self._max_context)
         self._adapter_set = AdapterSet(model)
-        self._rows: list[_Generation | None] = [None] * max_batch
+        self._rows: list[Generation | None] = [None] * max_batch
         self._failures = 0
         self._generated = 0
         self._changed = threading.Condition()
-        self._waiting: deque[_Generation] = deque()
-        self._requests: dict[str, _Generation] = {}
+        self._waiting: deque[Generation] = deque()
+        self._requests: dict[str, Generation] = {}
         self._adapters: dict[str, _Loaded] = {}
         self._commands: deque[tuple[Callable[[], Any], Future]] = deque()
         self._fault: str | None = None
@@ -186,7 +140,8 @@ class TransformersEngine:
             return tuple(version for version, loaded in self._adapters.items() if not loaded.draining)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        generation = self._submit(request)
+        matcher = await self._grammars.matcher(request.constraint) if request.constraint else None
+        generation = self._submit(request, matcher)
         try:
             while True:
                 chunk = await generation.next_chunk()
@@ -226,7 +181,7 @@ class TransformersEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _submit(self, request: GenerationRequest) -> _Generation:
+    def _submit(self, request: GenerationRequest, matcher: Matcher | None) -> Generation:
         prompt, room = request.prompt_ids, self._max_context - len(request.prompt_ids)
         if room < (0 if request.prompt_only else 1):
             raise RequestError(
@@ -236,11 +191,14 @@ class TransformersEngine:
             )
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocabulary:
             raise RequestError(f"the prompt is empty or has ids outside 0 to {self._vocabulary - 1}", param="messages")
-        generation = _Generation(
+        biased = [token for token, _ in request.sampling.logit_bias]
+        if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
+            raise RequestError(f"logit_bias has ids outside 0 to {self._vocabulary - 1}", param="logit_bias")
+        generation = Generation(
             request,
             asyncio.get_running_loop(),
             min(room, request.sampling.max_tokens or room),
-            Sampler(request.sampling, prompt),
+            Sampler(request.sampling, prompt, matcher),
         )
         with self._changed:
             self.check_health()
@@ -248,7 +206,7 @@ class TransformersEngine:
             self._changed.notify()
         return generation
 
-    def _enqueue(self, generation: _Generation) -> None:
+    def _enqueue(self, generation: Generation) -> None:
         version, request_id = generation.request.adapter, generation.request.request_id
         loaded = self._adapters.get(version) if version is not None else None
         if version is not None and (loaded is None or loaded.draining):
@@ -264,7 +222,7 @@ class TransformersEngine:
         self._requests[request_id] = generation
         self._waiting.append(generation)
 
-    def _abort(self, generation: _Generation) -> None:
+    def _abort(self, generation: Generation) -> None:
         with self._changed:
             if self._requests.get(generation.request.request_id) is generation:
                 generation.aborted = True
@@ -334,7 +292,7 @@ class TransformersEngine:
     def _drop_aborted(self) -> None:
         with self._changed:
             aborted = [generation for generation in self._requests.values() if generation.aborted]
-        self._finish((generation, self._chunk(generation, [], "abort")) for generation in aborted)
+        self._finish((generation, generation.chunk([], "abort")) for generation in aborted)
 
     def _admit(self) -> None:
         with self._changed:
@@ -368,7 +326,7 @@ class TransformersEngine:
         for group in groups.values():
             self._advance(group, [[generation.generated[-1]] for generation in group])
 
-    def _advance(self, group: list[_Generation], ids: list[list[int]]) -> None:
+    def _advance(self, group: list[Generation], ids: list[list[int]]) -> None:
         """Run `ids`, as many per generation, through the model; those past their prompt gain a token."""
         scored = any(generation.scored for generation in group)
         try:
@@ -379,7 +337,7 @@ class TransformersEngine:
                 generation.cached += len(ids[0])
             ready = [index for index, generation in enumerate(group) if not generation.prefilling]
             going_on = [index for index in ready if not group[index].request.prompt_only]
-            tokens = sample(logits[going_on, -1], [group[index].sampler for index in going_on]) if going_on else []
+            tokens, logprobs = self._sample(group, logits[:, -1], going_on)
             self._failures = 0
         except TandemError as error:
             self._finish((generation, error) for generation in group)
@@ -388,18 +346,28 @@ class TransformersEngine:
             self._fail(group, error)
             return
         ended = [group[index] for index in ready if index not in going_on]
-        self._finish((generation, self._chunk(generation, [], "length")) for generation in ended)
-        self._append([group[index] for index in going_on], tokens)
+        self._finish((generation, generation.chunk([], "length")) for generation in ended)
+        self._append([group[index] for index in going_on], tokens, logprobs)
+
+    def _sample(
+        self, group: list[Generation], logits: torch.Tensor, rows: list[int]
+    ) -> tuple[list[int], list[dict[int, TokenLogprob] | None]]:
+        """A token for each of `rows` of logits [B, vocabulary], and its log-probabilities where asked for."""
+        if not rows:
+            return [], []
+        chosen, logits = [group[row] for row in rows], logits[rows]
+        tokens = sample(logits, [generation.sampler for generation in chosen])
+        return tokens, score_sampled(logits, tokens, [generation.request.logprobs for generation in chosen])
 
     @torch.inference_mode()
-    def _score(self, generation: _Generation, logits: torch.Tensor) -> None:
+    def _score(self, generation: Generation, logits: torch.Tensor) -> None:
         """Score the prompt tokens that follow the last positions of the row, whose logits are [Q, vocabulary]."""
         first = generation.cached + 1
         tokens = generation.request.prompt_ids[first : first + len(logits)]
         generation.scores += score(logits, tokens, generation.request.prompt_logprobs)
 
     @torch.inference_mode()
-    def _forward(self, group: list[_Generation], ids: list[list[int]], keep: int) -> torch.Tensor:
+    def _forward(self, group: list[Generation], ids: list[list[int]], keep: int) -> torch.Tensor:
         """Logits [B, keep, vocabulary] after the last `keep` of `ids` [B, Q], which continue the group's rows in the
         cache."""
         device = self._model.device
@@ -418,33 +386,25 @@ class TransformersEngine:
             logits_to_keep=keep,
         ).logits[:, -keep:]
 
-    def _append(self, group: list[_Generation], tokens: list[int]) -> None:
+    def _append(
+        self, group: list[Generation], tokens: list[int], logprobs: list[dict[int, TokenLogprob] | None]
+    ) -> None:
         """Give each generation its token; end those whose token or length says so."""
         running, ended = [], []
-        for generation, token in zip(group, tokens, strict=True):
+        for generation, token, scores in zip(group, tokens, logprobs, strict=True):
             if token == INVALID:
-                ended.append((generation, TandemError("the model's logits are not numbers")))
+                fault = generation.sampler.fault or "the model's logits are not numbers"
+                ended.append((generation, TandemError(fault)))
                 continue
-            generation.generated.append(token)
             self._generated += 1
-            reason = self._finish_reason(generation, token)
-            (ended if reason else running).append((generation, self._chunk(generation, [token], reason)))
+            chunk = generation.gain(token, scores)
+            (ended if chunk.finish_reason else running).append((generation, chunk))
         self._finish(ended, running)
-
-    def _finish_reason(self, generation: _Generation, token: int) -> FinishReason | None:
-        if token in generation.request.sampling.stop_token_ids:
-            return "stop"
-        return "length" if len(generation.generated) >= generation.limit else None
-
-    def _chunk(self, generation: _Generation, ids: list[int], reason: FinishReason | None) -> TokenChunk:
-        asked, count = generation.request.prompt_logprobs is not None, len(generation.generated)
-        scores = generation.scores if asked and count == len(ids) else None
-        return TokenChunk(ids, reason, len(generation.request.prompt_ids), count, scores)
 
     def _finish(
         self,
-        ended: Iterable[tuple[_Generation, TokenChunk | Exception]],
-        running: Iterable[tuple[_Generation, TokenChunk]] = (),
+        ended: Iterable[tuple[Generation, TokenChunk | Exception]],
+        running: Iterable[tuple[Generation, TokenChunk]] = (),
     ) -> None:
         """Free what the ended generations hold, then hand all events to their loops."""
         ended = list(ended)
@@ -453,7 +413,7 @@ class TransformersEngine:
                 self._release(generation)
         self._deliver([*running, *ended])
 
-    def _release(self, generation: _Generation) -> None:
+    def _release(self, generation: Generation) -> None:
         del self._requests[generation.request.request_id]
         if generation.request.adapter is not None:
             self._adapters[generation.request.adapter].requests -= 1
@@ -462,7 +422,7 @@ class TransformersEngine:
         else:
             self._rows[generation.row] = None
 
-    def _deliver(self, events: list[tuple[_Generation, TokenChunk | Exception]]) -> None:
+    def _deliver(self, events: list[tuple[Generation, TokenChunk | Exception]]) -> None:
         """One wake-up per loop. A loop that has ended takes its requests with it."""
         by_loop = defaultdict(list)
         for generation, event in events:
@@ -474,7 +434,7 @@ class TransformersEngine:
                 for generation, _ in own:
                     self._abort(generation)
 
-    def _fail(self, group: list[_Generation], error: Exception) -> None:
+    def _fail(self, group: list[Generation], error: Exception) -> None:
         """End the group with the error; give the engine up if the device is lost or nothing succeeds any more."""
         log.exception("a step of %d requests failed", len(group), exc_info=error)
         reason = f"the engine failed while generating: {type(error).__name__}: {error}"
@@ -528,7 +488,7 @@ class TransformersEngine:
         return (adapted - base).abs().max().item(), (again - base).abs().max().item()
 
 
-def _put(events: list[tuple[_Generation, TokenChunk | Exception]]) -> None:
+def _put(events: list[tuple[Generation, TokenChunk | Exception]]) -> None:
     for generation, event in events:
         generation.events.put_nowait(event)
 

@@ -14,6 +14,8 @@ from serve.gateway import MOST_BODY_BYTES
 from tests.gateway_server import ASK, BASIC, HELLO, TOKENIZER, tokens
 from tests.samples import RUN_CONFIG, publish
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
 
 def until(condition, seconds: float = 3) -> bool:
     deadline = time.monotonic() + seconds
@@ -202,7 +204,9 @@ def test_the_openai_client_raises_its_own_not_found_error(refusing):
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
         ({"messages": [*ASK, {"role": "assistant", "tool_calls": ["x"]}]}, "messages"),
         ({"messages": [*ASK, {"role": "assistant", "tool_calls": 5}]}, "messages"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"nonsense": 1}, "nonsense"),
         ({"model": ""}, "model"),
     ],

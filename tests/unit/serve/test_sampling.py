@@ -105,6 +105,14 @@ def test_penalties_count_what_was_generated_and_repetition_also_the_prompt():
     ) == [0]
 
 
+def test_a_bias_is_added_to_the_logits_of_its_tokens_only():
+    params = SamplingParams(temperature=0, logit_bias=((5, 100.0), (1, 1.5)))
+    samplers = [Sampler(params, []), Sampler(SamplingParams(temperature=0), [])]
+    assert sample(torch.tensor([LOGITS, LOGITS]), samplers) == [5, 0]
+    banned = SamplingParams(temperature=0, logit_bias=((0, -100.0),))
+    assert sample(torch.tensor([LOGITS]), [Sampler(banned, [])]) == [1]
+
+
 def test_a_row_of_nan_is_reported_and_spares_its_neighbours():
     logits = torch.tensor([[float("nan"), 0.0], [0.0, 9.0]])
     samplers = [Sampler(SamplingParams(), []), Sampler(SamplingParams(temperature=0), [])]

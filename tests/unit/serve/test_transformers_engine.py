@@ -561,3 +561,44 @@ def test_closing_the_engine_fails_what_is_left(model):
 
     with engine_for(model) as engine:
         asyncio.run(scene(engine))
+
+
+async def sampled_logprobs(engine, ids, likeliest: int | None, **sampling) -> tuple[list[int], list]:
+    params = SamplingParams(max_tokens=12, seed=3, **sampling)
+    request = GenerationRequest(f"l{time.monotonic_ns()}", ids, params, logprobs=likeliest)
+    chunks = [chunk async for chunk in engine.generate(request)]
+    assert all(chunk.logprobs is None or len(chunk.logprobs) == len(chunk.ids) for chunk in chunks)
+    return [token for chunk in chunks for token in chunk.ids], [at for chunk in chunks for at in chunk.logprobs or []]
+
+
+def test_generated_tokens_are_scored_by_the_raw_distribution_whatever_the_sampling(model):
+    async def scene(engine):
+        return await asyncio.gather(
+            sampled_logprobs(engine, PROMPTS[0], 3, temperature=0.1),
+            sampled_logprobs(engine, PROMPTS[2], 0, temperature=2, top_k=50, presence_penalty=2),
+            sampled_logprobs(engine, PROMPTS[3], None, temperature=1),
+            sampled_logprobs(engine, PROMPTS[1], 20, temperature=1, logit_bias=((7, 100.0),)),
+        )
+
+    with engine_for(model, max_batch=3) as engine:
+        results = asyncio.run(scene(engine))
+    assert results[2][1] == []
+    for ids, likeliest, (out, found) in zip(
+        (PROMPTS[0], PROMPTS[2], PROMPTS[1]), (3, 0, 20), (results[0], results[1], results[3]), strict=True
+    ):
+        expected = forward_logprobs(model, ids + out)[len(ids) - 1 :]
+        for at, token, row in zip(found, out, expected, strict=True):
+            assert next(iter(at)) == token
+            assert at[token].logprob == pytest.approx(row[token].item(), abs=2e-4)
+            best = row.topk(likeliest).indices.tolist()
+            assert set(at) == {token, *best}
+            assert [at[each].rank for each in best if each != token] == [
+                place for place, each in enumerate(best, 1) if each != token
+            ]
+    assert set(results[3][0]) == {7}, "the bias chose it, the score is the model's own"
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(model):
+    with engine_for(model) as engine, pytest.raises(RequestError, match="outside 0 to 1023") as caught:
+        asyncio.run(collect(engine, PROMPTS[0], greedy(3, logit_bias=((1024, 1.0),))))
+    assert caught.value.param == "logit_bias"

@@ -17,16 +17,22 @@ from configs.errors import (
     TrainingError,
 )
 from configs.paths import TINY_MODEL
-from serve.engine.protocol import TokenChunk
+from serve.engine.protocol import TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
 from serve.wire.body import encode
-from serve.wire.chat import ChatRequest, ChunkWriter, ResponseWriter, parse_request
+from serve.wire.chat import ChatRequest, parse_request
+from serve.wire.chat_answer import ChunkWriter, ResponseWriter
 from serve.wire.errors import error_body
 from serve.wire.models import model_list
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 BASIC = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+NESTED: list = []
+for _ in range(2000):
+    NESTED = [NESTED]
 
 
 def test_a_request_carries_every_supported_parameter():
@@ -36,26 +42,31 @@ def test_a_request_carries_every_supported_parameter():
             "stream": True, "stream_options": {"include_usage": True}, "temperature": 0, "top_p": 0.9, "top_k": 5,
             "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": 3,
             "stop": "END", "max_tokens": 9, "reasoning_effort": "high", "tools": [TOOL], "tool_choice": "auto",
+            "logprobs": True, "top_logprobs": 2, "logit_bias": {"5": -1.5}, "n": 1, "return_token_ids": True,
         }
     )  # fmt: skip
     assert request.stream
     assert request.stream_options.include_usage
     assert request.reasoning_effort == "high"
     assert request.offered_tools == [TOOL]
-    assert request.sampling([7, 8]) == SamplingParams(
-        temperature=0, top_p=0.9, top_k=5, min_p=0.1, presence_penalty=1, frequency_penalty=-1, repetition_penalty=1.1,
-        seed=3, stop=("END",), max_tokens=9, stop_token_ids=(7, 8),
-    )  # fmt: skip
+    assert (request.scored, request.return_token_ids) == (2, True)
+    assert request.samplings([7, 8]) == [
+        SamplingParams(
+            temperature=0, top_p=0.9, top_k=5, min_p=0.1, presence_penalty=1, frequency_penalty=-1, seed=3,
+            repetition_penalty=1.1, stop=("END",), max_tokens=9, stop_token_ids=(7, 8), logit_bias=((5, -1.5),),
+        )
+    ]  # fmt: skip
 
 
 def test_defaults_are_openais_and_null_means_default():
     nulls = dict.fromkeys(["temperature", "stop", "tools", "stream_options", "n", "response_format", "seed"])
     assert parse_request(json.dumps(BASIC | nulls)) == ChatRequest(**BASIC)
-    assert ChatRequest(**BASIC).sampling(()) == SamplingParams()
+    assert ChatRequest(**BASIC).samplings(()) == [SamplingParams()]
+    assert (ChatRequest(**BASIC).constraint(), ChatRequest(**BASIC).scored) == (None, None)
 
 
 def test_max_completion_tokens_is_the_newer_name_and_wins():
-    assert parse_request(BASIC | {"max_completion_tokens": 5, "max_tokens": 9}).sampling(()).max_tokens == 5
+    assert parse_request(BASIC | {"max_completion_tokens": 5, "max_tokens": 9}).samplings(())[0].max_tokens == 5
 
 
 def test_tool_choice_none_offers_no_tools():
@@ -75,24 +86,33 @@ def test_metadata_and_neutral_values_are_accepted():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("response_format", {"type": "json_object"}),
-        ("logprobs", True),
+        ("n", 9),
+        ("n", 0),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "a", "schema": True}}),
+        ("response_format", {"type": "text", "json_schema": {"name": "a", "schema": {}}}),
+        ("logprobs", 1),
         ("top_logprobs", 3),
-        ("logit_bias", {"5": 1}),
+        ("logit_bias", {"five": 1}),
+        ("logit_bias", {"5": "much"}),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("modalities", ["text", "audio"]),
         ("functions", [{"name": "f"}]),
         ("web_search_options", {}),
         ("verbosity", "low"),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "get_weather"}}),
+        ("tool_choice", "any"),
+        ("tool_choice", {"type": "function", "function": {}}),
+        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}),
         ("reasoning_effort", "minimal"),
         ("temperature", "warm"),
         ("max_tokens", 0),
         ("max_completion_tokens", 0),
         ("messages", []),
         ("messages", "Hi"),
+        ("temperature", NESTED),
         ("temprature", 0.5),
         ("stop", 5),
     ],
@@ -103,7 +123,10 @@ def test_what_would_change_the_answer_is_refused_by_name(field, value):
     assert caught.value.param == field
 
 
-@pytest.mark.parametrize(("body", "complaint"), [(b"{", "not JSON"), (b"[]", "a JSON list"), (b"\xff", "not JSON")])
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [(b"{", "not JSON"), (b"[]", "a JSON list"), (b"\xff", "not JSON"), (b"[" * 10**5, "not JSON")],
+)
 def test_a_body_that_is_no_object_is_refused(body, complaint):
     with pytest.raises(RequestError, match=complaint):
         parse_request(body)
@@ -117,8 +140,57 @@ def test_a_missing_field_is_named():
 
 def test_a_value_out_of_bounds_is_refused_by_name():
     with pytest.raises(RequestError) as caught:
-        parse_request(BASIC | {"top_p": 2.0}).sampling(())
+        parse_request(BASIC | {"top_p": 2.0}).samplings(())
     assert caught.value.param == "top_p"
+    with pytest.raises(RequestError) as caught:
+        parse_request(BASIC | {"logit_bias": {"5": 101}}).samplings(())
+    assert caught.value.param == "logit_bias"
+
+
+def test_top_logprobs_go_up_to_twenty_and_with_logprobs():
+    assert parse_request(BASIC | {"logprobs": True, "top_logprobs": 20}).scored == 20
+    assert parse_request(BASIC | {"logprobs": True}).scored == 0
+    with pytest.raises(RequestError) as caught:
+        parse_request(BASIC | {"logprobs": True, "top_logprobs": 21})
+    assert caught.value.param == "top_logprobs"
+
+
+def test_choices_have_different_seeds_that_the_requests_seed_decides():
+    seeds = [sampling.seed for sampling in parse_request(BASIC | {"n": 4, "seed": 7}).samplings(())]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 4
+    assert seeds == [sampling.seed for sampling in parse_request(BASIC | {"n": 4, "seed": 7}).samplings(())]
+    assert [sampling.seed for sampling in parse_request(BASIC | {"n": 2}).samplings(())] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "complaint"),
+    [
+        ([], "required", "tools is empty"),
+        ([TOOL], {"type": "function", "function": {"name": "get_time"}}, "'get_time', which is not one of the tools"),
+    ],
+)
+def test_a_call_that_cannot_be_made_cannot_be_required(tools, choice, complaint):
+    with pytest.raises(RequestError, match=complaint) as caught:
+        parse_request(BASIC | {"tools": tools, "tool_choice": choice}).constraint()
+    assert caught.value.param == "tool_choice"
+
+
+def test_only_what_has_to_be_held_to_something_gets_a_grammar():
+    strict = {"type": "function", "function": TOOL["function"] | {"strict": True}}
+    held = [
+        {"response_format": {"type": "json_object"}},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [strict]},
+    ]
+    for fields in held:
+        assert parse_request(BASIC | fields).constraint().grammar
+    for fields in (
+        {"tools": [TOOL]},
+        {"tools": [strict], "tool_choice": "none"},
+        {"response_format": {"type": "text"}},
+    ):
+        assert parse_request(BASIC | fields).constraint() is None
 
 
 def chunks_of(text: str, size: int, finish: str = "stop") -> list[TokenChunk]:
@@ -127,7 +199,15 @@ def chunks_of(text: str, size: int, finish: str = "stop") -> list[TokenChunk]:
     parts = [tokens[at : at + size] for at in range(0, len(tokens), size)]
     ends = [min(size * (index + 1), len(tokens)) for index in range(len(parts))]
     reasons = [None] * (len(parts) - 1) + [finish]
-    return [TokenChunk(*part, 10, end) for part, end in zip(zip(parts, reasons, strict=True), ends, strict=True)]
+    return [
+        TokenChunk(part, reason, 10, end, logprobs=[scored(token) for token in part])
+        for part, reason, end in zip(parts, reasons, ends, strict=True)
+    ]
+
+
+def scored(token: int) -> dict[int, TokenLogprob]:
+    """The token second, after token 0."""
+    return {token: TokenLogprob(-token / 100, 2), 0: TokenLogprob(-0.5, 1)}
 
 
 def written(text: str, *, size: int = 1, finish: str = "stop", **fields):
@@ -147,6 +227,10 @@ def written(text: str, *, size: int = 1, finish: str = "stop", **fields):
 
 def joined(chunks, field: str) -> str:
     return "".join(getattr(c.choices[0].delta, field, None) or "" for c in chunks if c.choices)
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
 
 
 ANSWER = (
@@ -172,6 +256,130 @@ def test_reasoning_and_content_arrive_in_their_own_fields(size):
     assert whole.choices[0].finish_reason == "stop"
     assert whole.usage.total_tokens == 10 + whole.usage.completion_tokens
     assert whole.usage.completion_tokens == len(TOKENIZER.encode(ANSWER, add_special_tokens=False))
+
+
+def test_the_reasonings_tokens_are_counted_among_the_completions():
+    usage = written(ANSWER)[1].usage
+    assert usage.completion_tokens_details.reasoning_tokens == len(ids_of("The user asks 🙂."))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_length_within_the_reasoning_is_no_answer(size):
+    chunks, whole = written("<|channel|>analysis<|message|>Let me think abo", size=size, finish="length")
+    (choice,) = whole.choices
+    assert (choice.finish_reason, choice.message.content) == ("length", "")
+    assert choice.message.reasoning_content == joined(chunks, "reasoning_content") == "Let me think abo"
+    assert joined(chunks, "content") == ""
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert whole.usage.completion_tokens_details.reasoning_tokens == len(ids_of("Let me think abo"))
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_several_calls_of_one_generation_have_their_own_indexes(size):
+    text = (
+        '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|end|>'
+        '<|start|>assistant<|channel|>commentary to=functions.get_weather json<|message|>{"city": "Oslo"}<|call|>'
+    )
+    chunks, whole = written(text, size=size, tools=[TOOL])
+    calls = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
+    arguments = {index: "".join(c.function.arguments for c in calls if c.index == index) for index in (0, 1)}
+    assert arguments == {0: '{"city": "Rome"}', 1: '{"city": "Oslo"}'}
+    assert [call.function.arguments for call in whole.choices[0].message.tool_calls] == list(arguments.values())
+    assert len({call.id for call in whole.choices[0].message.tool_calls}) == 2
+    assert whole.choices[0].finish_reason == "tool_calls"
+
+
+# Log-probabilities and token ids
+
+
+def spelled(entries) -> str:
+    return b"".join(bytes(entry.bytes) for entry in entries).decode()
+
+
+def content_logprobs(chunks) -> list:
+    return [entry for c in chunks if c.choices and c.choices[0].logprobs for entry in c.choices[0].logprobs.content]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_logprobs_are_those_of_the_contents_tokens_and_go_out_with_their_text(size):
+    text = ANSWER.replace("Paris", "Paris 🙂 née")
+    chunks, whole = written(text, size=size, logprobs=True, top_logprobs=1)
+    entries = content_logprobs(chunks)
+    assert entries == whole.choices[0].logprobs.content
+    expected = ids_of("It is Paris 🙂 née.")
+    assert spelled(entries) == "It is Paris 🙂 née."
+    assert [entry.logprob for entry in entries] == [-token / 100 for token in expected]
+    assert {(top.token, top.logprob, tuple(top.bytes)) for entry in entries for top in entry.top_logprobs} == {
+        ("!", -0.5, (33,))
+    }
+    for chunk in chunks:
+        own = chunk.choices[0].logprobs
+        assert (
+            own is None or b"".join(bytes(entry.bytes) for entry in own.content) == joined([chunk], "content").encode()
+        )
+
+
+def test_without_top_logprobs_a_token_stands_alone():
+    entries = content_logprobs(written(ANSWER, logprobs=True)[0])
+    assert len(entries) == len(ids_of("It is Paris."))
+    assert {len(entry.top_logprobs) for entry in entries} == {0}
+    assert written(ANSWER)[1].choices[0].logprobs is None
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_tokens_of_a_stop_text_have_no_logprobs_and_held_back_ones_keep_theirs(size):
+    cut, _ = written(ANSWER, size=size, stop=" Par", logprobs=True)
+    assert spelled(content_logprobs(cut)) == "It is"
+    spared, _ = written(ANSWER, size=size, stop=" Paris!", logprobs=True)
+    assert spelled(content_logprobs(spared)) == "It is Paris."
+
+
+def test_a_note_to_the_user_is_content_with_logprobs_too():
+    text = "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|return|>"
+    entries = content_logprobs(written(text, logprobs=True)[0])
+    assert spelled(entries) == "Wait.Done."
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_token_ids_are_all_of_the_generations_and_the_prompts_come_once(size):
+    request = ChatRequest(**BASIC, return_token_ids=True)
+    writer = ChunkWriter(TOKENIZER, request, prompt_ids=[1, 2, 3])
+    whole = ResponseWriter(ChunkWriter(TOKENIZER, request, prompt_ids=[1, 2, 3]))
+    out = []
+    for chunk in chunks_of(ANSWER, size):
+        out += writer.write(chunk)
+        whole.write(chunk)
+    out = [json.loads(encode(chunk)) for chunk in out]
+    assert [chunk.get("prompt_token_ids") for chunk in out] == [[1, 2, 3]] + [None] * (len(out) - 1)
+    assert [token for chunk in out for token in chunk["choices"][0].get("token_ids", [])] == ids_of(ANSWER)
+    body = json.loads(encode(whole.response()))
+    assert (body["prompt_token_ids"], body["choices"][0]["token_ids"]) == ([1, 2, 3], ids_of(ANSWER))
+    assert "token_ids" not in encode(written(ANSWER)[1])
+
+
+# Several choices
+
+
+def test_choices_of_one_request_are_told_apart_and_counted_together():
+    request = ChatRequest(**BASIC, n=2, stream_options={"include_usage": True})
+    stream, whole = ChunkWriter(TOKENIZER, request), ResponseWriter(ChunkWriter(TOKENIZER, request))
+    short = "<|channel|>final<|message|>Rome.<|return|>"
+    out = []
+    for index, text in ((0, ANSWER), (1, short)):
+        assert not stream.done
+        for chunk in chunks_of(text, 2):
+            out += stream.write(chunk, index)
+            whole.write(chunk, index)
+    assert stream.done
+    by_index = {index: [c for c in out if c.choices and c.choices[0].index == index] for index in (0, 1)}
+    assert {index: joined(chunks, "content") for index, chunks in by_index.items()} == {0: "It is Paris.", 1: "Rome."}
+    assert [chunks[0].choices[0].delta.role for chunks in by_index.values()] == ["assistant", "assistant"]
+    assert [bool(chunk.usage) for chunk in out] == [False] * (len(out) - 1) + [True]
+    completion = len(ids_of(ANSWER)) + len(ids_of(short))
+    assert (out[-1].usage.prompt_tokens, out[-1].usage.completion_tokens) == (10, completion)
+    response = whole.response()
+    assert response.usage == out[-1].usage
+    assert [(c.index, c.message.content) for c in response.choices] == [(0, "It is Paris."), (1, "Rome.")]
 
 
 @pytest.mark.parametrize("size", [1, 1000])
@@ -247,6 +455,15 @@ def test_usage_comes_in_a_chunk_of_its_own_if_asked_for():
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
     assert all(c.usage is None for c in written(ANSWER)[0])
+
+
+def test_usage_so_far_comes_in_every_chunk_if_asked_for():
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks, whole = written(ANSWER, stream_options=options)
+    counts = [c.usage.completion_tokens for c in chunks]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+    assert chunks[-1].usage == whole.usage
 
 
 def test_an_aborted_generation_is_an_error_not_an_answer():

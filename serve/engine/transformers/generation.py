@@ -1,0 +1,66 @@
+"""One request on its way through the Transformers engine, and the chunks that it becomes. Knows no model."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+from serve.engine.protocol import FinishReason, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
+from serve.engine.sampling import Sampler
+
+
+@dataclass(eq=False)
+class Generation:
+    """The queue belongs to the request's loop, all else to the engine's thread."""
+
+    request: GenerationRequest
+    loop: asyncio.AbstractEventLoop
+    limit: int
+    """Most tokens to generate."""
+    sampler: Sampler
+    events: asyncio.Queue = field(default_factory=asyncio.Queue)
+    row: int | None = None
+    cached: int = 0
+    """Tokens of the request in the KV cache."""
+    generated: list[int] = field(default_factory=list)
+    scores: PromptLogprobs = field(default_factory=lambda: [None])
+    """Of the prompt so far, if the request asks for them."""
+    aborted: bool = False
+
+    @property
+    def prefilling(self) -> bool:
+        return self.cached < len(self.request.prompt_ids)
+
+    @property
+    def scored(self) -> bool:
+        """Its prompt is scored, and not yet to its end."""
+        return self.request.prompt_logprobs is not None and self.prefilling
+
+    def gain(self, token: int, logprobs: dict[int, TokenLogprob] | None) -> TokenChunk:
+        """The chunk for the next token, with a finish reason if it is the last one."""
+        self.generated.append(token)
+        if token in self.request.sampling.stop_token_ids or self.sampler.complete:
+            reason = "stop"
+        else:
+            reason = "length" if len(self.generated) >= self.limit else None
+        return self.chunk([token], reason, None if logprobs is None else [logprobs])
+
+    def chunk(
+        self, ids: list[int], reason: FinishReason | None, logprobs: list[dict[int, TokenLogprob]] | None = None
+    ) -> TokenChunk:
+        asked, count = self.request.prompt_logprobs is not None, len(self.generated)
+        scores = self.scores if asked and count == len(ids) else None
+        return TokenChunk(ids, reason, len(self.request.prompt_ids), count, scores, logprobs)
+
+    async def next_chunk(self) -> TokenChunk:
+        """All tokens that are there, or the first ones to come. Raises the error that ended the generation."""
+        event = await self.events.get()
+        if isinstance(event, Exception):
+            raise event
+        chunk = event
+        while chunk.finish_reason is None and not self.events.empty():
+            event = self.events.get_nowait()
+            if isinstance(event, Exception):
+                self.events.put_nowait(event)
+                break
+            logprobs = None if chunk.logprobs is None else chunk.logprobs + (event.logprobs or [])
+            chunk = replace(event, ids=chunk.ids + event.ids, prompt_logprobs=chunk.prompt_logprobs, logprobs=logprobs)
+        return chunk

@@ -1,0 +1,179 @@
+"""OpenAI's chat answers, streamed and whole: choices framed as chunks, chunks folded into a ChatCompletion.
+
+Types are the `openai` package's own; `reasoning_content` beside `content` is the extension that vLLM, SGLang and
+DeepSeek share, `token_ids` and `prompt_token_ids` are vLLM's.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
+from openai.types.completion_usage import CompletionTokensDetails
+
+from serve.engine.protocol import TokenChunk
+from serve.wire.chat import ChatRequest
+from serve.wire.chat_choice import ChoiceWriter, Part
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ChunkWriter:
+    """A request's generations, one per choice, as OpenAI's stream chunks.
+
+    `model` is the name to answer under, `fingerprint` what actually answered, such as the adapter version; both go out
+    unchanged. `prompt_ids` go out if the request asks for token ids.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        request: ChatRequest,
+        *,
+        model: str | None = None,
+        fingerprint: str | None = None,
+        completion_id: str | None = None,
+        created: int | None = None,
+        prompt_ids: Sequence[int] = (),
+    ) -> None:
+        self.completion_id = completion_id or f"chatcmpl-{uuid.uuid4().hex}"
+        self.model = model or request.model
+        self.fingerprint = fingerprint
+        self.created = int(time.time()) if created is None else created
+        self.choices = [ChoiceWriter(tokenizer, request) for _ in range(request.n)]
+        self._options = request.stream_options
+        self._opening = {"prompt_token_ids": list(prompt_ids)} if request.return_token_ids else {}
+
+    @property
+    def done(self) -> bool:
+        """The last chunk is out."""
+        return all(choice.done for choice in self.choices)
+
+    @property
+    def usage(self) -> CompletionUsage:
+        """Tokens so far: the prompt's once, the answers' together."""
+        prompt = max(choice.prompt_tokens for choice in self.choices)
+        completion = sum(choice.completion_tokens for choice in self.choices)
+        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
+        return CompletionUsage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
+        )
+
+    def write(self, chunk: TokenChunk, index: int = 0) -> list[ChatCompletionChunk]:
+        """Stream chunks for the next tokens of choice `index`. Raises what `ChoiceWriter.write` raises."""
+        if self.choices[index].done:
+            return []
+        out = [self._chunk(index, part) for part in self.choices[index].write(chunk)]
+        if self.done and self._options.include_usage:
+            out.append(self._bare(choices=[], usage=self.usage))
+        return out
+
+    def _chunk(self, index: int, part: Part) -> ChatCompletionChunk:
+        fields: dict[str, Any] = {}
+        if self._options.continuous_usage_stats:
+            fields["usage"] = self.usage
+        elif self._options.include_usage:
+            fields["usage"] = None
+        more, self._opening = self._opening, {}
+        ids = {} if part.token_ids is None else {"token_ids": part.token_ids}
+        choice = ChunkChoice(
+            index=index, delta=part.delta, logprobs=part.logprobs, finish_reason=part.finish_reason, **ids
+        )
+        return self._bare(choices=[choice], **fields, **more)
+
+    def _bare(self, **fields: Any) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self.completion_id,
+            object="chat.completion.chunk",
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.fingerprint,
+            **fields,
+        )
+
+
+class ResponseWriter:
+    """A request's generations as a whole ChatCompletion: a ChunkWriter's chunks, folded."""
+
+    def __init__(self, chunks: ChunkWriter) -> None:
+        self._chunks = chunks
+        self._choices = [_Folded() for _ in chunks.choices]
+        self._more: dict[str, Any] = {}
+
+    @property
+    def done(self) -> bool:
+        return self._chunks.done
+
+    def write(self, chunk: TokenChunk, index: int = 0) -> None:
+        """Take the next tokens of choice `index`. Raises what ChunkWriter.write raises."""
+        for part in self._chunks.write(chunk, index):
+            self._more |= part.model_extra or {}
+            for choice in part.choices:
+                self._choices[index].fold(choice)
+
+    def response(self) -> ChatCompletion:
+        """The answer; only once `done`."""
+        return ChatCompletion(
+            id=self._chunks.completion_id,
+            object="chat.completion",
+            created=self._chunks.created,
+            model=self._chunks.model,
+            system_fingerprint=self._chunks.fingerprint,
+            choices=[choice.whole(index) for index, choice in enumerate(self._choices)],
+            usage=self._chunks.usage,
+            **self._more,
+        )
+
+
+class _Folded:
+    """One choice so far."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._calls: list[Function] = []
+        self._call_ids: list[str] = []
+        self._reason: str | None = None
+        self._logprobs: list | None = None
+        self._token_ids: list[int] | None = None
+
+    def fold(self, choice: ChunkChoice) -> None:
+        self._reason = choice.finish_reason
+        if choice.logprobs:
+            self._logprobs = (self._logprobs or []) + choice.logprobs.content
+        if (ids := getattr(choice, "token_ids", None)) is not None:
+            self._token_ids = (self._token_ids or []) + ids
+        self._fold(choice.delta)
+
+    def whole(self, index: int) -> Choice:
+        calls = [
+            ChatCompletionMessageFunctionToolCall(id=call_id, type="function", function=function)
+            for call_id, function in zip(self._call_ids, self._calls, strict=True)
+        ]
+        fields: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        if "reasoning_content" in self._texts:
+            fields["reasoning_content"] = self._texts["reasoning_content"]
+        content = self._texts.get("content") or (None if calls else "")
+        message = ChatCompletionMessage(role="assistant", content=content, refusal=None, **fields)
+        logprobs = None if self._logprobs is None else ChoiceLogprobs(content=self._logprobs, refusal=None)
+        ids = {} if self._token_ids is None else {"token_ids": self._token_ids}
+        return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._reason, **ids)
+
+    def _fold(self, delta: ChoiceDelta) -> None:
+        for field in ("content", "reasoning_content"):
+            if text := getattr(delta, field, None):
+                self._texts[field] = self._texts.get(field, "") + text
+        for call in delta.tool_calls or []:
+            if call.id:
+                self._call_ids.append(call.id)
+                self._calls.append(Function(name=call.function.name, arguments=""))
+            self._calls[call.index].arguments += call.function.arguments

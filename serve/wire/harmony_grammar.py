@@ -1,0 +1,59 @@
+"""What a whole harmony generation may be, as a grammar: the model thinks freely, then answers or calls as it was asked.
+
+Special tokens are tokens of the grammar, so neither a channel nor a stop token can be wrong, and text cannot hold one.
+The syntax is llguidance's Lark: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. `serve.wire.chat`
+says what is asked for, an engine compiles it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from configs.errors import RequestError
+
+ANY_OBJECT = {"type": "object"}
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+WHITESPACE = r" |\n[ \t]{0,32}"
+"""Between JSON's tokens, at most once: compact or indented. Without a bound some models never stop making space."""
+
+RULES = """\
+start: (thought <|start|> "assistant")* ending
+thought: <|channel|> "analysis" <|message|> TEXT <|end|>
+preamble: <|channel|> "commentary" <|message|> TEXT <|end|>
+kind: (" json" | " "? <|constrain|> "json")?
+final: <|channel|> "final" kind <|message|> answer <|return|>
+TEXT: /(.|\\n)*/
+"""
+
+
+def harmony_grammar(
+    *, answer: Mapping[str, Any] | None, calls: Mapping[str, Mapping[str, Any] | None], must_call: bool
+) -> str:
+    """A grammar for a generation that starts right after `<|start|>assistant`.
+
+    `answer` is the JSON Schema of the final message, None leaves its text free. `calls` are the functions that may be
+    called, each with the schema of its arguments, None leaving them free. `must_call` allows no final message. A free
+    answer may follow notes to the user; one that is JSON is the only content. Raises RequestError for a schema that is
+    no JSON.
+    """
+    rules, endings = RULES, [] if must_call else ["final"]
+    for index, (name, schema) in enumerate(calls.items()):
+        recipient, arguments = json.dumps(f" to=functions.{name}"), f"arguments_{index}"
+        endings.append(f"call_{index}")
+        rules += f'call_{index}: {recipient} <|channel|> "commentary" kind <|message|> {arguments} <|call|>\n'
+        rules += f'    | <|channel|> "commentary" {recipient} kind <|message|> {arguments} <|call|>\n'
+        rules += f"{arguments}: {_text(schema, 'tools')}\n"
+    if answer is None and not must_call:
+        rules = rules.replace("(thought ", "((thought | preamble) ")
+    rules += f"answer: {_text(None if must_call else answer, 'response_format')}\n"
+    return rules + f"ending: {' | '.join(endings)}\n"
+
+
+def _text(schema: Mapping[str, Any] | None, param: str) -> str:
+    if schema is None:
+        return "TEXT"
+    try:
+        return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{param}: a schema is not JSON: {error}", param=param) from error
