@@ -21,6 +21,10 @@ from configs.errors import ClusterError, NotFoundError, OverloadError, RequestEr
 
 Effort = Literal["low", "medium", "high"]
 
+PASSING = (502, 503, 504)
+"""Statuses of an endpoint that is being restarted."""
+UNAVAILABLE = "unavailable"
+"""The code of an error event that says the same in the middle of a stream."""
 READY_POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 600
@@ -105,6 +109,16 @@ class Reply:
         known["function"]["arguments"] += (call.function and call.function.arguments) or ""
 
 
+@dataclass(frozen=True)
+class Generation:
+    """Tokens as the model generated them, its stop token included."""
+
+    ids: list[int]
+    finish_reason: str
+    version: str | None
+    """The adapter version that generated, or `base`."""
+
+
 class Endpoint:
     """An async context: `async with Endpoint("http://127.0.0.1:8000/v1") as endpoint`."""
 
@@ -130,21 +144,23 @@ class Endpoint:
             raise self._translated(error) from None
 
     async def wait_ready(self) -> None:
-        """Return once the endpoint answers again; the caller sets the time limit."""
+        """Return once the endpoint answers again, whatever it answers; the caller sets the time limit."""
         while True:
             try:
                 await self.models()
                 return
-            except TandemError:
+            except ClusterError:
                 await asyncio.sleep(READY_POLL_S)
+            except TandemError:
+                return
 
     async def reply(self, messages: Sequence[dict[str, Any]], settings: Settings, **more: Any) -> AsyncIterator[Reply]:
         """Ask, and give the growing answer after each arrival; the last one has `finish_reason`.
 
         `messages` are OpenAI's; `more` goes into the request's body, such as `tools` or `response_format`. Closing the
-        iterator ends the generation on the server. Raises ClusterError if the endpoint is not there or was lost (what
-        came until then stays in the Reply), NotFoundError for an unknown model, OverloadError, RequestError for what
-        the server refuses.
+        iterator ends the generation on the server. Raises ClusterError if the endpoint is not there, is being restarted
+        or was lost (what came until then stays in the Reply), NotFoundError for an unknown model, OverloadError,
+        RequestError for what the server refuses, TandemError if the server failed.
         """
         started, answer = time.perf_counter(), Reply()
         try:
@@ -157,6 +173,23 @@ class Endpoint:
             raise self._translated(error) from None
         if answer.finish_reason is None:
             raise self._broken_off()
+
+    async def generate(self, ids: Sequence[int], settings: Settings) -> Generation:
+        """What the model writes after exactly these prompt tokens, through `/v1/completions`.
+
+        Raises what `reply` raises, and ClusterError if the server has no `return_token_ids`.
+        """
+        extra: dict[str, Any] = {"return_token_ids": True} | ({"top_k": settings.top_k} if settings.top_k else {})
+        asked = settings.model_dump(exclude_none=True, exclude={"top_k", "reasoning_effort"})
+        try:
+            done = await self._client.completions.create(prompt=list(ids), extra_body=extra, **asked)
+        except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
+            raise self._translated(error) from None
+        choice = done.choices[0]
+        generated = getattr(choice, "token_ids", None)
+        if not isinstance(generated, list):
+            raise ClusterError(f"{self.url} gave no token_ids", hint="it must speak vLLM's return_token_ids")
+        return Generation(generated, choice.finish_reason, done.system_fingerprint)
 
     def _body(self, messages: Sequence[dict[str, Any]], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
         asked = settings.model_dump(exclude_none=True, exclude={"max_tokens", "top_k"})
@@ -184,7 +217,8 @@ class Endpoint:
             case openai.BadRequestError() | openai.UnprocessableEntityError():
                 return RequestError(said, param=getattr(error, "param", None))
             case openai.APIError():
-                return ClusterError(said)
+                lost = getattr(error, "status_code", None) in PASSING or error.code == UNAVAILABLE
+                return ClusterError(said) if lost else TandemError(said)
         return ClusterError(
             f"{self.url} broke off in the middle of an answer ({type(error).__name__})", hint="ask again"
         )
