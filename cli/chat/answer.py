@@ -112,11 +112,8 @@ class LiveAnswer(_Drawn):
         text = printable(self._reply.text)[self._text :] if self._reply else ""
         blocks, rest = ([text], "") if last else split_finished(text)
         self._text += sum(map(len, blocks))
-        final = [row for block in blocks if block.strip() for row in (*self._formatted(block), "")]
-        return final, self._formatted(rest) if rest.strip() else []
-
-    def _formatted(self, text: str) -> list[str]:
-        return tail.rows(self._console, Formatted(text))
+        final = [row for block in blocks for row in _formatted(self._console, block)]
+        return final, _formatted(self._console, rest)
 
 
 class LiveComparison(_Drawn):
@@ -153,11 +150,18 @@ class LiveComparison(_Drawn):
         label = self._rows(Text(self._names[index], style="bold"), width)
         if reply is None or not reply.text.strip():
             return label + (self._rows(Text(self._waiting(reply), style="dim"), width) if most else [])
-        found = self._rows(Formatted(reply.text), width)
+        found = _formatted(self._console, printable(reply.text), width)
         return label + (found if most is None else found[-most:])
 
     def _rows(self, renderable: RenderableType, width: int | None) -> list[str]:
         return tail.rows(self._console, renderable, width)
+
+
+def _formatted(console: Console, text: str, width: int | None = None) -> list[str]:
+    """Its rows, an empty one after each block, be the block finished or not."""
+    blocks, rest = split_finished(f"{text}\n")
+    found = (tail.rows(console, Formatted(block), width) for block in (*blocks, rest))
+    return [row for rows in found if rows for row in (*rows, "")]
 
 
 def _filled(row: str, width: int) -> str:

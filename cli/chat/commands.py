@@ -144,6 +144,7 @@ async def _compare(chat: "Chat", argument: str) -> None:
     first, second, question = ([*argument.split(maxsplit=2), "", "", ""])[:3]
     if not second:
         raise ConfigError("/compare needs two models", hint="/compare base prod, perhaps with a question behind them")
+    await _require_models(chat, first, second)
     if question:
         messages = [*chat.conversation.messages(), {"role": "user", "content": question}]
         await chat.compare((first, second), messages)
@@ -158,14 +159,20 @@ async def _compare(chat: "Chat", argument: str) -> None:
 
 
 async def _model(chat: "Chat", name: str) -> None:
-    chat.models = await chat.endpoint.models()
     if not name:
+        chat.models = await chat.endpoint.models()
         rows = [("*" if each == chat.conversation.settings.model else "", each) for each in chat.models]
         chat.screen.table(("", "MODEL"), rows)
         return
-    if name not in (*chat.models, "base"):
-        raise NotFoundError(f"no model {name!r} (models: {', '.join(chat.models)})")
+    await _require_models(chat, name)
     _set(chat, "model", name)
+
+
+async def _require_models(chat: "Chat", *names: str) -> None:
+    chat.models = await chat.endpoint.models()
+    for name in names:
+        if name not in (*chat.models, "base"):
+            raise NotFoundError(f"no model {name!r}", hint=f"models: {', '.join(chat.models)}")
 
 
 def _reasoning(chat: "Chat", effort: str) -> None:

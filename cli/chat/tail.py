@@ -46,8 +46,11 @@ class Tail:
         shown, wanted = self._rows, final + live
         reachable = max(len(shown) - self._reach(), 0)
         same = _common(shown, wanted)
-        if same < reachable:
-            same = 0 if same < len(final) else reachable
+        if same < reachable and same < len(final):
+            same = 0
+        elif same < reachable:
+            same = reachable
+            live = [*shown[len(final) : reachable], *wanted[reachable:]]
         if same < max(len(shown), len(wanted)):
             up = self._height(shown[max(same, reachable) :])
             self._write(up, wanted[same:])
