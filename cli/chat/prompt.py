@@ -78,8 +78,8 @@ class EditedPrompt:
         except (NotImplementedError, OSError, termios.error):  # a test's pipe
             yield
             return
-        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-        termios.tcsetattr(number, termios.TCSANOW, silent)
+        keys = before[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH  # Ctrl-C would discard what was typed
+        termios.tcsetattr(number, termios.TCSANOW, [before[0] & ~termios.ICRNL, *before[1:3], keys, *before[4:]])
         try:
             yield
         finally:
