@@ -150,7 +150,7 @@ class LiveComparison(_Drawn):
         label = self._rows(Text(self._names[index], style="bold"), width)
         if reply is None or not reply.text.strip():
             return label + (self._rows(Text(self._waiting(reply), style="dim"), width) if most else [])
-        found = _formatted(self._console, printable(reply.text), width)
+        found = _formatted(self._console, printable(reply.text), width)[:-1]
         return label + (found if most is None else found[-most:])
 
     def _rows(self, renderable: RenderableType, width: int | None) -> list[str]:

@@ -204,11 +204,16 @@ class Endpoint:
     def _translated(self, error: Exception) -> TandemError:
         """OpenAI's exception as ours, with the server's own words where it has some."""
         body = getattr(error, "body", None)
-        said = (body.get("message") if isinstance(body, dict) else None) or str(error)
+        words = body.get("message") if isinstance(body, dict) else None
+        said = words or str(error)
         match error:
             case openai.APIConnectionError():
                 return ClusterError(
                     f"no answer from {self.url}", hint="`tandem up` starts it, `tandem status` shows it"
+                )
+            case openai.NotFoundError() if not words:  # Ray's proxy before it knows its applications
+                return ClusterError(
+                    f"{self.url} answers 404: no OpenAI API is there", hint="it is starting, or the URL lacks its /v1"
                 )
             case openai.NotFoundError():
                 return NotFoundError(said, param="model")

@@ -176,7 +176,7 @@ def test_a_comparison_stands_side_by_side_or_below():
         f"{'':49} \u2502",
         f"{'':49} \u2502  \u2022 big",
     ]
-    assert shown(40)[:7] == ["base", "Rome.", "", "", "prod", "Rome is", ""]
+    assert shown(40)[:6] == ["base", "Rome.", "", "prod", "Rome is", ""]
 
 
 def test_plain_text_only_appends_and_thinking_goes_beside():
