@@ -46,10 +46,10 @@ def ask(
       tandem ask "What is Tandem?" --model base --json
       tandem ask "Summarise this." --low < notes.txt
     """
-    endpoint = options.endpoint(url)
     text = "\n\n".join(part for part in (sendable(question or ""), _piped()) if part.strip())
     if not text:
         raise click.MissingParameter(param_hint="'QUESTION'", param_type="argument", ctx=click.get_current_context())
+    endpoint = options.endpoint(url)
     from cli.chat.screen import Screen
     from serve.client.endpoint import Settings
 

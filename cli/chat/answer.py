@@ -194,8 +194,7 @@ class PlainAnswer:
             return
         if self._open is not console:
             self._end_line()
-        styled = console is self._side and console.is_terminal
-        console.file.write(f"\x1b[2m{printable(text)}\x1b[0m" if styled else printable(text))
+        console.file.write(printable(text))
         console.file.flush()
         self._open = console
 

@@ -1,4 +1,4 @@
-"""`tandem ask` and `tandem debug channels` against a real gateway with a reciting engine."""
+"""`tandem ask`, `tandem chat` before it begins, and `tandem debug channels`, against a gateway that recites."""
 
 import json
 import os
@@ -133,6 +133,30 @@ def test_escape_sequences_of_an_answer_do_not_reach_the_terminal(server, invoke)
 )
 def test_what_cannot_be_asked_is_one_line(arguments, words, code, server, invoke):
     assert words in invoke("ask", "Hi", *arguments).one_error_line(code)
+
+
+# Before a chat begins
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["--continue"], "no conversation in ", 1),
+        (["--load", "capitals"], "no conversation 'capitals'", 1),
+        (["--continue", "--load", "capitals"], "--continue and --load exclude each other", 2),
+        (["--url", "http://127.0.0.1:9/v1"], "no answer from http://127.0.0.1:9/v1", 1),
+    ],
+)
+def test_a_chat_that_cannot_begin_is_one_line(arguments, words, code, server, invoke, piped):
+    piped(b"")
+    assert words in invoke("chat", *arguments).one_error_line(code)
+
+
+def test_a_broken_file_to_go_on_with_is_one_line(server, invoke, home, piped):
+    piped(b"")
+    home.conversations.mkdir()
+    (home.conversations / "bad.json").write_text("{")
+    assert "bad.json is no saved conversation" in invoke("chat", "--load", "bad").one_error_line(2)
 
 
 # Channels
