@@ -146,6 +146,8 @@ class Chat:
             if isinstance(error, TandemError):
                 self.screen.complain(type(error)(f"{model}: {error.message}", hint=error.hint))
                 self.failed = True
+            elif error and not isinstance(error, Stopped):
+                raise error
             else:
                 note = "  (stopped)" if error else "  (cut: the token limit was reached)" if reply.cut else ""
                 self.screen.say(f"{model}: {statistics(Statistics.of(reply), reply.version)}{note}")
@@ -185,9 +187,9 @@ class Chat:
 
     async def _endpoint_is_back(self, error: TandemError) -> bool:
         """Wait until it answers; False if a person gave up. Raises `error` if no person is there."""
-        self.screen.complain(error)
         if not self.prompt.interactive:
             raise error
+        self.screen.complain(error)
         self.screen.say(f"waiting for {self.endpoint.url}, then asking again (Ctrl-C gives up)")
         try:
             await self._stoppable(asyncio.sleep(AGAIN_S))
