@@ -48,8 +48,8 @@ def channels(
 ) -> None:
     """Every token of a prompt and of its answer, with its id, and where messages and channels begin and end.
 
-    The prompt is rendered here, with the base's own tokenizer, and sent as token ids; what comes back are the ids that
-    the model generated, its stop token included. At most 512 of them unless --max-tokens says otherwise.
+    The ids are the server's: the prompt as it rendered it, and what the model generated, stop token included, at most
+    512 tokens unless --max-tokens says otherwise. They are read here, with the base's own tokenizer.
 
     \b
     Examples:
@@ -66,25 +66,24 @@ def channels(
     tokenizer = checkpoint.tokenizer_of(base or Api().get("/readyz")["base"])
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": question})
-    prompt = harmony.render(tokenizer, messages, reasoning_effort=effort or "medium")
     settings = Settings(
-        **options.chosen(model, None, temperature=temperature or 0, max_tokens=max_tokens or MOST_TOKENS)
+        **options.chosen(model, effort, temperature=temperature or 0, max_tokens=max_tokens or MOST_TOKENS)
     )
-    generation = asyncio.run(_generate(endpoint, prompt, settings))
+    generation = asyncio.run(_generate(endpoint, messages, settings))
     found = {
         "model": settings.model,
         "version": generation.version,
         "finish_reason": generation.finish_reason,
-        "prompt": prompt_tokens(tokenizer, prompt),
+        "prompt": prompt_tokens(tokenizer, generation.prompt_ids),
         "generated": generated_tokens(tokenizer, generation.ids),
         "messages": [vars(message) for message in harmony.parse(tokenizer, generation.ids)],
     }
     output.print_json(found) if as_json else _show(found)
 
 
-async def _generate(endpoint: "Endpoint", prompt: Sequence[int], settings: "Settings") -> "Generation":
+async def _generate(endpoint: "Endpoint", messages: list[dict[str, Any]], settings: "Settings") -> "Generation":
     async with endpoint:
-        return await endpoint.generate(prompt, settings)
+        return await endpoint.generate(messages, settings)
 
 
 def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -111,8 +111,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens as the model generated them, its stop token included."""
+    """Tokens as the model read and generated them, its stop token included."""
 
+    prompt_ids: list[int]
     ids: list[int]
     finish_reason: str
     version: str | None
@@ -174,22 +175,21 @@ class Endpoint:
         if answer.finish_reason is None:
             raise self._broken_off()
 
-    async def generate(self, ids: Sequence[int], settings: Settings) -> Generation:
-        """What the model writes after exactly these prompt tokens, through `/v1/completions`.
+    async def generate(self, messages: Sequence[dict[str, Any]], settings: Settings) -> Generation:
+        """A whole answer in tokens, with the prompt as the server rendered it.
 
-        Raises what `reply` raises, and ClusterError if the server has no `return_token_ids`.
+        Raises what `reply` raises, and ClusterError if the server has no `return_token_ids`, vLLM's extension.
         """
-        extra: dict[str, Any] = {"return_token_ids": True} | ({"top_k": settings.top_k} if settings.top_k else {})
-        asked = settings.model_dump(exclude_none=True, exclude={"top_k", "reasoning_effort"})
+        asked = self._body(messages, settings, {"return_token_ids": True}) | {"stream": False}
+        del asked["stream_options"]
         try:
-            done = await self._client.completions.create(prompt=list(ids), extra_body=extra, **asked)
+            done = await self._client.chat.completions.create(**asked)
         except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
             raise self._translated(error) from None
-        choice = done.choices[0]
-        generated = getattr(choice, "token_ids", None)
-        if not isinstance(generated, list):
-            raise ClusterError(f"{self.url} gave no token_ids", hint="it must speak vLLM's return_token_ids")
-        return Generation(generated, choice.finish_reason, done.system_fingerprint)
+        prompt, generated = getattr(done, "prompt_token_ids", None), getattr(done.choices[0], "token_ids", None)
+        if not isinstance(prompt, list) or not isinstance(generated, list):
+            raise ClusterError(f"{self.url} gave no token ids", hint="it must speak vLLM's return_token_ids")
+        return Generation(prompt, generated, done.choices[0].finish_reason, done.system_fingerprint)
 
     def _body(self, messages: Sequence[dict[str, Any]], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
         asked = settings.model_dump(exclude_none=True, exclude={"max_tokens", "top_k"})

@@ -59,11 +59,10 @@ def test_a_bare_404_is_an_endpoint_that_is_not_there_yet_and_no_unknown_model():
         asyncio.run(endpoint.models())
 
 
-def test_tokens_are_continued_and_come_back_with_their_stop_token(server):
-    ids, settings = tokens("Hi"), Settings(temperature=0, max_tokens=50)
-    found = asyncio.run(Endpoint(f"{server.url}/v1").generate(ids, settings))
+def test_tokens_of_prompt_and_answer_are_the_engines(server):
+    found = asyncio.run(Endpoint(f"{server.url}/v1").generate(ASK, Settings(temperature=0)))
+    assert found.prompt_ids == server.engine.requests[0].prompt_ids
     assert (found.ids, found.finish_reason, found.version) == (server.engine.script, "stop", "base")
-    assert server.engine.requests[0].prompt_ids == ids
 
 
 def test_a_refused_request_carries_the_servers_words(server):
