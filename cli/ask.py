@@ -1,48 +1,101 @@
-"""`tandem ask`: one question to the running endpoint, through the OpenAI client."""
+"""`tandem ask`: one question to an endpoint, one answer on stdout."""
+
+import asyncio
+import io
+import os
+import stat
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from actors import cluster
 from cli import output
-from configs.errors import ClusterError, RequestError
-from configs.paths import home
+from cli.chat import options
+from cli.printable import sendable
+
+if TYPE_CHECKING:
+    from cli.chat.screen import Screen
+    from serve.client.endpoint import Endpoint, Reply, Settings
 
 
 @click.command()
-@click.argument("question")
-@click.option("--model", default="prod", show_default=True, help="The base, an alias or a live adapter version.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 always gives the same answer.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. [default: what the context holds]")
+@click.argument("question", required=False)
+@options.asking
+@click.option("--show-thinking", "thinking", is_flag=True, help="Show the model's thinking; on stderr in a pipe.")
+@click.option("--plain", is_flag=True, help="No colours and no redrawing, as into a pipe.")
 @output.json_option
-def ask(question: str, model: str, temperature: float, max_tokens: int | None, as_json: bool) -> None:
-    """Ask one question; the answer streams as it comes.
+def ask(
+    question: str | None,
+    model: str | None,
+    effort: str | None,
+    system: str | None,
+    url: str | None,
+    thinking: bool,
+    plain: bool,
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Ask one question; the answer streams as it comes, the likeliest one unless --temperature is given.
+
+    Piped text is the question, or follows the one that is given.
 
     \b
     Examples:
       tandem ask "What is Tandem?"
       tandem ask "What is Tandem?" --model base --json
+      tandem ask "Summarise this." --low < notes.txt
     """
-    running = cluster.require(home())
-    import openai  # takes a second
+    text = "\n\n".join(part for part in (sendable(question or ""), _piped()) if part.strip())
+    if not text:
+        raise click.MissingParameter(param_hint="'QUESTION'", param_type="argument", ctx=click.get_current_context())
+    endpoint = options.endpoint(url)
+    from cli.chat.screen import Screen
+    from serve.client.endpoint import Settings
 
-    client = openai.OpenAI(base_url=f"{running.http}/v1", api_key="none", max_retries=2)
-    how = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": temperature}
-    if max_tokens:
-        how["max_tokens"] = max_tokens
+    settings = Settings(**{"temperature": 0} | options.chosen(model, effort, **sampling))
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    screen = Screen.of_process(plain=plain, thinking=thinking)
+    reply = asyncio.run(_answer(endpoint, messages, settings, None if as_json else screen))
+    if as_json:
+        output.print_json(_as_json(reply, settings.model))
+    if reply.cut:
+        output.say("(cut: the token limit was reached)")
+
+
+def _piped() -> str:
+    """All of stdin if it is a pipe, a file or a socket. Bytes that are no UTF-8 become U+FFFD."""
     try:
-        if as_json:
-            output.print_json(client.chat.completions.create(**how).model_dump(exclude_unset=True))
-            return
-        finish = None
-        for chunk in client.chat.completions.create(stream=True, **how):
-            for choice in chunk.choices:
-                click.echo(choice.delta.content or "", nl=False)
-                finish = choice.finish_reason or finish
-        click.echo("")
-        if finish == "length":
-            output.say("(cut: the token limit was reached)")
-    except openai.APIConnectionError:
-        raise ClusterError(f"no answer from {running.http}", hint="`tandem status`") from None
-    except openai.APIError as error:
-        body = error.body if isinstance(error.body, dict) else {}
-        raise RequestError(body.get("message", error.message)) from None
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, io.UnsupportedOperation):  # closed, or a test's
+        return ""
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        return ""
+    return sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
+
+
+async def _answer(endpoint: "Endpoint", messages: list, settings: "Settings", screen: "Screen | None") -> "Reply":
+    """The whole answer, shown on `screen` while it comes."""
+    async with endpoint, aclosing(endpoint.reply(messages, settings)) as growing:
+        if screen is None:
+            return [reply async for reply in growing][-1]
+        async with screen.answer() as view:
+            async for reply in growing:
+                view.show(reply)
+    return reply
+
+
+def _as_json(reply: "Reply", model: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "version": reply.version,
+        "answer": reply.text,
+        "thinking": reply.thinking,
+        "tool_calls": reply.tool_calls,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "first_token_s": reply.first_token_s,
+        "tokens_per_s": reply.tokens_per_s,
+    }

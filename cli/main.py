@@ -18,6 +18,8 @@ COMMANDS = {
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),
     "model": ("cli.model", "Check a base model's files, fetch what is missing."),
     "ask": ("cli.ask", "Ask the running endpoint one question."),
+    "chat": ("cli.chat.command", "Chat with the running endpoint in this terminal."),
+    "debug": ("cli.debug", "Look at what the model really reads and writes."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
     "demo": ("cli.demo", "Train, serve and swap on the embedded model, start to end."),

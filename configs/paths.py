@@ -50,6 +50,11 @@ class Home:
         return self.root / "conversations"
 
     @property
+    def chat_history(self) -> Path:
+        """What was typed into `tandem chat`, for the arrow keys."""
+        return self.root / "chat_history"
+
+    @property
     def preferences(self) -> Path:
         """Votes between two answers, in JSONL."""
         return self.root / "preferences"

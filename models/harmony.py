@@ -113,6 +113,22 @@ def _with_format(text: str, response_format: str) -> str:
     return f"{before}{developer}{body.rstrip()}\n\n{response_format}{end}{after}"
 
 
+@dataclass(frozen=True)
+class Token:
+    """One token as people read it."""
+
+    id: int
+    text: str
+    """Bytes that are no UTF-8 by themselves appear as `\\xNN`."""
+    special: bool
+
+
+def describe(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> Token:
+    """What `token_id` stands for; U+FFFD for an id that the tokenizer does not know."""
+    text = token_bytes(tokenizer, token_id).decode("utf-8", "backslashreplace")
+    return Token(token_id, text, token_id in _vocabulary(tokenizer).special_names)
+
+
 class _Vocabulary:
     """One tokenizer seen from both sides: text with special tokens to ids, and an id to the bytes it stands for."""
 

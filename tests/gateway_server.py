@@ -42,15 +42,16 @@ def tokens(text: str) -> list[int]:
 
 
 class Server:
-    """A gateway on a free port in a thread of its own; its engines belong to the test."""
+    """A gateway on `port`, 0 for a free one, in a thread of its own; its engines belong to the test."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, port: int = 0) -> None:
         self.home = home
         self.engine = FakeEngine(tokens(HELLO))
         self.remote = FakeRemote("engine_1", self.engine)
         self.registry = Registry(home.models)
         self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart takes its port again at once
+        self.socket.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def start(self) -> None:

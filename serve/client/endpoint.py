@@ -21,6 +21,10 @@ from configs.errors import ClusterError, NotFoundError, OverloadError, RequestEr
 
 Effort = Literal["low", "medium", "high"]
 
+PASSING = (502, 503, 504)
+"""Statuses of an endpoint that is being restarted."""
+UNAVAILABLE = "unavailable"
+"""The code of an error event that says the same in the middle of a stream."""
 READY_POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 600
@@ -105,6 +109,17 @@ class Reply:
         known["function"]["arguments"] += (call.function and call.function.arguments) or ""
 
 
+@dataclass(frozen=True)
+class Generation:
+    """Tokens as the model read and generated them, its stop token included."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    finish_reason: str
+    version: str | None
+    """The adapter version that generated, or `base`."""
+
+
 class Endpoint:
     """An async context: `async with Endpoint("http://127.0.0.1:8000/v1") as endpoint`."""
 
@@ -130,21 +145,23 @@ class Endpoint:
             raise self._translated(error) from None
 
     async def wait_ready(self) -> None:
-        """Return once the endpoint answers again; the caller sets the time limit."""
+        """Return once the endpoint answers again, whatever it answers; the caller sets the time limit."""
         while True:
             try:
                 await self.models()
                 return
-            except TandemError:
+            except ClusterError:
                 await asyncio.sleep(READY_POLL_S)
+            except TandemError:
+                return
 
     async def reply(self, messages: Sequence[dict[str, Any]], settings: Settings, **more: Any) -> AsyncIterator[Reply]:
         """Ask, and give the growing answer after each arrival; the last one has `finish_reason`.
 
         `messages` are OpenAI's; `more` goes into the request's body, such as `tools` or `response_format`. Closing the
-        iterator ends the generation on the server. Raises ClusterError if the endpoint is not there or was lost (what
-        came until then stays in the Reply), NotFoundError for an unknown model, OverloadError, RequestError for what
-        the server refuses.
+        iterator ends the generation on the server. Raises ClusterError if the endpoint is not there, is being restarted
+        or was lost (what came until then stays in the Reply), NotFoundError for an unknown model, OverloadError,
+        RequestError for what the server refuses, TandemError if the server failed.
         """
         started, answer = time.perf_counter(), Reply()
         try:
@@ -157,6 +174,22 @@ class Endpoint:
             raise self._translated(error) from None
         if answer.finish_reason is None:
             raise self._broken_off()
+
+    async def generate(self, messages: Sequence[dict[str, Any]], settings: Settings) -> Generation:
+        """A whole answer in tokens, with the prompt as the server rendered it.
+
+        Raises what `reply` raises, and ClusterError if the server has no `return_token_ids`, vLLM's extension.
+        """
+        asked = self._body(messages, settings, {"return_token_ids": True}) | {"stream": False}
+        del asked["stream_options"]
+        try:
+            done = await self._client.chat.completions.create(**asked)
+        except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
+            raise self._translated(error) from None
+        prompt, generated = getattr(done, "prompt_token_ids", None), getattr(done.choices[0], "token_ids", None)
+        if not isinstance(prompt, list) or not isinstance(generated, list):
+            raise ClusterError(f"{self.url} gave no token ids", hint="it must speak vLLM's return_token_ids")
+        return Generation(prompt, generated, done.choices[0].finish_reason, done.system_fingerprint)
 
     def _body(self, messages: Sequence[dict[str, Any]], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
         asked = settings.model_dump(exclude_none=True, exclude={"max_tokens", "top_k"})
@@ -171,11 +204,16 @@ class Endpoint:
     def _translated(self, error: Exception) -> TandemError:
         """OpenAI's exception as ours, with the server's own words where it has some."""
         body = getattr(error, "body", None)
-        said = (body.get("message") if isinstance(body, dict) else None) or str(error)
+        words = body.get("message") if isinstance(body, dict) else None
+        said = words or str(error)
         match error:
             case openai.APIConnectionError():
                 return ClusterError(
                     f"no answer from {self.url}", hint="`tandem up` starts it, `tandem status` shows it"
+                )
+            case openai.NotFoundError() if not words:  # Ray's proxy before it knows its applications
+                return ClusterError(
+                    f"{self.url} answers 404: no OpenAI API is there", hint="it is starting, or the URL lacks its /v1"
                 )
             case openai.NotFoundError():
                 return NotFoundError(said, param="model")
@@ -184,7 +222,8 @@ class Endpoint:
             case openai.BadRequestError() | openai.UnprocessableEntityError():
                 return RequestError(said, param=getattr(error, "param", None))
             case openai.APIError():
-                return ClusterError(said)
+                lost = getattr(error, "status_code", None) in PASSING or error.code == UNAVAILABLE
+                return ClusterError(said) if lost else TandemError(said)
         return ClusterError(
             f"{self.url} broke off in the middle of an answer ({type(error).__name__})", hint="ask again"
         )

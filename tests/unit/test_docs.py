@@ -75,9 +75,10 @@ def split(shell: str) -> Iterator[list[str]]:
             continue
         text = ""
         words = list(dropwhile(lambda word: re.fullmatch(r"[A-Z_]+=.*", word), words))
-        words = list(takewhile(lambda word: word != ">", words))
-        if words:
-            yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
+        while words:
+            simple = list(takewhile(lambda word: word not in (">", "<", "|"), words))
+            yield [simple[0].removeprefix(".venv/bin/"), *simple[1:]]
+            words = list(dropwhile(lambda word: word != "|", words))[1:]
     assert not text, f"quotes never end: {text}"
 
 
@@ -124,7 +125,10 @@ def test_every_command_shown_parses(words):
             for body in (json.loads(after) for word, after in pairwise(rest) if word == "-d"):
                 parse(body)
         case _:
-            assert program in ("./setup.sh", "source", "ssh") or words[:2] in (["ray", "job"], ["serve", "status"])
+            assert program in ("./setup.sh", "source", "ssh", "printf") or words[:2] in (
+                ["ray", "job"],
+                ["serve", "status"],
+            )
 
 
 def check(command: click.Command, words: list[str]) -> None:

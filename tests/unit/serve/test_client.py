@@ -2,6 +2,7 @@
 
 import asyncio
 
+import httpx2
 import pytest
 
 from configs.errors import ClusterError, DataError, NotFoundError, RequestError
@@ -49,6 +50,19 @@ def test_no_server_says_where_and_what_to_do():
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9") as caught:
         ask("http://127.0.0.1:9/v1")
     assert "tandem up" in caught.value.hint
+
+
+def test_a_bare_404_is_an_endpoint_that_is_not_there_yet_and_no_unknown_model():
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(404, text="Not Found"))
+    endpoint = Endpoint("http://127.0.0.1:9/v1", http_client=httpx2.AsyncClient(transport=transport))
+    with pytest.raises(ClusterError, match="answers 404: no OpenAI API is there"):
+        asyncio.run(endpoint.models())
+
+
+def test_tokens_of_prompt_and_answer_are_the_engines(server):
+    found = asyncio.run(Endpoint(f"{server.url}/v1").generate(ASK, Settings(temperature=0)))
+    assert found.prompt_ids == server.engine.requests[0].prompt_ids
+    assert (found.ids, found.finish_reason, found.version) == (server.engine.script, "stop", "base")
 
 
 def test_a_refused_request_carries_the_servers_words(server):

@@ -1,0 +1,275 @@
+"""The commands of the chat: what begins with a slash. One table gives help, completion and what is done.
+
+A command takes the Chat and the rest of its line. Raises TandemError, with what may be written instead.
+"""
+
+import difflib
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from inspect import isawaitable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from cli import output
+from configs import durable
+from configs.errors import ConfigError, DataError, NotFoundError
+from models.harmony import REASONING_EFFORTS
+from serve.client.conversation import Conversation
+from serve.client.endpoint import Settings
+
+if TYPE_CHECKING:
+    from cli.chat.session import Chat
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    arguments: str
+    help: str
+    run: "Callable[[Chat, str], Awaitable[None] | None]"
+    words: "Callable[[Chat], Iterable[str]]" = lambda chat: ()
+    """What the argument may be."""
+    each: bool = False
+    """Every word of the argument is one of `words`, not the argument as a whole."""
+
+
+async def run(chat: "Chat", line: str) -> None:
+    """Do what `line` says. Raises ConfigError for an unknown command."""
+    name, _, argument = line[1:].strip().partition(" ")
+    command = COMMANDS.get(ALIASES.get(name, name))
+    if command is None:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise ConfigError(
+            f"no command /{name}",
+            hint=f"did you mean /{nearest[0]}?" if nearest else "/help; a space first makes it a message",
+        )
+    chat.editing = False
+    result = command.run(chat, argument.strip())
+    if isawaitable(result):
+        await result
+
+
+def complete(chat: "Chat", line: str) -> tuple[str, list[str]]:
+    """The unfinished end of a command line and what it may become."""
+    name, space, argument = line[1:].partition(" ")
+    if not space:
+        return line, [f"/{each}" for each in COMMANDS if each.startswith(name)]
+    command = COMMANDS.get(name)
+    if command is None:
+        return "", []
+    unfinished = argument.rpartition(" ")[2] if command.each else argument
+    return unfinished, [word for word in command.words(chat) if word.startswith(unfinished) and word != unfinished]
+
+
+# The conversation
+
+
+def _clear(chat: "Chat", argument: str) -> None:
+    old = chat.conversation
+    chat.conversation = Conversation(system=old.system, settings=old.settings)
+    chat.screen.say("a new conversation" + (f"; the old one is {old.title!r}" if old.turns else ""))
+
+
+def _save(chat: "Chat", name: str) -> None:
+    if name and any(each.title == name and each.id != chat.conversation.id for each in chat.store.saved()):
+        raise ConfigError(f"another conversation is called {name!r}", hint="choose another name")
+    chat.conversation.title = name or chat.conversation.title
+    chat.save()
+    chat.screen.say(f"saved as {chat.conversation.title!r} (id {chat.conversation.id})")
+
+
+def _load(chat: "Chat", name: str) -> None:
+    if not name:
+        raise ConfigError("/load needs a name", hint="/conversations lists them")
+    chat.conversation = load(chat, name)
+    chat.screen.say(f"{chat.conversation.title!r}, {len(chat.conversation.turns)} turns")
+    chat.screen.conversation(chat.conversation)
+
+
+def load(chat: "Chat", name: str) -> Conversation:
+    """A saved conversation by name or id, or one exported to a file. Raises NotFoundError, DataError."""
+    path = Path(name).expanduser()
+    if path.suffix not in READERS or not path.is_file():
+        return chat.store.load(name)
+    try:
+        return READERS[path.suffix](path.read_text(), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _export(chat: "Chat", name: str) -> None:
+    path = Path(name).expanduser()
+    if path.suffix not in READERS:
+        raise ConfigError(f"/export writes .md or .json, not {name!r}", hint="/export chat.md")
+    if path.exists():
+        raise ConfigError(f"{path} exists already", hint="choose another name")
+    text = chat.conversation.to_markdown() if path.suffix == ".md" else chat.conversation.to_json()
+    try:
+        durable.write_text(path, text)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from None
+    chat.screen.say(f"written: {path}")
+
+
+def _conversations(chat: "Chat", argument: str) -> None:
+    saved = chat.store.saved()
+    if saved:
+        rows = [(each.title, len(each.turns), output.age(each.updated), each.id) for each in saved]
+        chat.screen.table(("NAME", "TURNS", "AGE", "ID"), rows)
+    else:
+        chat.screen.say("no conversations yet")
+    for path in chat.store.broken():
+        chat.screen.say(f"not readable: {path}")
+
+
+async def _retry(chat: "Chat", argument: str) -> None:
+    await chat.retry()
+
+
+async def _edit(chat: "Chat", text: str) -> None:
+    question = chat.last_question().content
+    chat.editing = True
+    if text:
+        await chat.ask(text)
+    elif chat.prompt.interactive:
+        chat.draft = question
+    else:
+        raise ConfigError("/edit needs the new text here", hint="/edit What is Rome?")
+
+
+async def _compare(chat: "Chat", argument: str) -> None:
+    first, second, question = ([*argument.split(maxsplit=2), "", "", ""])[:3]
+    if not second:
+        raise ConfigError("/compare needs two models", hint="/compare base prod, perhaps with a question behind them")
+    await _require_models(chat, first, second)
+    if question:
+        messages = [*chat.conversation.messages(), {"role": "user", "content": question}]
+        await chat.compare((first, second), messages)
+    elif chat.conversation.turns:
+        await chat.compare((first, second), chat.messages_to_last_question())
+    else:
+        chat.comparing = (first, second)
+        chat.screen.say(f"the next message goes to {first} and {second}")
+
+
+# Settings
+
+
+async def _model(chat: "Chat", name: str) -> None:
+    if not name:
+        chat.models = await chat.endpoint.models()
+        rows = [("*" if each == chat.conversation.settings.model else "", each) for each in chat.models]
+        chat.screen.table(("", "MODEL"), rows)
+        return
+    await _require_models(chat, name)
+    _set(chat, "model", name)
+
+
+async def _require_models(chat: "Chat", *names: str) -> None:
+    chat.models = await chat.endpoint.models()
+    for name in names:
+        if name not in (*chat.models, "base"):
+            raise NotFoundError(f"no model {name!r}", hint=f"models: {', '.join(chat.models)}")
+
+
+def _reasoning(chat: "Chat", effort: str) -> None:
+    _set(chat, "reasoning_effort", effort or chat.conversation.settings.reasoning_effort)
+
+
+def _settings(chat: "Chat", argument: str) -> None:
+    name, _, value = argument.partition(" ")
+    if name:
+        _set(chat, name, value.strip())
+        return
+    values = chat.conversation.settings.model_dump() | {"thinking": "shown" if chat.screen.thinking else "hidden"}
+    values |= {"system": chat.conversation.system or "none"}
+    chat.screen.table(("", ""), [(each, "default" if value is None else value) for each, value in values.items()])
+
+
+def _set(chat: "Chat", name: str, value: str) -> None:
+    if name not in Settings.model_fields:
+        raise ConfigError(f"no setting {name!r}", hint=f"settings: {', '.join(Settings.model_fields)}")
+    try:
+        setattr(chat.conversation.settings, name, None if value in ("", "default", "none") else value)
+    except ValidationError as error:
+        raise ConfigError(f"{name} cannot be {value!r}: {error.errors()[0]['msg']}") from None
+    chat.screen.say(f"{name} {value or 'default'}")
+
+
+def _system(chat: "Chat", text: str) -> None:
+    if text:
+        chat.conversation.system = "" if text == "off" else text
+    chat.screen.say(f"instructions: {chat.conversation.system or 'none'}")
+
+
+def _thinking(chat: "Chat", wanted: str) -> None:
+    if wanted not in ("", "show", "hide"):
+        raise ConfigError(f"/thinking cannot be {wanted!r}", hint="/thinking show, /thinking hide")
+    chat.screen.thinking = wanted == "show" if wanted else not chat.screen.thinking
+    turns = chat.conversation.turns
+    if chat.screen.thinking and turns and turns[-1].thinking:
+        chat.screen.say(turns[-1].thinking)
+    chat.screen.say(f"thinking is {'shown' if chat.screen.thinking else 'hidden'}")
+
+
+# The rest
+
+
+def _stats(chat: "Chat", argument: str) -> None:
+    counted = [turn.statistics for turn in chat.conversation.turns if turn.statistics]
+    speeds = [each.tokens_per_s for each in counted if each.tokens_per_s]
+    waits = [each.first_token_s for each in counted if each.first_token_s is not None]
+    rows = [
+        ("answers", len(counted)),
+        ("tokens generated", f"{sum(each.completion_tokens for each in counted):,}"),
+        ("tokens of prompts", f"{sum(each.prompt_tokens for each in counted):,}"),
+        ("mean speed", f"{sum(speeds) / len(speeds):,.1f} tok/s" if speeds else "-"),
+        ("mean first token", f"{sum(waits) / len(waits):.2f} s" if waits else "-"),
+        ("open for", output.duration(time.time() - chat.conversation.created)),
+    ]
+    chat.screen.table(("", ""), rows)
+
+
+def _help(chat: "Chat", argument: str) -> None:
+    chat.screen.table(("", ""), [(f"/{each.name} {each.arguments}".strip(), each.help) for each in COMMANDS.values()])
+    chat.screen.say("Alt-Enter or a backslash at the end: another line. Ctrl-C: stop the answer. Ctrl-D: leave.")
+
+
+def _exit(chat: "Chat", argument: str) -> None:
+    chat.leaving = True
+
+
+def _saved_names(chat: "Chat") -> list[str]:
+    return [each.title for each in chat.store.saved()]
+
+
+def _models(chat: "Chat") -> list[str]:
+    return chat.models
+
+
+READERS = {".json": Conversation.from_json, ".md": Conversation.from_markdown}
+ALIASES = {"quit": "exit", "?": "help"}
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("help", "", "this list", _help),
+        Command("model", "[NAME]", "the models, or answer with this one", _model, _models),
+        Command("reasoning", "low|medium|high", "how long it thinks", _reasoning, lambda _: REASONING_EFFORTS),
+        Command("settings", "[NAME VALUE]", "all settings, or change one", _settings, lambda _: Settings.model_fields),
+        Command("system", "[TEXT|off]", "instructions for every answer", _system),
+        Command("thinking", "[show|hide]", "show the model's thinking or not", _thinking, lambda _: ("show", "hide")),
+        Command("retry", "", "another answer to the last question", _retry),
+        Command("edit", "[TEXT]", "change the last question and ask again", _edit),
+        Command("compare", "A B [QUESTION]", "two models' answers side by side", _compare, _models, each=True),
+        Command("stats", "", "tokens and speed of this conversation", _stats),
+        Command("clear", "", "begin a new conversation", _clear),
+        Command("save", "[NAME]", "name this conversation; it is saved after every turn anyway", _save, _saved_names),
+        Command("load", "NAME|FILE", "go on with a saved or exported conversation", _load, _saved_names),
+        Command("conversations", "", "list the saved ones", _conversations),
+        Command("export", "FILE.md|FILE.json", "write this conversation to a file", _export),
+        Command("exit", "", "leave", _exit),
+    )
+}

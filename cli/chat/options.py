@@ -1,0 +1,54 @@
+"""The options that every question has, whoever asks: `tandem ask`, `tandem chat`, `tandem debug channels`."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actors import cluster
+from configs.errors import ConfigError
+from configs.paths import home
+
+if TYPE_CHECKING:
+    from serve.client.endpoint import Endpoint
+
+MODEL = "prod"
+
+
+def asking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `model`, `effort`, `temperature`, `max_tokens`, `system` and `url`; None is what was not given."""
+    for option in (
+        click.option("--url", help="Another OpenAI-compatible endpoint. [default: the running cluster]"),
+        click.option("--system", metavar="TEXT", help="Instructions for the model."),
+        click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. [default: what fits]"),
+        click.option("--temperature", type=click.FloatRange(0, 2), help="0 always gives the same answer."),
+        click.option("--high", "effort", flag_value="high", help="Think long."),
+        click.option("--medium", "effort", flag_value="medium", help="Think. [default]"),
+        click.option("--low", "effort", flag_value="low", help="Think little."),
+        click.option("--model", help=f"The base, an alias or a live adapter version. [default: {MODEL}]"),
+    ):
+        function = option(function)
+    return function
+
+
+def endpoint(url: str | None) -> "Endpoint":
+    """The one at `url`, with the key in OPENAI_API_KEY; without a URL that of the running cluster.
+
+    Raises ClusterError if nothing runs, ConfigError for what is no URL.
+    """
+    if url is None:
+        url, key = f"{cluster.require(home()).http}/v1", "none"
+    elif url.startswith(("http://", "https://")):
+        key = os.environ.get("OPENAI_API_KEY", "none")
+    else:
+        raise ConfigError(f"--url {url!r} is no address", hint="such as http://127.0.0.1:8000/v1")
+    from serve.client.endpoint import Endpoint  # OpenAI's client takes half a second
+
+    return Endpoint(url, api_key=key)
+
+
+def chosen(model: str | None, effort: str | None, **others: Any) -> dict[str, Any]:
+    """Those of Settings' fields that were given."""
+    values = {"model": model, "reasoning_effort": effort} | others
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,172 @@
+"""Where a person's lines come from: an editable prompt on a terminal, or plain lines of a pipe.
+
+Both give one message per `read`, raise EOFError when there is no more and KeyboardInterrupt for Ctrl-C at the prompt.
+Knows nothing of what the lines mean; completion is asked of whoever made the prompt.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+
+from cli.printable import sendable
+
+MARK = "> "
+Complete = Callable[[str], tuple[str, Iterable[str]]]
+"""From the text before the cursor to its unfinished end and what that may become."""
+
+
+class Prompt(Protocol):
+    interactive: bool
+    """A person is there to decide what to do about a lost connection."""
+
+    async def read(self, draft: str = "") -> str: ...
+    def interrupt(self) -> None: ...
+    def quiet(self) -> contextlib.AbstractContextManager[None]: ...
+
+
+class EditedPrompt:
+    """A line editor with history and completion. Enter sends; Alt-Enter or a trailing backslash begin a new line."""
+
+    interactive = True
+
+    def __init__(
+        self, history: Path | None, complete: Complete, *, input: Input | None = None, output: Output | None = None
+    ) -> None:
+        self._session: PromptSession[str] = PromptSession(
+            MARK,
+            multiline=True,
+            prompt_continuation=lambda width, number, wrapped: "" if wrapped else "  ",
+            history=_History(history) if history else InMemoryHistory(),
+            completer=_Words(complete),
+            complete_while_typing=True,
+            key_bindings=_keys(),
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            reserve_space_for_menu=4,
+            input=input,
+            output=output,
+        )
+
+    async def read(self, draft: str = "") -> str:
+        return sendable(await self._session.prompt_async(default=draft, handle_sigint=False))
+
+    def interrupt(self) -> None:
+        """A signal, where the key alone would have been enough."""
+        if self._session.app.is_running:
+            self._session.app.exit(exception=KeyboardInterrupt())
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """What is typed meanwhile is not echoed into the answer; it comes up at the next prompt."""
+        try:
+            number = self._session.input.fileno()
+            before = termios.tcgetattr(number)
+        except (NotImplementedError, OSError, termios.error):  # a test's pipe
+            yield
+            return
+        keys = before[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH  # Ctrl-C would discard what was typed
+        termios.tcsetattr(number, termios.TCSANOW, [before[0] & ~termios.ICRNL, *before[1:3], keys, *before[4:]])
+        try:
+            yield
+        finally:
+            termios.tcsetattr(number, termios.TCSANOW, before)
+
+
+class PlainPrompt:
+    """Lines of a stream. A trailing backslash joins the next line; there is no editing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.interactive = stream.isatty()
+        self._stream = stream
+        self._lines: asyncio.Queue[str | type[BaseException]] = asyncio.Queue()
+        self._reading: threading.Thread | None = None
+
+    async def read(self, draft: str = "") -> str:
+        self._start()
+        message = ""
+        while True:
+            if self.interactive:
+                sys.stderr.write(MARK)
+                sys.stderr.flush()
+            line = await self._lines.get()
+            if isinstance(line, type):
+                raise line
+            if not line.endswith("\\\n"):
+                return sendable(message + line.removesuffix("\n"))
+            message += line[:-2] + "\n"
+
+    def interrupt(self) -> None:
+        self._lines.put_nowait(KeyboardInterrupt)
+
+    def quiet(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def _start(self) -> None:
+        """A thread of its own, because a regular file cannot be polled and reading a terminal cannot be cancelled."""
+        if self._reading is None:
+            loop = asyncio.get_running_loop()
+            self._reading = threading.Thread(target=self._read_all, args=(loop,), daemon=True)
+            self._reading.start()
+
+    def _read_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the chat has ended
+            for line in self._stream:
+                loop.call_soon_threadsafe(self._lines.put_nowait, line)
+            loop.call_soon_threadsafe(self._lines.put_nowait, EOFError)
+
+
+class _Words(Completer):
+    """Completes commands and their words; ordinary messages are left alone."""
+
+    def __init__(self, complete: Complete) -> None:
+        self._complete = complete
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
+        before = document.text_before_cursor
+        if not before.startswith("/") or "\n" in before:
+            return
+        unfinished, words = self._complete(before)
+        for word in words:
+            yield Completion(word, start_position=-len(unfinished))
+
+
+class _History(FileHistory):
+    """Readable by its owner only. A file that cannot be written is no reason to lose the message."""
+
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.filename, os.O_CREAT | os.O_WRONLY, 0o600))
+            super().store_string(sendable(string))
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys

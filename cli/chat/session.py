@@ -1,0 +1,231 @@
+"""The chat itself: reads messages, asks the endpoint, keeps the conversation. Everything else is passed in.
+
+Knows neither keyboard nor terminal: a Prompt gives lines, a Screen shows, an Endpoint answers, Conversations keep.
+After every turn the conversation is on disk. A lost connection is waited for and the question asked again.
+"""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from cli.chat import commands
+from cli.chat.prompt import Prompt
+from cli.chat.screen import Screen, statistics
+from configs.errors import ClusterError, DataError, NotFoundError, OverloadError, TandemError
+from serve.client.conversation import Conversation, Conversations, Statistics, Turn
+from serve.client.endpoint import Endpoint, Reply
+
+AGAIN_S = 1.0
+"""Between two tries while the endpoint is there but cannot answer."""
+
+
+class Stopped(Exception):
+    """Ctrl-C while something was awaited."""
+
+
+class Chat:
+    """One chat in one terminal. `run` is the whole of it."""
+
+    def __init__(
+        self, endpoint: Endpoint, prompt: Prompt, screen: Screen, store: Conversations, conversation: Conversation
+    ) -> None:
+        self.endpoint, self.prompt, self.screen, self.store = endpoint, prompt, screen, store
+        self.conversation = conversation
+        self.models: list[str] = []
+        """Names that the endpoint had when it was asked last."""
+        self.draft = ""
+        """Text that the next prompt begins with, to be edited."""
+        self.editing = False
+        """The next message replaces the last question."""
+        self.comparing: tuple[str, str] | None = None
+        """Models that answer the next message, side by side."""
+        self.leaving = False
+        self.failed = False
+        """Some question was not answered."""
+        self._awaited: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Until /exit or the end of the input. Raises ClusterError where nobody is there to wait for the endpoint."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.interrupt)
+        while not self.leaving:
+            try:
+                message = await self._read()
+            except KeyboardInterrupt:
+                self.screen.say("Ctrl-D or /exit leaves, /help shows the commands")
+                continue
+            except EOFError:
+                return
+            await self.take(message)
+
+    async def _read(self) -> str:
+        draft, self.draft = self.draft, ""
+        return await self.prompt.read(draft)
+
+    async def take(self, message: str) -> None:
+        """One message: a command, or a question."""
+        if not message.strip():
+            self.editing = False
+        elif message.startswith("/"):
+            try:
+                await commands.run(self, message)
+            except TandemError as error:
+                self.screen.complain(error)
+        elif self.comparing:
+            models, self.comparing = self.comparing, None
+            await self.compare(models, [*self.conversation.messages(), {"role": "user", "content": message}])
+        else:
+            await self.ask(message.strip("\n"))
+
+    def interrupt(self) -> None:
+        """Ctrl-C: ends what is awaited and nothing else."""
+        if self._awaited and not self._awaited.done():
+            self._awaited.cancel()
+        else:
+            self.prompt.interrupt()
+
+    # Questions
+
+    async def ask(self, question: str) -> None:
+        """Put a question; if it stays without an answer, it comes back to the prompt."""
+        turns, title, editing = self.conversation.turns, self.conversation.title, self.editing
+        self.conversation.turns = self._turns_before(self.last_question()) if editing else list(turns)
+        self.editing = False
+        self.conversation.ask(question)
+        if not await self._answer():
+            self.conversation.turns, self.conversation.title = turns, title
+            self.draft, self.editing = question, editing
+
+    async def retry(self) -> None:
+        """Ask the last question again; the old answer stays if there is no new one."""
+        turns, question = self.conversation.turns, self.last_question()
+        self.conversation.turns = [*self._turns_before(question), question]
+        if not await self._answer():
+            self.conversation.turns = turns
+
+    def last_question(self) -> Turn:
+        """Raises NotFoundError if nothing was asked yet."""
+        for turn in reversed(self.conversation.turns):
+            if turn.role == "user":
+                return turn
+        raise NotFoundError("nothing was asked yet")
+
+    def _turns_before(self, question: Turn) -> list[Turn]:
+        turns = self.conversation.turns
+        return turns[: next(index for index, turn in enumerate(turns) if turn is question)]
+
+    def messages_to_last_question(self) -> list[dict[str, Any]]:
+        """What the last answer was given to. Raises NotFoundError if nothing was asked yet."""
+        question = self.last_question()
+        turns = [*self._turns_before(question), question]
+        return self.conversation.model_copy(update={"turns": turns}).messages()
+
+    async def compare(self, models: tuple[str, ...], messages: list[dict[str, Any]]) -> None:
+        """One question to several models at once; the conversation stays as it is."""
+        replies = [Reply() for _ in models]
+        view = self.screen.comparison(list(models))
+
+        async def receive(index: int) -> None:
+            settings = self.conversation.settings.model_copy(update={"model": models[index]})
+            async with aclosing(self.endpoint.reply(messages, settings)) as growing:
+                async for reply in growing:
+                    replies[index] = reply
+                    view.show(reply, index)
+
+        async def receive_all() -> list[BaseException | None]:
+            return await asyncio.gather(*map(receive, range(len(models))), return_exceptions=True)
+
+        with self.prompt.quiet():
+            async with view:
+                try:
+                    ended = await self._stoppable(receive_all())
+                except Stopped:
+                    ended = [None if reply.finish_reason else Stopped() for reply in replies]
+        for model, reply, error in zip(models, replies, ended, strict=True):
+            if isinstance(error, TandemError):
+                self.screen.complain(type(error)(f"{model}: {error.message}", hint=error.hint))
+                self.failed = True
+            elif error and not isinstance(error, Stopped):
+                raise error
+            else:
+                note = "  (stopped)" if error else "  (cut: the token limit was reached)" if reply.cut else ""
+                self.screen.say(f"{model}: {statistics(Statistics.of(reply), reply.version)}{note}")
+
+    async def _answer(self) -> bool:
+        """Whether the last question was answered, be it in part."""
+        with self.prompt.quiet():
+            while True:
+                reply, error = await self._one_reply()
+                match error:
+                    case ClusterError() | OverloadError():
+                        if await self._endpoint_is_back(error):
+                            continue
+                    case TandemError():
+                        self.screen.complain(error)
+                        self.failed = True
+                        return False
+                return self._keep(reply, stopped=error is not None)
+
+    async def _one_reply(self) -> tuple[Reply, Stopped | TandemError | None]:
+        """What came, and what ended it before its time."""
+        reply, view = Reply(), self.screen.answer()
+
+        async def receive() -> None:
+            nonlocal reply
+            asked = self.endpoint.reply(self.conversation.messages(), self.conversation.settings)
+            async with aclosing(asked) as growing:
+                async for reply in growing:
+                    view.show(reply)
+
+        async with view:
+            try:
+                await self._stoppable(receive())
+            except (Stopped, TandemError) as error:
+                return reply, error
+        return reply, None
+
+    async def _endpoint_is_back(self, error: TandemError) -> bool:
+        """Wait until it answers; False if a person gave up. Raises `error` if no person is there."""
+        if not self.prompt.interactive:
+            raise error
+        self.screen.complain(error)
+        self.screen.say(f"waiting for {self.endpoint.url}, then asking again (Ctrl-C gives up)")
+        try:
+            await self._stoppable(asyncio.sleep(AGAIN_S))
+            await self._stoppable(self.endpoint.wait_ready())
+        except Stopped:
+            return False
+        return True
+
+    def _keep(self, reply: Reply, *, stopped: bool) -> bool:
+        """Put what came into the conversation and on disk; False if nothing came."""
+        if not (reply.text or reply.thinking or reply.tool_calls):
+            self.screen.say("(stopped before anything came)" if stopped else "(the answer is empty)")
+            return False
+        self.conversation.answer(reply, cut=stopped)
+        notes = ["(stopped; what came is kept)"] if stopped else []
+        notes += ["(cut: the token limit was reached; /settings max_tokens)"] if reply.cut else []
+        notes += [f"(it calls {call['function']['name']}, and no tool is here)" for call in reply.tool_calls]
+        self.screen.say("  ".join([statistics(Statistics.of(reply), reply.version), *notes]))
+        self.save()
+        return True
+
+    def save(self) -> None:
+        """A disk that takes nothing more is said, and the chat goes on."""
+        try:
+            self.store.save(self.conversation)
+        except OSError as error:
+            self.screen.complain(DataError(f"the conversation is not saved: {error}", hint="free some space"))
+
+    async def _stoppable(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await `work` so that Ctrl-C ends it alone. Raises Stopped then."""
+        self._awaited = asyncio.create_task(work)
+        try:
+            await asyncio.wait([self._awaited])
+            if self._awaited.cancelled():
+                raise Stopped
+            return self._awaited.result()
+        finally:
+            self._awaited.cancel()
+            self._awaited = None

@@ -1,0 +1,389 @@
+"""The chat as a person drives it, without a terminal: messages in, what is shown and kept out, over real HTTP."""
+
+import asyncio
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from rich.console import Console
+
+from cli.chat import commands
+from cli.chat.screen import Screen
+from cli.chat.session import Chat
+from configs.errors import ClusterError
+from configs.paths import Home
+from serve.client.conversation import Conversation, Conversations, Turn
+from serve.client.endpoint import Endpoint
+from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
+
+LONG = f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{'word ' * 200}<|return|>"
+Step = str | Callable[["Script"], str | None]
+
+
+class Script:
+    """A person's messages, one per prompt; a function sees the chat first and may decide what is typed."""
+
+    interactive = True
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps, self.drafts = [*steps], []
+        self.chat: Chat | None = None
+
+    async def read(self, draft: str = "") -> str:
+        self.drafts.append(draft)
+        while self.steps:
+            step = self.steps.pop(0)
+            typed = step(self) if callable(step) else step
+            if typed is not None:
+                return typed
+        raise EOFError
+
+    def interrupt(self) -> None: ...
+
+    def quiet(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+class Talk:
+    """What a scripted chat left behind."""
+
+    def __init__(self, chat: Chat, shown: str, prompt: Script) -> None:
+        self.chat, self.shown, self.drafts = chat, shown, prompt.drafts
+        self.turns = [(turn.role, turn.content, turn.cut) for turn in chat.conversation.turns]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[Server]:
+    server = Server(Home(tmp_path_factory.mktemp("chat")))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(shared) -> Server:
+    """As new, apart from its process."""
+    shared.engine.script, shared.engine.delay = tokens(HELLO), 0.0
+    shared.engine.requests.clear()
+    return shared
+
+
+@pytest.fixture
+def talk(server, home):
+    def run(*steps: Step, url: str = "", interactive: bool = True, meanwhile=None, **conversation) -> Talk:
+        shown = io.StringIO()
+        console = Console(file=shown, force_terminal=True, color_system=None, width=100, height=30)
+        prompt = Script(*steps)
+        prompt.interactive = interactive
+
+        async def main() -> Chat:
+            async with Endpoint(url or f"{server.url}/v1") as endpoint:
+                chat = Chat(
+                    endpoint,
+                    prompt,
+                    Screen(console, console, live=True, thinking=True),
+                    Conversations(home.conversations),
+                    Conversation(**conversation),
+                )
+                prompt.chat = chat
+                beside = asyncio.create_task(meanwhile(chat)) if meanwhile else None
+                await asyncio.wait_for(chat.run(), 20)
+                if beside:
+                    await beside
+            return chat
+
+        return Talk(asyncio.run(main()), shown.getvalue(), prompt)
+
+    return run
+
+
+def interrupted(server: Server) -> Callable:
+    """Ctrl-C once the second tenth of an answer is on its way."""
+
+    async def meanwhile(chat: Chat) -> None:
+        while not server.engine._running:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.2)
+        chat.interrupt()
+
+    return meanwhile
+
+
+# Turns
+
+
+def test_an_answer_is_shown_with_its_thinking_and_statistics_and_kept(talk, home):
+    done = talk("Hi")
+    assert done.turns == [("user", "Hi", False), ("assistant", "Hello there.", False)]
+    assert done.chat.conversation.turns[1].thinking == "Greet them."
+    assert "  Greet them.\n\nHello there.\n" in done.shown
+    assert f"{len(tokens(HELLO))} tokens" in done.shown
+    assert "first token" in done.shown
+    assert Conversations(home.conversations).load("Hi") == done.chat.conversation
+
+
+def test_the_endpoint_is_sent_the_whole_conversation_with_its_instructions(talk, server):
+    talk("/system Be brief.", "One", "Two")
+    prompt = TOKENIZER.decode(server.engine.requests[-1].prompt_ids)
+    found = [prompt.index(part) for part in ("Be brief.", "One", "Hello there.", "Two")]
+    assert found == sorted(found)
+
+
+def test_settings_reach_the_engine(talk, server):
+    talk("/settings temperature 0.2", "/settings top_k 5", "/settings max_tokens 30", "/reasoning low", "Hi")
+    sampling = server.engine.requests[-1].sampling
+    assert (sampling.temperature, sampling.top_k, sampling.max_tokens) == (0.2, 5, 30)
+    assert "Reasoning: low" in TOKENIZER.decode(server.engine.requests[-1].prompt_ids)
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat_and_what_came(talk, server):
+    server.engine.script, server.engine.delay = tokens(LONG), 0.005
+    done = talk("Hi", meanwhile=interrupted(server))
+    assert done.turns[0] == ("user", "Hi", False)
+    role, content, cut = done.turns[1]
+    assert (role, cut) == ("assistant", True)
+    assert len(content) < len("word " * 200)
+    assert "stopped; what came is kept" in done.shown
+    deadline = time.monotonic() + 10
+    while server.engine._running:
+        assert time.monotonic() < deadline, "the server goes on generating"
+        time.sleep(0.005)
+
+
+def test_a_question_stopped_before_anything_came_is_there_for_editing(talk, server):
+    server.engine.delay = 60
+    done = talk("Hi", meanwhile=interrupted(server))
+    assert done.turns == []
+    assert done.drafts == ["", "Hi"]
+
+
+def test_an_answer_at_the_token_limit_is_marked_as_cut(talk):
+    done = talk("/settings max_tokens 8", "Hi")
+    assert done.turns[-1][2] is True
+    assert "cut: the token limit was reached" in done.shown
+
+
+def test_retry_replaces_the_answer(talk, server):
+    def other(script: Script) -> str:
+        server.engine.script = tokens(HELLO.replace("Hello", "Welcome"))
+        return "/retry"
+
+    done = talk("Hi", other)
+    assert done.turns == [("user", "Hi", False), ("assistant", "Welcome there.", False)]
+
+
+def test_a_retry_that_fails_keeps_the_old_answer(talk):
+    done = talk("Hi", "/settings model nobody", "/retry")
+    assert "does not exist" in done.shown
+    assert done.turns == [("user", "Hi", False), ("assistant", "Hello there.", False)]
+
+
+def test_edit_brings_the_question_back_and_replaces_it(talk):
+    done = talk("Hi", "/edit", "Hi again")
+    assert done.drafts == ["", "", "Hi", ""]
+    assert [content for _, content, _ in done.turns] == ["Hi again", "Hello there."]
+
+
+def test_an_edit_given_up_changes_nothing(talk):
+    done = talk("Hi", "/edit", "", "More")
+    assert [content for _, content, _ in done.turns] == ["Hi", "Hello there.", "More", "Hello there."]
+
+
+def test_clear_begins_anew_and_the_old_conversation_stays_on_disk(talk, home):
+    done = talk("Hi", "/clear", "Ho")
+    assert [content for _, content, _ in done.turns] == ["Ho", "Hello there."]
+    assert {each.title for each in Conversations(home.conversations).saved()} == {"Hi", "Ho"}
+
+
+def test_a_saved_conversation_goes_on(talk):
+    first = talk("Hi", "/save greetings")
+    done = talk("/load greetings", "More")
+    assert [content for _, content, _ in done.turns] == ["Hi", "Hello there.", "More", "Hello there."]
+    assert done.chat.conversation.id == first.chat.conversation.id
+
+
+@pytest.mark.parametrize("suffix", [".json", ".md"])
+def test_an_exported_conversation_can_be_loaded_and_is_never_overwritten(suffix, talk, tmp_path):
+    path = tmp_path / f"talk{suffix}"
+    done = talk("Hi", f"/export {path}", f"/export {path}", "/clear", f"/load {path}")
+    assert "exists already" in done.shown
+    assert [content for _, content, _ in done.turns] == ["Hi", "Hello there."]
+
+
+def test_two_models_answer_one_question_and_the_conversation_stays(talk, server):
+    done = talk("Hi", "/compare base prod", "/compare base prod Ho")
+    assert len(server.engine.requests) == 5
+    assert done.shown.count("Hello there.") >= 3
+    assert [content for _, content, _ in done.turns] == ["Hi", "Hello there."]
+    assert "base: " in done.shown
+    assert "prod: " in done.shown
+
+
+def test_a_comparison_before_any_question_takes_the_next_message(talk, server):
+    done = talk("/compare base prod", "Hi")
+    assert len(server.engine.requests) == 2
+    assert done.turns == []
+
+
+def test_statistics_of_the_conversation_add_up(talk):
+    shown = talk("Hi", "Ho", "/stats").shown
+    assert f"{2 * len(tokens(HELLO))}" in next(
+        line for line in shown.splitlines() if line.startswith("tokens generated")
+    )
+    assert next(line for line in shown.splitlines() if line.startswith("answers")).split() == ["answers", "2"]
+
+
+def test_help_names_every_command(talk):
+    shown = talk("/help").shown
+    assert [name for name in commands.COMMANDS if f"/{name}" not in shown] == []
+
+
+def test_thinking_can_be_hidden_and_shown_again(talk):
+    hidden = talk("/thinking hide", "Hi", "Ho").shown
+    assert "Greet them." not in hidden
+    assert "Greet them." in talk("/thinking hide", "Hi", "/thinking show").shown
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/hlep", "did you mean /help?"),
+        ("/etc/passwd says what?", "a space first makes it a message"),
+        ("/settings temperature hot", "temperature cannot be 'hot'"),
+        ("/settings temperature 3", "less than or equal to 2"),
+        ("/settings warmth 1", "no setting 'warmth'"),
+        ("/reasoning extreme", "'low', 'medium' or 'high'"),
+        ("/model nobody", "models: tiny, prod"),
+        ("/load", "/load needs a name"),
+        ("/load nothing", "no conversation 'nothing'"),
+        ("/retry", "nothing was asked yet"),
+        ("/edit", "nothing was asked yet"),
+        ("/compare base", "needs two models"),
+        ("/compare base nobody", "no model 'nobody'"),
+        ("/export chat.pdf", "writes .md or .json"),
+        ("/thinking loudly", "cannot be 'loudly'"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong_and_the_chat_goes_on(line, words, talk):
+    done = talk(line, "Hi")
+    assert words in " ".join(done.shown.split())
+    assert done.turns[-1] == ("assistant", "Hello there.", False)
+
+
+def test_a_space_makes_a_message_of_what_looks_like_a_command(talk):
+    assert talk(" /help me").turns[0] == ("user", " /help me", False)
+
+
+def test_a_broken_save_file_is_named_and_left_as_it_is(talk, home):
+    home.conversations.mkdir()
+    bad = home.conversations / "bad.json"
+    bad.write_text('{"turns": 1}')
+    done = talk("/load bad", "/conversations", "Hi")
+    assert "is no saved conversation" in done.shown
+    assert "not readable" in done.shown
+    assert bad.read_text() == '{"turns": 1}'
+    assert done.turns[-1] == ("assistant", "Hello there.", False)
+
+
+def test_an_unknown_model_is_refused_and_the_text_kept(talk):
+    done = talk("/settings model nobody", "A long question", "/settings model prod")
+    assert "nobody" in done.shown
+    assert done.drafts[2] == "A long question"
+    assert done.turns == []
+
+
+def test_a_paste_that_the_server_refuses_is_kept_for_editing(talk, server):
+    paste = "x" * (8 * 2**20)
+    done = talk(paste, "Hi")
+    assert "larger than 8388608 bytes" in done.shown
+    assert done.drafts[1] == paste
+    assert done.turns[0] == ("user", "Hi", False)
+
+
+def test_control_characters_and_emojis_do_no_harm_either_way(talk, server):
+    evil = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202eabc &#x1b;[1m &#x202e;x"
+    server.engine.script = tokens(f"<|channel|>final<|message|>{evil}<|return|>")
+    done = talk("\N{GRINNING FACE}", "\x1b[31mred\x00", "/load " + evil)
+    assert done.turns[1] == ("assistant", evil, False), "kept as it came"
+    assert done.turns[2] == ("user", "\x1b[31mred\x00", False)
+    for raw in ("\x1b[2J\x1b", "\x1b]0", "\x07", "\x9b", "\u202e", "\x1b[31m"):
+        assert raw not in done.shown
+    assert "\u241b[2J" in done.shown
+
+
+def test_a_lost_connection_is_said_and_the_question_asked_again(talk, home, tmp_path):
+    first = Server(Home(tmp_path / "a"))
+    first.start()
+    port = first.socket.getsockname()[1]
+    first.engine.script, first.engine.delay = tokens(LONG), 0.005
+    second = Server(Home(tmp_path / "b"))
+
+    async def restart(chat: Chat) -> None:
+        nonlocal second
+        while not first.engine._running:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(first.stop)
+        second = Server(Home(tmp_path / "b"), port)
+        second.start()
+
+    done = talk("Hi", url=f"{first.url}/v1", meanwhile=restart)
+    second.stop()
+    assert "waiting for " in done.shown
+    assert done.turns == [("user", "Hi", False), ("assistant", "Hello there.", False)]
+
+
+def test_ctrl_c_gives_up_waiting_and_keeps_what_was_typed(talk):
+    async def give_up(chat: Chat) -> None:
+        while not chat._awaited:
+            await asyncio.sleep(0.005)
+        while "waiting for" not in chat.screen.out.file.getvalue():
+            await asyncio.sleep(0.005)
+        chat.interrupt()
+
+    done = talk("Hi", url="http://127.0.0.1:9/v1", meanwhile=give_up)
+    assert "no answer from http://127.0.0.1:9/v1" in done.shown
+    assert done.drafts == ["", "Hi"]
+    assert done.turns == []
+
+
+def test_nobody_waits_where_nobody_is_there(talk):
+    with pytest.raises(ClusterError, match="no answer from"):
+        talk("Hi", url="http://127.0.0.1:9/v1", interactive=False)
+
+
+def test_a_disk_that_takes_nothing_is_said_and_the_chat_goes_on(talk, home):
+    home.conversations.write_text("a file where the folder should be")
+    done = talk("Hi", "Ho")
+    assert "is not saved" in done.shown
+    assert len(done.turns) == 4
+
+
+# Completion
+
+
+def test_commands_models_settings_and_saved_names_are_completed(talk):
+    def complete(script: Script) -> None:
+        script.chat.models = ["tiny", "prod"]
+        for line, found in {
+            "/re": ("/re", ["/reasoning", "/retry"]),
+            "/model p": ("p", ["prod"]),
+            "/compare tiny p": ("p", ["prod"]),
+            "/settings top": ("top", ["top_p", "top_k"]),
+            "/load What is": ("What is", ["What is Rome?"]),
+            "/nothing x": ("", []),
+        }.items():
+            assert commands.complete(script.chat, line) == found
+
+    talk("What is Rome?", complete)
+
+
+def test_what_the_person_typed_is_valid_json_on_disk(talk, home):
+    done = talk("caf\u00e9 \N{GRINNING FACE}")
+    saved = json.loads((home.conversations / f"{done.chat.conversation.id}.json").read_text())
+    assert Turn.model_validate(saved["turns"][0]).content == "caf\u00e9 \N{GRINNING FACE}"

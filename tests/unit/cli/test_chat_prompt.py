@@ -1,0 +1,76 @@
+"""The input line: real keys through prompt_toolkit, real lines through a pipe."""
+
+import asyncio
+import io
+import stat
+
+import pytest
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from cli.chat.prompt import EditedPrompt, PlainPrompt
+
+ENTER, ALT_ENTER, UP, TAB, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x1b[A", "\t", "\x03", "\x04"
+
+
+def typed(*keys: str, draft: str = "", history=None) -> list:
+    """What each message was after these keys, until the input ends."""
+
+    def complete(line: str) -> tuple[str, list[str]]:
+        return line, [word for word in ("/settings",) if word.startswith(line)]
+
+    async def run() -> list:
+        with create_pipe_input() as pipe:
+            prompt = EditedPrompt(history, complete, input=pipe, output=DummyOutput())
+            found = []
+            for text in keys:
+                pipe.send_text(text)
+                try:
+                    async with asyncio.timeout(10):
+                        found.append(await prompt.read(draft))
+                except (KeyboardInterrupt, EOFError) as error:
+                    found.append(type(error))
+            return found
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("hi" + ENTER, "hi"),
+        ("one" + ALT_ENTER + "two" + ENTER, "one\ntwo"),
+        ("one\\" + ENTER + "two" + ENTER, "one\ntwo"),
+        ("\x1b[200~one\r\ntwo\n\nthree\x1b[201~" + ENTER, "one\ntwo\n\nthree"),
+        ("\x1b[200~\x1b[31mred\x00\x1b[201~" + ENTER, "\x1b[31mred\x00"),
+        ("\N{GRINNING FACE}" + ENTER, "\N{GRINNING FACE}"),
+        (CTRL_C, KeyboardInterrupt),
+        (CTRL_D, EOFError),
+    ],
+)
+def test_keys_make_one_message(keys, message):
+    assert typed(keys) == [message]
+
+
+def test_a_draft_is_there_to_be_edited():
+    assert typed("\x7f!" + ENTER, draft="Hi.") == ["Hi!"]
+
+
+def test_history_is_kept_on_disk_for_its_owner_only(tmp_path):
+    path = tmp_path / "chat_history"
+    assert typed("first\\" + ENTER + "line" + ENTER, "second" + ENTER, history=path) == ["first\nline", "second"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert typed(UP + ENTER, history=path) == ["second"]
+
+
+def test_a_pipe_gives_line_by_line_and_then_the_end():
+    stream = io.TextIOWrapper(io.BytesIO(b"one\ntwo\\\nmore\n\xff\nlast"), encoding="utf-8", errors="replace")
+
+    async def run() -> list[str]:
+        prompt, found = PlainPrompt(stream), []
+        with pytest.raises(EOFError):
+            while True:
+                found.append(await asyncio.wait_for(prompt.read(), 10))
+        return found
+
+    assert asyncio.run(run()) == ["one", "two\nmore", "\ufffd", "last"]
