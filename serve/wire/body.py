@@ -116,4 +116,4 @@ def _shown(value: Any) -> str:
 
 def encode(value: BaseModel) -> str:
     """JSON as OpenAI writes it: fields that were never set are absent, null ones are null."""
-    return value.model_dump_json(exclude_unset=True)
+    return value.model_dump_json(exclude_unset=True, by_alias=True)

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import openai
 import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, Field
 
 from configs import paths
+from tests.ray.conftest import QUESTION
 
 CLIENTS = paths.SOURCE / "tests" / "clients"
 CAPITAL = "What is the capital of Italy?"
@@ -20,6 +23,10 @@ WEATHER = "What is the weather in Rome?"
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTION = {"name": "get_weather", "description": "Weather of a city.", "parameters": PARAMETERS}
 BASE = {"model": "base", "temperature": 0}
+
+
+class City(BaseModel):
+    city: str = Field(max_length=12)
 
 
 # OpenAI's client for Python
@@ -147,6 +154,28 @@ def test_langchain_binds_tools_and_takes_their_results_back(langchain):
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
     second = bound.invoke([*history, first, ToolMessage("sunny", tool_call_id=call["id"])])
     assert second.text and not second.tool_calls
+
+
+def test_langchain_gets_structured_output(langchain):
+    answer = langchain.bind(max_tokens=300).with_structured_output(City, method="json_schema").invoke(CAPITAL)
+    assert isinstance(answer, City) and len(answer.city) <= 12
+
+
+# vLLM's routes for adapters
+
+
+def test_a_published_adapter_is_loaded_asked_and_unloaded(tandem, trained):
+    version = trained.adapter
+    with tandem.client() as client, pytest.raises(openai.NotFoundError, match="published, but not loaded"):
+        client.chat.completions.create(model=version, messages=[{"role": "user", "content": QUESTION}])
+    body = {"lora_name": version, "lora_path": str(tandem.home.models / version)}
+    loaded = tandem.post("/v1/load_lora_adapter", body)
+    assert (loaded.status_code, loaded.text) == (200, f"Success: LoRA adapter '{version}' added successfully.")
+    assert tandem.ask(model=version) != tandem.ask(model="base")
+    unloaded = tandem.post("/v1/unload_lora_adapter", {"lora_name": version})
+    assert (unloaded.status_code, unloaded.text) == (200, f"Success: LoRA adapter '{version}' removed successfully.")
+    with tandem.client() as client:
+        assert version not in {model.id for model in client.models.list()}
 
 
 # curl

@@ -5,6 +5,7 @@ import json
 import openai
 import pytest
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
+from pydantic import BaseModel
 
 from configs.errors import RequestError
 from models import harmony
@@ -17,6 +18,10 @@ ASK = {"model": "prod", "input": "Hi"}
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 CALL = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
 THOUGHT_THEN_CALL = f"<|channel|>analysis<|message|>Ask the tool.<|end|><|start|>assistant{CALL}"
+
+
+class Answer(BaseModel):
+    answer: str
 
 
 def events(server, **body) -> list:
@@ -160,7 +165,7 @@ def test_a_format_and_a_forced_call_reach_the_engine_as_from_chat(server):
     chat = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}]}
     asked.chat.completions.create(**chat, response_format={"type": "json_schema", "json_schema": named})
     done = asked.responses.create(**ASK, text={"format": {"type": "json_schema"} | named})
-    assert done.text.format.name == "answer"
+    assert (done.text.format.name, done.text.format.schema_) == ("answer", schema)
     asked.chat.completions.create(**chat, response_format={"type": "json_object"})
     asked.responses.create(**ASK, text={"format": {"type": "json_object"}})
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "get_weather"}}]}
@@ -188,6 +193,13 @@ def test_logprobs_of_the_text_come_with_its_deltas(server):
     assert [each.top_logprobs[0].token for each in part.logprobs] == [each.token for each in part.logprobs]
     (whole,) = server.client().responses.create(**ASK, **asked).output[1].content
     assert whole == part
+
+
+def test_the_clients_own_parser_reads_a_structured_answer(server):
+    server.engine.script = tokens('<|channel|>final<|message|>{"answer": "Rome"}<|return|>')
+    parsed = server.client().responses.parse(**ASK, text_format=Answer).output_parsed
+    assert parsed == Answer(answer="Rome")
+    assert server.engine.requests[0].constraint is not None
 
 
 def test_what_was_asked_is_told_back_and_nothing_is_stored(server):
