@@ -127,9 +127,9 @@ def build_app(gateway: Gateway) -> FastAPI:
         )
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
+    async def docs(request: Request) -> HTMLResponse:
         """Every route on one page that needs no internet."""
-        return HTMLResponse(reference.page(app.openapi()))
+        return HTMLResponse(reference.page(app.openapi(), str(request.base_url)))
 
     @app.get("/", include_in_schema=False)
     async def index() -> dict:

@@ -5,6 +5,7 @@ that parse their bodies themselves describe them by `documented`.
 """
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -60,6 +61,7 @@ def documented(
     if body is not None:
         shown = {title: {"value": value} for title, value in EXAMPLES[path].items()}
         schema = body.model_json_schema(ref_template=COMPONENT)
+        schema.pop("description")  # for who reads the source
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": shown}},
@@ -89,12 +91,12 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     return told
 
 
-def page(told: dict[str, Any]) -> str:
-    """What `openapi` gives, as HTML."""
+def page(told: dict[str, Any], url: str) -> str:
+    """What `openapi` gives, as HTML; its examples ask the gateway at `url`."""
     by_tag: dict[str, list[str]] = {}
     for path, methods in told["paths"].items():
         for method, operation in methods.items():
-            block = _operation(method.upper(), path, operation)
+            block = _operation(method.upper(), path, operation, url.rstrip("/"))
             by_tag.setdefault(operation.get("tags", ["other"])[0], []).append(block)
     routes = "".join(f"<h2>{escape(tag)}</h2>{''.join(blocks)}" for tag, blocks in by_tag.items())
     schemas = "".join(
@@ -105,27 +107,29 @@ def page(told: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(told["info"]["title"])} API</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>{escape(told['info']['title'])}</h1><p>{escape(told['info']['summary'])}. "
-        f'{escape(told["info"]["description"])} <a href="/openapi.json">openapi.json</a></p>'
+        f'{_prose(told["info"]["description"])} <a href="/openapi.json">openapi.json</a></p>'
         f"{routes}<h2>objects</h2>{schemas}</html>"
     )
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
-    said = f"<p>{escape(operation.get('description', ''))}</p>"
+def _operation(method: str, path: str, operation: dict[str, Any], url: str) -> str:
+    said = f"<p>{_prose(operation.get('description', ''))}</p>"
     media = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if media:
         said += _properties(media["schema"]) if "properties" in media["schema"] else f"<p>{_kind(media['schema'])}</p>"
-        said += "".join(_example(path, title, shown["value"]) for title, shown in media.get("examples", {}).items())
+        said += "".join(
+            _example(url + path, title, shown["value"]) for title, shown in media.get("examples", {}).items()
+        )
     return (
         f'<details><summary><b class="{method.lower()}">{method}</b> <code>{escape(path)}</code> '
         f"{escape(operation.get('summary', ''))}</summary>{said}</details>"
     )
 
 
-def _example(path: str, title: str, body: dict[str, Any]) -> str:
+def _example(url: str, title: str, body: dict[str, Any]) -> str:
     written = json.dumps(body, indent=2).replace("'", "'\\''")
     flag = " -N" if body.get("stream") else ""
-    command = f"curl{flag} http://127.0.0.1:8000{path} -H 'Content-Type: application/json' -d '{written}'"
+    command = f"curl{flag} {url} -H 'Content-Type: application/json' -d '{written}'"
     return f"<h4>{escape(title)}</h4><pre>{escape(command)}</pre>"
 
 
@@ -133,11 +137,16 @@ def _properties(schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code><td>{_kind(about)}<td>{_default(name, about, required)}"
-        f"<td>{escape(about.get('description', ''))}"
-        for name, about in schema.get("properties", {}).items()
+        f"<td>{_prose(about.get('description', ''))}"
+        for name, about in sorted(schema.get("properties", {}).items(), key=lambda item: item[0] not in required)
     )
-    head = "<tr><th>field<th>type<th>default<th>"
-    return f"<p>{escape(schema.get('description', ''))}</p><table>{head}{rows}</table>"
+    said = f"<p>{_prose(schema['description'])}</p>" if "description" in schema else ""
+    return f"{said}<table><tr><th>field<th>type<th>default<th>{rows}</table>"
+
+
+def _prose(text: str) -> str:
+    """Text in which code stands between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _default(name: str, about: dict[str, Any], required: list[str]) -> str:
@@ -157,7 +166,7 @@ def _kind(about: dict[str, Any]) -> str:
     if about.get("type") == "array":
         return f"list of {_kind(about.get('items', {}))}"
     kind = about.get("type", "anything")
-    bounds = [f"{word} {about[key]}" for key, word in BOUNDS.items() if key in about]
+    bounds = [f"{word} {about[key]:g}" for key, word in BOUNDS.items() if key in about]
     return escape(" ".join([kind if isinstance(kind, str) else " or ".join(kind), *bounds]))
 
 

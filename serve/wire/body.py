@@ -37,16 +37,24 @@ class StreamOptions(BaseModel):
 class SampledRequest(BaseModel):
     """What every body that asks for a generation may say about sampling."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     temperature: float = 1.0
+    """0 to 2; 0 always takes the most likely token."""
     top_p: float = 1.0
+    """Above 0 to 1: sample from the likeliest tokens that make up this much of the probability."""
     top_k: int = 0
+    """Sample from so many of the likeliest tokens; 0 or -1 from all."""
     min_p: float = 0.0
+    """0 to 1: leave out tokens less likely than this times the likeliest."""
     presence_penalty: float = 0.0
+    """-2 to 2, against tokens that were generated before."""
     frequency_penalty: float = 0.0
+    """-2 to 2, once for every time that a token was generated before."""
     repetition_penalty: float = 1.0
+    """Above 0; above 1 against tokens of the prompt and the answer."""
     seed: int | None = None
+    """The same seed gives the same answer, whatever runs beside it."""
     logit_bias: dict[str, float] = {}
     """What to add to the logits of tokens, by id."""
 
