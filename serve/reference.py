@@ -152,7 +152,8 @@ def _prose(text: str) -> str:
 def _default(name: str, about: dict[str, Any], required: list[str]) -> str:
     if name in required:
         return "required"
-    return f"<code>{escape(json.dumps(about['default']))}</code>" if about.get("default") is not None else ""
+    plain = isinstance(about.get("default"), str | int | float)
+    return f"<code>{escape(json.dumps(about['default']))}</code>" if plain else ""
 
 
 def _kind(about: dict[str, Any]) -> str:
