@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import to_json
 
 from configs.errors import RequestError
 from serve.wire import chat
@@ -119,6 +120,15 @@ class ResponsesRequest(SampledRequest):
     user: str | None = None
     store: bool = False
     """Nothing is stored either way, and the answer says so."""
+
+    @field_validator("text", "tools")
+    @classmethod
+    def _can_be_told_back(cls, value: Any) -> Any:
+        try:
+            to_json(value)
+        except ValueError as error:  # pydantic writes about 250 levels
+            raise ValueError("is nested too deep") from error
+        return value
 
     def chat(self) -> ChatRequest:
         """The same as a chat request that streams its usage. Raises RequestError in this route's words."""

@@ -17,6 +17,7 @@ from tests.unit.serve.test_gateway import until
 ASK = {"model": "prod", "input": "Hi"}
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 CALL = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+DEEP = json.loads('{"items": ' * 400 + "{}" + "}" * 400)
 THOUGHT_THEN_CALL = f"<|channel|>analysis<|message|>Ask the tool.<|end|><|start|>assistant{CALL}"
 
 
@@ -338,6 +339,8 @@ def test_what_the_chat_format_refuses_is_said_in_terms_of_input(items, words, re
         ({"text": {"verbosity": "low"}}, "text", "'medium'"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format", "text.format"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format", "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": DEEP}}}, "text", "nested too deep"),
+        ({"tools": [TOOL | {"parameters": DEEP}]}, "tools", "nested too deep"),
         ({"tool_choice": "required"}, "tool_choice", "tools is empty"),
         ({"tool_choice": {"type": "function", "name": "f"}, "tools": [TOOL]}, "tool_choice", "'f'"),
         ({"include": ["message.output_text.logprobs"], "top_logprobs": 21}, "top_logprobs", "20"),
@@ -351,7 +354,7 @@ def test_what_the_chat_format_refuses_is_said_in_terms_of_input(items, words, re
         ({"messages": []}, "messages", "not supported"),
         ({"nonsense": 1}, "nonsense", "not supported"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_done_is_refused_by_name(change, param, words, stream, refusing):
