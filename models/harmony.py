@@ -523,6 +523,31 @@ class StreamParser:
             self._out.append(Delta(self._message, *self._fields, text, ended))
 
 
+class TextStream:
+    """The text of token ids as they come, without looking for messages; the same as decoding all of them at once.
+
+    Special tokens are left out or written by name. UTF-8 sequences that span tokens are held until complete.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, skip_special_tokens: bool = True) -> None:
+        self._vocabulary = _vocabulary(tokenizer)
+        self._skip = skip_special_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, ids: Iterable[int]) -> str:
+        return "".join(map(self._one, ids))
+
+    def close(self) -> str:
+        """What was held when the tokens ended."""
+        return self._decoder.decode(b"", final=True)
+
+    def _one(self, token_id: int) -> str:
+        special = self._vocabulary.special_names.get(token_id)
+        if special is None:
+            return self._decoder.decode(self._vocabulary.piece(token_id))
+        return "" if self._skip else self.close() + special
+
+
 def parse(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> list[Message]:
     """The messages of a whole generation, in order; see StreamParser for what `ids` start at."""
     parser = StreamParser(tokenizer)

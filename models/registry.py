@@ -104,6 +104,13 @@ class Registry:
         self.path(name)
         return name
 
+    def has(self, version: str) -> bool:
+        """Whether `version` is published."""
+        try:
+            return self.path(version).is_dir()
+        except NotFoundError:
+            return False
+
     def path(self, version: str) -> Path:
         """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""
         folder = self.folder / version

@@ -32,9 +32,16 @@ class Target:
 class Catalog:
     """Names of one base model. `poll(known)` is `Control.aliases`."""
 
-    def __init__(self, base: str, poll: Callable[..., Awaitable[dict[str, str | None]]]) -> None:
+    def __init__(
+        self,
+        base: str,
+        poll: Callable[..., Awaitable[dict[str, str | None]]],
+        *,
+        is_published: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self.base = base
         self._poll = poll
+        self._is_published = is_published
         self._told: dict[str, str | None] | None = None
         self._aliases: dict[str, str | None] = {PROD: None}
         self.held: set[str] = set()
@@ -73,10 +80,16 @@ class Catalog:
         return {self.base: None} | public | {version: version for version in sorted(self.kept())}
 
     def resolve(self, name: str) -> Target:
-        """Raises NotFoundError(param="model") listing the names that exist."""
+        """Raises NotFoundError(param="model"), with the names that exist or how to load what is not loaded."""
         if name in (self.base, BASE):
             return Target(name, None, BASE)
         names = self.names()
+        if name not in names and self._is_published(name):
+            raise NotFoundError(
+                f"the adapter '{name}' is published, but not loaded",
+                hint=f'POST /v1/load_lora_adapter {{"lora_name": "{name}"}}, or `tandem swap {name}`',
+                param="model",
+            )
         if name not in names:
             known = ", ".join(names)
             raise NotFoundError(f"the model '{name[:100]}' does not exist", hint=f"models: {known}", param="model")

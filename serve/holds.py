@@ -1,11 +1,13 @@
-"""Adapters that are kept loaded for a while although no alias points to them, so that they can be judged or tried.
+"""Adapters that are kept loaded although no alias points to them, so that they can be judged or tried.
 
 A hold is loaded and verified as a swap is, and then answers under its version. It ends by its release or, if whoever
-took it goes away, by itself. Several may hold one version; aliases and the ledger are left alone.
+took it goes away, by itself; one that was taken by `keep` is for good, and outlives engines but not the gateway.
+Several may hold one version; aliases and the ledger are left alone.
 """
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ class Hold:
     id: str
     version: str
     until: float
-    """`time.monotonic()` at which it ends unless it is renewed."""
+    """`time.monotonic()` at which it ends unless it is renewed; infinity for one that is kept."""
 
 
 class Holds:
@@ -62,6 +64,22 @@ class Holds:
             self._tell()
         return hold
 
+    async def keep(self, version: str) -> Hold:
+        """Hold a version until `let_go`. Raises what `take` raises, and StateError if it is kept and loaded already."""
+        if _kept_id(version) in self._holds and await self._fleet.has(version):
+            raise StateError(f"the adapter {version} has been loaded already", hint="unload it first, or just use it")
+        return await self.take(version, math.inf, _kept_id(version))
+
+    async def let_go(self, version: str) -> None:
+        """End what `keep` began. Raises NotFoundError for a version that is not kept."""
+        if self._holds.pop(_kept_id(version), None) is None:
+            raise NotFoundError(
+                f"the adapter '{version[:80]}' was not loaded by this route",
+                hint="an alias or a hold may use it: see `tandem status`",
+                param="lora_name",
+            )
+        await self._drop()
+
     async def _load(self, version: str) -> None:
         folder = self._swapper.registry.path(version)
         await asyncio.to_thread(adapter.validate, folder, self._swapper.fingerprint)
@@ -81,24 +99,34 @@ class Holds:
         await self._drop()
         return hold
 
-    def describe(self) -> list[dict[str, str | float]]:
-        """All holds as plain values for JSON."""
-        now = time.monotonic()
-        return [
-            {"version": hold.version, "hold": hold.id, "seconds_left": round(max(0.0, hold.until - now), 1)}
-            for hold in self._holds.values()
-        ]
+    def describe(self) -> list[dict[str, str | float | None]]:
+        """All holds as plain values for JSON; one that is kept has no `seconds_left`."""
+
+        def left(hold: Hold) -> float | None:
+            return None if hold.until == math.inf else round(max(0.0, hold.until - time.monotonic()), 1)
+
+        return [{"version": hold.version, "hold": hold.id, "seconds_left": left(hold)} for hold in self._holds.values()]
 
     async def watch(self) -> None:
-        """End what has expired, for ever."""
+        """End what has expired and bring back what a restarted engine forgot, for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
+            for hold in [hold for hold in self._holds.values() if hold.until == math.inf]:
+                with contextlib.suppress(TandemError):  # an engine that is away is asked again
+                    await self._restore(hold)
             now = time.monotonic()
             if expired := [hold.id for hold in self._holds.values() if hold.until < now]:
                 for hold_id in expired:
                     self._holds.pop(hold_id, None)
                 with contextlib.suppress(TandemError):  # an engine that is away keeps nothing
                     await self._drop()
+
+    async def _restore(self, hold: Hold) -> None:
+        if await self._fleet.has(hold.version):
+            return
+        async with self._swapper.one_at_a_time:
+            if hold.id in self._holds:
+                await self._load(hold.version)
 
     async def _drop(self) -> None:
         self._tell()
@@ -107,3 +135,7 @@ class Holds:
 
     def _tell(self) -> None:
         self._catalog.held = {hold.version for hold in self._holds.values()}
+
+
+def _kept_id(version: str) -> str:
+    return f"kept-{version}"

@@ -1,9 +1,10 @@
 """One generation, pinned to one adapter version from its first token to its last, and counted. Knows token ids, neither
 formats nor HTTP; chat and completions write what comes out."""
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from serve.fleet import EngineLostError, Fleet
 
 WHOLE_ANSWER_TRIES = 2
 """An answer that is not streamed starts again if its engine dies: nothing of it was sent."""
+TRIES_OF_ONE_VERSION = 3
 
 T = TypeVar("T")
 
@@ -57,6 +59,20 @@ class Pinner:
                 target = await self._again(target, last_try)
         raise AssertionError("unreachable")
 
+    async def begin_all(
+        self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], *, started: float, **how
+    ) -> list["Pinned"]:
+        """Several generations at once, all of one version. Raises what `begin` raises; then none of them goes on."""
+        for _ in range(TRIES_OF_ONE_VERSION):
+            begun = await _all_or_none(
+                asyncio.create_task(self.begin(model, prompt, sampling, started=started, **how))
+                for prompt, sampling in asked
+            )
+            if len({each.target.version for each in begun}) == 1:
+                return begun
+            await _close(begun)
+        raise ClusterError(f"'{model}' was swapped while its answers began", hint="ask again")
+
     async def _again(self, target: Target, last_try: bool) -> Target:
         """The alias moved on between resolving and generating: resolve anew, once."""
         await self._catalog.refresh()
@@ -67,6 +83,23 @@ class Pinner:
                 hint="`tandem status` says why; `tandem swap` to another adapter, or to base",
             )
         return now
+
+
+async def _all_or_none(begins: Iterable["asyncio.Task[Pinned]"]) -> list["Pinned"]:
+    tasks = list(begins)
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await _close([each for each in ended if isinstance(each, Pinned)])
+        raise
+
+
+async def _close(begun: Iterable["Pinned"]) -> None:
+    for each in begun:
+        await each.close()
 
 
 class Pinned:

@@ -23,6 +23,7 @@ from serve.completions import Completions
 from serve.fleet import Fleet
 from serve.gateway import Gateway, build_app
 from serve.holds import Holds
+from serve.responses import Responses
 from serve.swap import Swapper
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.samples import FINGERPRINT
@@ -80,7 +81,7 @@ class Server:
         await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
         gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
         gateway.fleet = Fleet([self.remote])
-        gateway.catalog = Catalog("tiny", self.control.aliases)
+        gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()
         gateway.requests = RequestMetrics(gateway.scrape)
         gateway.engine_metrics = EngineMetrics(gateway.scrape)
@@ -90,6 +91,7 @@ class Server:
             self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
         )
         gateway.holds = Holds(gateway.swapper, gateway.fleet, gateway.catalog)
+        gateway.responses = Responses(gateway.chat)
         gateway.completions = Completions(TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests)
         return gateway
 

@@ -4,9 +4,11 @@
 """
 
 import json
+import random
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from configs.errors import RequestError
 from serve.engine.sampling import SamplingParams
@@ -35,20 +37,44 @@ class StreamOptions(BaseModel):
 class SampledRequest(BaseModel):
     """What every body that asks for a generation may say about sampling."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     temperature: float = 1.0
+    """0 to 2; 0 always takes the most likely token."""
     top_p: float = 1.0
+    """Above 0 to 1: sample from the likeliest tokens that make up this much of the probability."""
     top_k: int = 0
+    """Sample from so many of the likeliest tokens; 0 or -1 from all."""
     min_p: float = 0.0
+    """0 to 1: leave out tokens less likely than this times the likeliest."""
     presence_penalty: float = 0.0
+    """-2 to 2, against tokens that were generated before."""
     frequency_penalty: float = 0.0
+    """-2 to 2, once for every time that a token was generated before."""
     repetition_penalty: float = 1.0
+    """Above 0; above 1 against tokens of the prompt and the answer."""
     seed: int | None = None
+    """The same seed gives the same answer, whatever runs beside it."""
+    logit_bias: dict[str, float] = {}
+    """What to add to the logits of tokens, by id."""
 
-    def sampled(self, **more: Any) -> SamplingParams:
-        """These with `more` of SamplingParams' fields. Raises RequestError, with `param`, for values out of bounds."""
-        return SamplingParams(**self.model_dump(include=set(SampledRequest.model_fields)), **more)
+    @field_validator("logit_bias")
+    @classmethod
+    def _token_ids(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(key.isascii() and key.isdigit() for key in value):
+            raise ValueError("the keys are token ids")
+        return value
+
+    def sampled_times(self, n: int, **more: Any) -> list[SamplingParams]:
+        """These with `more` of SamplingParams' fields, for each of n choices: the first with the request's seed, the
+        others with seeds drawn from it. Raises RequestError, with `param`, for values out of bounds."""
+        own = self.model_dump(include=set(SampledRequest.model_fields) - {"logit_bias"})
+        bias = tuple((int(token), value) for token, value in self.logit_bias.items())
+        first = SamplingParams(**own, logit_bias=bias, **more)
+        seeds = [self.seed]
+        for index in range(1, n):
+            seeds.append(None if self.seed is None else random.Random(f"{self.seed}/{index}").getrandbits(63))
+        return [replace(first, seed=seed) for seed in seeds]
 
 
 def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:
@@ -66,7 +92,8 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
         raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
     asked = {}
     for name, value in body.items():
-        if value is None or name in IGNORED or value in neutral.get(name, ()):
+        ignored = name in IGNORED and name not in kind.model_fields
+        if value is None or ignored or value in neutral.get(name, ()):
             continue
         if name in neutral:
             raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
@@ -84,7 +111,8 @@ def request_error(error: ValidationError) -> RequestError:
     if first["type"] == "extra_forbidden":
         return RequestError(f"{field} is not supported", param=field)
     given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
-    return RequestError(f"{field}: {first['msg']}{given}", param=str(first["loc"][0]) if first["loc"] else None)
+    message = first["msg"].removeprefix("Value error, ")  # pydantic's, before the text of a validator of ours
+    return RequestError(f"{field}: {message}{given}", param=str(first["loc"][0]) if first["loc"] else None)
 
 
 def _shown(value: Any) -> str:
@@ -96,4 +124,4 @@ def _shown(value: Any) -> str:
 
 def encode(value: BaseModel) -> str:
     """JSON as OpenAI writes it: fields that were never set are absent, null ones are null."""
-    return value.model_dump_json(exclude_unset=True)
+    return value.model_dump_json(exclude_unset=True, by_alias=True)

@@ -2,9 +2,7 @@
 by name, never ignored. Knows the format, neither HTTP nor engines' insides; `chat_answer` writes what comes out."""
 
 import json
-import random
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -114,17 +112,9 @@ class ChatRequest(SampledRequest):
     response_format: ResponseFormat = ResponseFormat()
     tools: list[dict[str, Any]] = []
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedToolChoice = "auto"
-    logit_bias: dict[str, float] = {}
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_TOP_LOGPROBS)
     return_token_ids: bool = False
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _token_ids(cls, value: dict[str, float]) -> dict[str, float]:
-        if not all(key.isascii() and key.isdigit() for key in value):
-            raise ValueError("the keys are token ids")
-        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -145,16 +135,12 @@ class ChatRequest(SampledRequest):
 
         Raises RequestError, with `param`, for values out of bounds.
         """
-        seeds = [self.seed]
-        for index in range(1, self.n):
-            seeds.append(None if self.seed is None else random.Random(f"{self.seed}/{index}").getrandbits(63))
-        first = self.sampled(
+        return self.sampled_times(
+            self.n,
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             stop=self.stops,
             stop_token_ids=tuple(stop_token_ids),
-            logit_bias=tuple((int(token), bias) for token, bias in self.logit_bias.items()),
         )
-        return [replace(first, seed=seed) for seed in seeds]
 
     def constraint(self) -> Constraint | None:
         """What the generation is held to; None leaves the model free.

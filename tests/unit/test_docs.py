@@ -21,9 +21,9 @@ from cli.main import COMMANDS, tandem
 from configs import load, paths, reference
 from configs.schema import ClusterConfig, RunConfig
 from jobs import train as train_job
-from serve import completions, gateway
+from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
-from serve.wire import body, chat, errors
+from serve.wire import body, chat, completions, errors, lora, responses
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
@@ -37,6 +37,9 @@ PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
 BODIES = {
     r"/v1/chat/completions$": chat.parse_request,
     r"/v1/completions$": completions.parse_request,
+    r"/v1/responses$": lambda body: responses.parse_request(body).chat(),
+    r"/v1/load_lora_adapter$": lora.parse_load,
+    r"/v1/unload_lora_adapter$": lora.parse_unload,
     r"/api/aliases/": SwapRequest.model_validate,
     r"/api/adapters/.*/load$": LoadRequest.model_validate,
     r"/api/adapters/.*/unload$": UnloadRequest.model_validate,
@@ -263,6 +266,8 @@ def test_the_api_page_has_every_parameter_and_every_status():
     text = API.read_text()
     names = body.IGNORED | chat.NEUTRAL.keys() | chat.ChatRequest.model_fields.keys()
     names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
+    names |= responses.NEUTRAL.keys() | responses.ResponsesRequest.model_fields.keys()
+    names |= lora.LoadRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
     declared = {(str(status), kind, code or "") for status, kind, code in errors.STATUS.values()}

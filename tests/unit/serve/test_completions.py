@@ -1,12 +1,22 @@
-"""`POST /v1/completions` over real HTTP: vLLM's shape of prompt_logprobs, ids in and out, the rest refused by name."""
+"""`POST /v1/completions` over real HTTP: streams, choices, stop texts, vLLM's prompt_logprobs and ids in and out, the
+rest refused by name."""
+
+import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 from transformers import AutoTokenizer
 
+from configs.errors import RequestError
 from configs.paths import TINY_MODEL
-from serve.engine.protocol import TokenLogprob
+from serve.catalog import Catalog
+from serve.engine.protocol import TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
+from serve.wire.completion_answer import ChoiceWriter
+from serve.wire.completions import parse_request
 from tests.samples import publish
+from tests.unit.serve.test_gateway import until
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 IDS = [5, 77, 300]
@@ -68,6 +78,196 @@ def test_a_prompt_is_continued_with_its_tokens_and_ends_at_the_models_stop_token
     assert server.engine.requests[2].sampling == SamplingParams(seed=7, max_tokens=2, stop_token_ids=stops)
 
 
+# Several choices, stop texts, streams
+
+STORY = TOKENIZER.encode("One fox, two foxes, three foxes.", add_special_tokens=False)
+GO_ON = {"model": "base", "prompt": "Once", "max_tokens": 50}
+
+
+def stream(server, **body) -> list[dict]:
+    response = server.post("/v1/completions", GO_ON | {"stream": True} | body)
+    assert response.status_code == 200, response.text
+    *events, end = response.text.removesuffix("\n\n").split("\n\n")
+    assert end == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert {chunk["id"] for chunk in chunks} == {response.headers["x-request-id"]}
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    return chunks
+
+
+def test_a_stream_is_the_whole_text_in_pieces(server):
+    server.engine.script = STORY
+    chunks = stream(server, return_token_ids=True)
+    assert len(chunks) == len(STORY) + 1
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert "".join(choice["text"] for choice in choices) == "One fox, two foxes, three foxes."
+    assert [choice["finish_reason"] for choice in choices] == [None] * len(STORY) + ["length"]
+    assert [token for choice in choices for token in choice["token_ids"]] == STORY
+    assert choices[0]["prompt_token_ids"] == TOKENIZER.encode("Once")
+    assert "usage" not in chunks[0]
+
+
+def test_the_openai_client_streams_with_usage(server):
+    server.engine.script = STORY
+    chunks = list(
+        server.client().completions.create(**GO_ON, echo=True, stream=True, stream_options={"include_usage": True})
+    )
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == f"Once{TOKENIZER.decode(STORY)}"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], len(STORY))
+
+
+def test_several_prompts_have_n_choices_each_in_order(server):
+    server.engine.script = None  # echoes
+    prompts = ["One fox", "two foxes"]
+    answer = complete(server, prompt=prompts, n=2, seed=7, max_tokens=50, prompt_logprobs=None)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert [choice["text"] for choice in answer["choices"]] == ["One fox", "One fox", "two foxes", "two foxes"]
+    each = [len(TOKENIZER.encode(prompt)) for prompt in prompts]
+    assert answer["usage"]["prompt_tokens"] == sum(each), "a prompt counts once"
+    assert answer["usage"]["completion_tokens"] == 2 * sum(each)
+    first, second, *_ = seeds = [request.sampling.seed for request in server.engine.requests]
+    assert seeds == [7, second, 7, second] and first != second
+    of_ids = complete(server, prompt=[IDS, IDS[:2]])["choices"]
+    assert [len(choice["prompt_logprobs"]) for choice in of_ids] == [3, 2]
+
+
+def test_choices_stream_side_by_side(server):
+    server.engine.script, server.engine.delay = None, 0.002
+    chunks = stream(server, prompt=["One fox, two foxes", "three"], stream_options={"include_usage": True})
+    pieces = [choice for chunk in chunks for choice in chunk["choices"]]
+    texts = ["".join(piece["text"] for piece in pieces if piece["index"] == index) for index in (0, 1)]
+    assert texts == ["One fox, two foxes", "three"]
+    order = [piece["index"] for piece in pieces]
+    assert order.index(1) < len(order) - 1 - order[::-1].index(0), "the second begins before the first ends"
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["usage"]["completion_tokens"] == sum(map(len, (r.prompt_ids for r in server.engine.requests)))
+
+
+@pytest.mark.parametrize("stop", ["two", ["three", "two"], [", t"]])
+def test_a_stop_text_ends_the_text_and_the_engines_work(stop, server):
+    server.engine.script = [*STORY, *(STORY * 100)]
+    server.engine.delay = 0.001
+    expected = "One fox" if stop == [", t"] else "One fox, "
+    whole = complete(server, **GO_ON | {"max_tokens": 4000}, stop=stop, prompt_logprobs=None)["choices"][0]
+    assert (whole["text"], whole["finish_reason"]) == (expected, "stop")
+    choices = [chunk["choices"][0] for chunk in stream(server, max_tokens=4000, stop=stop)]
+    assert ("".join(choice["text"] for choice in choices), choices[-1]["finish_reason"]) == (expected, "stop")
+    assert until(lambda: server.engine.stats().running == 0)
+
+
+def test_text_in_half_characters_comes_when_it_is_whole(server):
+    server.engine.script = TOKENIZER.encode("fox \U0001f98a!", add_special_tokens=False)
+    pieces = [chunk["choices"][0]["text"] for chunk in stream(server)]
+    assert "".join(pieces) == "fox \U0001f98a!" and not any("\ufffd" in piece for piece in pieces)
+    server.engine.script = server.engine.script[:-2]
+    cut = "".join(chunk["choices"][0]["text"] for chunk in stream(server))
+    assert cut == TOKENIZER.decode(server.engine.script) == "fox \ufffd"
+
+
+def test_generated_tokens_are_scored_in_openais_older_shape(server):
+    server.engine.script = STORY[:4]
+    whole = complete(server, **GO_ON, logprobs=2, prompt_logprobs=None)["choices"][0]
+    scores = whole["logprobs"]
+    names = [TOKENIZER.decode([token]) for token in STORY[:4]]
+    assert scores["tokens"] == names and "".join(names) == whole["text"]
+    assert scores["text_offset"] == [len("".join(names[:at])) for at in range(4)]
+    assert scores["token_logprobs"] == [token / -1000 for token in STORY[:4]]
+    assert scores["top_logprobs"] == [{name: token / -1000} for name, token in zip(names, STORY[:4], strict=True)]
+    pieces = [chunk["choices"][0]["logprobs"] for chunk in stream(server, logprobs=2)]
+    for name, values in scores.items():
+        assert [value for piece in pieces for value in piece[name]] == values
+    request = server.engine.requests[0]
+    assert (request.logprobs, request.prompt_logprobs) == (2, None)
+    assert complete(server, **GO_ON)["choices"][0]["logprobs"] is None
+
+
+def test_the_likeliest_tokens_stand_beside_the_chosen_one_even_if_that_is_unlikely():
+    request = parse_request({"model": "base", "prompt": "x", "logprobs": 2})
+    writer = ChoiceWriter(TOKENIZER, request, 0, [1])
+    scores = {77: TokenLogprob(-9.0, 40), 78: TokenLogprob(-0.1, 1), 79: TokenLogprob(float("-inf"), 2)}
+    choice = writer.write(TokenChunk([77], "length", 1, 1, None, [scores]))
+    names = {token: TOKENIZER.decode([token]) for token in scores}
+    assert list(choice.logprobs.top_logprobs[0].items()) == [(names[78], -0.1), (names[79], -9999.0), (names[77], -9.0)]
+    assert choice.logprobs.token_logprobs == [-9.0]
+
+
+def test_an_echoed_prompt_is_scored_too(server):
+    server.engine.script = STORY[:2]
+    prompt = TOKENIZER.encode("One fox")
+    choice = complete(server, prompt=prompt, max_tokens=2, echo=True, logprobs=0, prompt_logprobs=None)["choices"][0]
+    scores = choice["logprobs"]
+    assert scores["tokens"] == [TOKENIZER.decode([token]) for token in (*prompt, *STORY[:2])]
+    assert scores["token_logprobs"] == [None, *(token / -1000 for token in (*prompt[1:], *STORY[:2]))]
+    assert scores["top_logprobs"][0] is None and choice["text"].startswith("One fox")
+    assert scores["text_offset"][len(prompt)] == len("One fox")
+    assert "prompt_logprobs" not in choice
+
+
+def test_tokens_behind_a_stop_text_are_not_scored(server):
+    server.engine.script = STORY
+    for choices in (
+        complete(server, **GO_ON, logprobs=0, stop="two")["choices"],
+        [chunk["choices"][0] for chunk in stream(server, logprobs=0, stop="two")],
+    ):
+        names = "".join(name for choice in choices for name in choice["logprobs"]["tokens"])
+        assert "".join(choice["text"] for choice in choices) == "One fox, "
+        assert names in ("One fox, ", "One fox, t", "One fox, two"), "the last token may reach beyond the text"
+
+
+def test_one_prompt_that_is_refused_refuses_all_and_leaves_nothing_running(server):
+    server.engine.delay = 0.001
+    server.engine.script = STORY * 100
+    generate = server.engine.generate
+
+    async def too_long(request):
+        if len(request.prompt_ids) > 5:
+            await asyncio.sleep(0.02)
+            raise RequestError("the prompt is too long", param="messages")
+        async for chunk in generate(request):
+            yield chunk
+
+    server.engine.generate = too_long
+    response = server.post("/v1/completions", GO_ON | {"prompt": [IDS, IDS * 3], "max_tokens": 4000, "stream": True})
+    assert (response.status_code, "too long" in response.text) == (400, True)
+    assert until(lambda: server.engine.stats().running == 0)
+
+
+def test_an_engine_that_dies_mid_stream_ends_it_with_an_error_event_and_no_done(server):
+    server.engine.script = STORY
+    server.remote.dies_after = 4
+    response = server.post("/v1/completions", GO_ON | {"stream": True})
+    last = response.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unavailable"
+    assert "[DONE]" not in response.text
+
+
+def test_a_client_that_leaves_ends_all_its_choices(server):
+    server.engine.script, server.engine.delay = STORY * 100, 0.005
+    chunks = server.client().completions.create(**GO_ON | {"max_tokens": 4000}, n=3, stream=True)
+    next(iter(chunks))
+    assert server.engine.stats().running == 3
+    chunks.close()
+    assert until(lambda: server.engine.stats().running == 0)
+    assert server.metrics()[("tandem_requests_abandoned_total",)] == 3
+
+
+def test_all_choices_are_of_one_version_even_if_the_alias_moves_between_them(server, monkeypatch):
+    version = publish(server.registry).version
+    server.engine.script = STORY
+    resolve, asked = Catalog.resolve, []
+
+    def moves(catalog, name):
+        asked.append(name)
+        target = resolve(catalog, name)
+        return replace(target, version=None) if len(asked) == 2 else target  # the first choice's, as before the swap
+
+    server.post("/api/aliases/prod", {"adapter": version})
+    monkeypatch.setattr(Catalog, "resolve", moves)
+    assert complete(server, model="prod", n=2, max_tokens=3)["system_fingerprint"] == version
+    assert [request.adapter for request in server.engine.requests[-2:]] == [version, version]
+    assert until(lambda: server.engine.stats().running == 0)
+
+
 def test_a_prompt_may_be_text_in_which_special_tokens_are_themselves(server):
     text = "<|start|>user<|message|>Hi"
     complete(server, prompt=text)
@@ -97,21 +297,32 @@ def test_an_engine_that_dies_is_asked_again(server):
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, "prompt"),
-        ({"prompt": [[1, 2]]}, "prompt"),
-        ({"prompt": ["one", "two"]}, "prompt"),
+        ({"prompt": [[1, 2], []]}, "prompt"),
+        ({"prompt": ["one", ""]}, "prompt"),
+        ({"prompt": ["one", [1]]}, "prompt"),
+        ({"prompt": [1, -2]}, "prompt"),
+        ({"prompt": {"text": "one"}}, "prompt"),
+        ({"prompt": [[[1]]]}, "prompt"),
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"prompt_logprobs": True}, "prompt_logprobs"),
         ({"prompt_logprobs": None}, None),
         ({"temperature": 3, "max_tokens": 1}, "temperature"),
         ({"max_tokens": -1}, "max_tokens"),
-        ({"stream": True}, "stream"),
-        ({"stop": ["."]}, "stop"),
-        ({"n": 2}, "n"),
+        ({"stream": "yes"}, "stream"),
+        ({"stop": [""], "max_tokens": 1}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"n": 0}, "n"),
+        ({"n": 65}, "n"),
+        ({"n": 33, "prompt": [[1], [2]]}, None),
+        ({"temperature": 3, "max_tokens": 1, "stream": True}, "temperature"),
         ({"best_of": 2}, "best_of"),
-        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
         ({"suffix": "x"}, "suffix"),
-        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"logit_bias": {"a": 2}}, "logit_bias"),
+        ({"logit_bias": {"1": 200}}, "logit_bias"),
         ({"messages": []}, "messages"),
         ({"min_tokens": 3}, "min_tokens"),
     ],

@@ -1,0 +1,89 @@
+"""Bodies that the API's page shows, by route and title. Each is posted to a gateway by a test."""
+
+from typing import Any
+
+VERSION = "gpt-oss-20b_standard_20261123-183102"
+"""Stands for a published adapter's version."""
+
+QUESTION = {"role": "user", "content": "What is the capital of Italy?"}
+WEATHER = {
+    "name": "get_weather",
+    "description": "Weather of a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+ASKED = {"role": "user", "content": "What is the weather in Rome?"}
+
+EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
+    "/v1/chat/completions": {
+        "A question": {"model": "prod", "messages": [QUESTION], "temperature": 0},
+        "Streamed, with its usage": {
+            "model": "prod",
+            "messages": [QUESTION],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+        "With instructions and little reasoning": {
+            "model": "prod",
+            "messages": [{"role": "system", "content": "Answer in one word."}, QUESTION],
+            "reasoning_effort": "low",
+            "max_completion_tokens": 200,
+        },
+        "With a tool": {"model": "prod", "messages": [ASKED], "tools": [{"type": "function", "function": WEATHER}]},
+        "With a tool's result": {
+            "model": "prod",
+            "messages": [
+                ASKED,
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {
+                            "id": "call_1",
+                            "type": "function",
+                            "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'},
+                        }
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "call_1", "content": "sunny, 24 degrees"},
+            ],
+            "tools": [{"type": "function", "function": WEATHER}],
+        },
+    },
+    "/v1/responses": {
+        "A question": {"model": "prod", "input": "What is the capital of Italy?", "temperature": 0},
+        "Streamed": {
+            "model": "prod",
+            "instructions": "Answer in one word.",
+            "input": [QUESTION],
+            "reasoning": {"effort": "low"},
+            "max_output_tokens": 200,
+            "stream": True,
+        },
+        "With a function": {"model": "prod", "input": [ASKED], "tools": [{"type": "function"} | WEATHER]},
+        "With what was said before": {
+            "model": "prod",
+            "input": [
+                ASKED,
+                {
+                    "type": "reasoning",
+                    "content": [{"type": "reasoning_text", "text": "They ask for the weather."}],
+                },
+                {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": '{"city": "Rome"}'},
+                {"type": "function_call_output", "call_id": "call_1", "output": "sunny, 24 degrees"},
+            ],
+            "tools": [{"type": "function"} | WEATHER],
+        },
+    },
+    "/v1/completions": {
+        "Go on with a text": {"model": "base", "prompt": "Rome is", "max_tokens": 8, "stop": ["."]},
+        "Several prompts, twice each, streamed": {
+            "model": "base",
+            "prompt": ["Rome is", "Paris is"],
+            "n": 2,
+            "seed": 7,
+            "stream": True,
+        },
+        "Score token ids": {"model": "base", "prompt": [651, 695, 13], "max_tokens": 0, "prompt_logprobs": 0},
+    },
+    "/v1/load_lora_adapter": {"A published version": {"lora_name": VERSION}},
+    "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
+}

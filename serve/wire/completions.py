@@ -1,0 +1,89 @@
+"""The body of `POST /v1/completions`, checked: prompts go to the engine as they are, without a chat format.
+
+`completion_answer` writes what comes out. `prompt_logprobs`, `return_token_ids`, `stop_token_ids` and
+`skip_special_tokens` are vLLM's: https://docs.vllm.ai (Completions API).
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from serve.engine.sampling import SamplingParams
+from serve.wire.body import SampledRequest, StreamOptions, checked
+
+MOST_LIKELIEST = 20
+MOST_CHOICES = 64
+
+NEUTRAL = {
+    "best_of": (1,),
+    "suffix": ("",),
+}
+"""Parameters that are not supported, with the values that ask for nothing."""
+
+Text = Annotated[str, Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def _one_or_several_prompts(value: Any) -> Any:
+    def ids(each: Any) -> bool:
+        return isinstance(each, list) and all(type(item) is int for item in each)
+
+    prompts = value if isinstance(value, list) and not ids(value) else [value]
+    if not all(isinstance(each, str) or ids(each) for each in prompts) or len({type(each) for each in prompts}) > 1:
+        raise ValueError("is neither a text, nor a list of token ids, nor a list of one of the two")
+    if not all(prompts):
+        raise ValueError("is empty")
+    return value
+
+
+class CompletionRequest(SampledRequest):
+    """The body of POST /v1/completions. Make it with `parse_request`."""
+
+    model: str = Field(min_length=1)
+    prompt: Annotated[Text | Ids | list[Text] | list[Ids], BeforeValidator(_one_or_several_prompts)]
+    max_tokens: int = Field(default=16, ge=0)
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    stop: str | list[str] = []
+    stop_token_ids: list[int] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
+    return_token_ids: bool = False
+    skip_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise ValueError("max_tokens is 0, so ask for echo or prompt_logprobs")
+        if (choices := len(self.prompts) * self.n) > MOST_CHOICES:
+            raise ValueError(f"{len(self.prompts)} prompts with n={self.n} are {choices} choices, over {MOST_CHOICES}")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return self.prompt if several else [self.prompt]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def scored_prompt(self) -> int | None:
+        """How many of the likeliest tokens to score beside each one of the prompt; None scores none."""
+        wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
+        return max((most for most in wanted if most is not None), default=None)
+
+    def samplings(self, stop_token_ids: Iterable[int]) -> list[SamplingParams]:
+        """One per choice of a prompt. `stop_token_ids` are the model's own. Raises RequestError, with `param`, for
+        values out of bounds."""
+        own = tuple(dict.fromkeys((*self.stop_token_ids, *stop_token_ids)))
+        return self.sampled_times(self.n, max_tokens=self.max_tokens or None, stop=self.stops, stop_token_ids=own)
+
+
+def parse_request(body: bytes | str | dict[str, Any]) -> CompletionRequest:
+    """A checked request; see `body.checked`."""
+    return checked(body, CompletionRequest, NEUTRAL)

@@ -1,0 +1,54 @@
+"""The bodies of vLLM's `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`, for published adapters only.
+
+vLLM loads whatever folder `lora_path` names. Here nothing from outside is loaded: `lora_name` is a published version,
+and `lora_path` may only say the same. https://docs.vllm.ai (LoRA adapters, dynamically serving)
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from configs.errors import NotFoundError, RequestError
+from models.registry import Registry
+from serve.wire.body import checked
+
+
+class UnloadRequest(BaseModel):
+    """Body of `POST /v1/unload_lora_adapter`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    lora_name: str = Field(min_length=1)
+    """A published version, as `tandem adapters list` shows it."""
+
+
+class LoadRequest(UnloadRequest):
+    """Body of `POST /v1/load_lora_adapter`."""
+
+    lora_path: str | None = None
+    """Not needed: the version once more, or its own folder below `TANDEM_HOME/models`."""
+
+
+def parse_load(body: bytes | dict[str, Any]) -> LoadRequest:
+    return checked(body, LoadRequest, {})
+
+
+def parse_unload(body: bytes | dict[str, Any]) -> UnloadRequest:
+    return checked(body, UnloadRequest, {})
+
+
+def published(request: LoadRequest, registry: Registry) -> str:
+    """The version to load. Raises NotFoundError for one that is not published, RequestError for another path."""
+    version = request.lora_name
+    if not registry.has(version):
+        raise NotFoundError(
+            f"no adapter '{version[:80]}' is published", hint="see `tandem adapters list`", param="lora_name"
+        )
+    if request.lora_path not in (None, version) and Path(request.lora_path) != registry.path(version):
+        raise RequestError(
+            f"lora_path '{request.lora_path[:200]}' is not the folder of the published adapter {version}",
+            hint="only published adapters are loaded: leave lora_path out, or repeat lora_name in it",
+            param="lora_path",
+        )
+    return version

@@ -1,0 +1,221 @@
+"""Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node, LangChain's, and curl."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, Field
+
+from configs import paths
+from models import harmony
+from models.checkpoint import load_tokenizer
+from tests.ray.conftest import QUESTION
+
+CLIENTS = paths.SOURCE / "tests" / "clients"
+CAPITAL = "What is the capital of Italy?"
+ROME = "The capital of Italy is Rome."
+WEATHER = "What is the weather in Rome?"
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FUNCTION = {"name": "get_weather", "description": "Weather of a city.", "parameters": PARAMETERS}
+BASE = {"model": "base", "temperature": 0}
+
+
+class City(BaseModel):
+    city: str = Field(max_length=12)
+
+
+# OpenAI's client for Python
+
+
+def test_python_makes_a_tool_round_trip(tandem):
+    messages = [{"role": "user", "content": WEATHER}]
+    tools = [{"type": "function", "function": FUNCTION}]
+    with tandem.client() as client:
+        first = client.chat.completions.create(**BASE, messages=messages, tools=tools).choices[0]
+        (call,) = first.message.tool_calls
+        assert (first.finish_reason, call.function.name) == ("tool_calls", "get_weather")
+        assert json.loads(call.function.arguments) == {"city": "Rome"}
+        result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+        second = client.chat.completions.create(**BASE, messages=[*messages, first.message, result], tools=tools)
+        assert second.choices[0].finish_reason == "stop" and second.choices[0].message.content
+        with client.chat.completions.stream(**BASE, messages=messages, tools=tools) as stream:
+            streamed = stream.get_final_completion().choices[0].message.tool_calls[0].function
+        assert (streamed.name, streamed.arguments) == (call.function.name, call.function.arguments)
+
+
+def test_python_responds_whole_and_streamed(tandem):
+    with tandem.client() as client:
+        whole = client.responses.create(**BASE, input=CAPITAL)
+        assert (whole.output_text, whole.status) == (ROME, "completed")
+        assert [item.type for item in whole.output] == ["reasoning", "message"]
+        with client.responses.stream(**BASE, input=CAPITAL) as stream:
+            deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+            final = stream.get_final_response()
+        assert ("".join(deltas), len(deltas) > 3) == (ROME, True)
+        assert final.output_text == whole.output_text and final.usage == whole.usage
+        cut = client.responses.create(**BASE, input=CAPITAL, max_output_tokens=4)
+        assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+def test_python_responds_to_a_functions_output(tandem):
+    tools = [{"type": "function"} | FUNCTION]
+    asked = [{"role": "user", "content": WEATHER}]
+    with tandem.client() as client:
+        first = client.responses.create(**BASE, input=asked, tools=tools)
+        call = first.output[-1]
+        assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "get_weather", {"city": "Rome"})
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+        second = client.responses.create(**BASE, input=[*asked, *first.output, result], tools=tools)
+        assert second.status == "completed" and second.output_text
+
+
+def test_python_completes_several_prompts_streamed_as_whole(tandem):
+    asked = BASE | {"prompt": ["Rome is", "Paris is"], "max_tokens": 6}
+    with tandem.client() as client:
+        whole = client.completions.create(**asked)
+        texts = ["", ""]
+        for chunk in client.completions.create(**asked, stream=True):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.text
+        assert texts == [choice.text for choice in whole.choices]
+        assert whole.usage.completion_tokens == 12
+
+
+# OpenAI's client for Node
+
+
+@pytest.fixture(scope="module")
+def node_folder() -> Path:
+    """The script beside the client's package, installed once per version into the user's cache."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        assert os.environ.get("CI") != "true", "CI has to have node and npm"
+        pytest.skip("node and npm are not installed")
+    lock = CLIENTS / "package-lock.json"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "tandem-tests" / f"node-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in CLIENTS.iterdir():
+        shutil.copy(file, folder)
+    if not (folder / "node_modules" / ".package-lock.json").exists():
+        done = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True, timeout=300)
+        if done.returncode and os.environ.get("CI") != "true":
+            pytest.skip(f"npm cannot install OpenAI's client: {done.stderr[-200:]}")
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_nodes_client_gets_the_same_answers(tandem, node_folder):
+    done = subprocess.run(
+        ["node", "openai.mjs", f"{tandem.http}/v1"], cwd=node_folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["chat"]["text"] == found["chatStream"]["text"] == ROME
+    assert found["chat"]["thought"] and found["chatStream"]["pieces"] > 3 and found["chatStream"]["tokens"] > 5
+    for name in ("tools", "responsesTools"):
+        assert (found[name]["name"], found[name]["arguments"]) == ("get_weather", {"city": "Rome"})
+    assert (found["tools"]["finish"], found["responsesTools"]["status"]) == ("stop", "completed")
+    assert found["responses"] == {"text": ROME, "items": ["reasoning", "message"], "status": "completed"}
+    assert found["responsesStream"] == {"text": ROME, "first": "response.created", "last": "response.completed"}
+    assert found["completions"]["whole"] == found["completions"]["streamed"]
+    assert {"tiny", "prod"} <= set(found["models"])
+    assert found["refused"] == {"name": "NotFoundError", "status": 404, "param": "model"}
+
+
+# LangChain
+
+
+@pytest.fixture(params=["chat completions", "responses"])
+def langchain(request, tandem) -> ChatOpenAI:
+    return ChatOpenAI(
+        **BASE,
+        base_url=f"{tandem.http}/v1",
+        api_key="unused",
+        max_retries=0,
+        use_responses_api=request.param == "responses",
+    )
+
+
+def test_langchain_invokes_and_streams(langchain):
+    assert langchain.invoke(CAPITAL).text == ROME
+    pieces = [chunk.text for chunk in langchain.stream(CAPITAL)]
+    assert "".join(pieces) == ROME and len([piece for piece in pieces if piece]) > 3
+    assert langchain.invoke(CAPITAL).usage_metadata["output_tokens"] > 5
+
+
+def test_langchain_binds_tools_and_takes_their_results_back(langchain):
+    bound = langchain.bind_tools([{"type": "function", "function": FUNCTION}])
+    history = [HumanMessage(WEATHER)]
+    first = bound.invoke(history)
+    (call,) = first.tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
+    second = bound.invoke([*history, first, ToolMessage("sunny", tool_call_id=call["id"])])
+    assert second.text and not second.tool_calls
+
+
+def test_langchain_gets_structured_output(langchain):
+    answer = langchain.bind(max_tokens=300).with_structured_output(City, method="json_schema").invoke(CAPITAL)
+    assert isinstance(answer, City) and len(answer.city) <= 12
+
+
+# vLLM's routes for adapters
+
+
+def test_a_published_adapter_is_loaded_asked_and_unloaded(tandem, trained):
+    version = trained.adapter
+    with tandem.client() as client, pytest.raises(openai.NotFoundError, match="published, but not loaded"):
+        client.chat.completions.create(model=version, messages=[{"role": "user", "content": QUESTION}])
+    body = {"lora_name": version, "lora_path": str(tandem.home.models / version)}
+    loaded = tandem.post("/v1/load_lora_adapter", body)
+    assert (loaded.status_code, loaded.text) == (200, f"Success: LoRA adapter '{version}' added successfully.")
+    assert tandem.ask(model=version) != tandem.ask(model="base")
+    unloaded = tandem.post("/v1/unload_lora_adapter", {"lora_name": version})
+    assert (unloaded.status_code, unloaded.text) == (200, f"Success: LoRA adapter '{version}' removed successfully.")
+    with tandem.client() as client:
+        assert version not in {model.id for model in client.models.list()}
+
+
+# curl
+
+
+def curl(tandem, body: dict, *options: str) -> subprocess.CompletedProcess[str]:
+    url = f"{tandem.http}/v1/chat/completions"
+    command = ["curl", "-sS", *options, url, "-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_streams_and_is_told_what_is_wrong(tandem):
+    messages = [{"role": "user", "content": CAPITAL}]
+    events = curl(tandem, BASE | {"messages": messages, "stream": True}, "-N").stdout.strip().split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    deltas = [json.loads(event.removeprefix("data: "))["choices"][0]["delta"] for event in events[:-1]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == ROME
+    refused = curl(tandem, {"model": "gpt-4", "messages": messages}, "--fail-with-body", "-w", "\n%{http_code}")
+    body, status = refused.stdout.rsplit("\n", 1)
+    assert (refused.returncode, status) == (22, "404")
+    assert json.loads(body)["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_that_hangs_up_on_a_whole_answer_ends_it_in_the_engine(tandem):
+    def engine() -> dict:
+        return httpx.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]
+
+    stop_tokens = harmony.stop_token_ids(load_tokenizer(paths.TINY_MODEL))
+    endless = {"max_tokens": 1900, "logit_bias": {str(token): -100 for token in stop_tokens}}
+    before = engine()["generated_tokens"]
+    body = BASE | endless | {"messages": [{"role": "user", "content": CAPITAL}]}
+    assert curl(tandem, body, "--max-time", "1").returncode == 28
+    while engine()["running"]:
+        time.sleep(0.05)
+    assert engine()["generated_tokens"] - before < 1900

@@ -1,0 +1,78 @@
+"""The API's own page: every route that takes a body shows its schema and examples, which work; nothing is loaded."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from serve import gateway, reference
+from serve.examples import EXAMPLES, VERSION
+from tests.samples import publish
+
+APP = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None))
+TOLD = APP.openapi()
+SHOWN = [pytest.param(path, body, id=f"{path}: {title}") for path, of in EXAMPLES.items() for title, body in of.items()]
+
+
+def references(value) -> set[str]:
+    if isinstance(value, dict):
+        return {value["$ref"]} if isinstance(value.get("$ref"), str) else set().union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize(("path", "body"), SHOWN)
+def test_every_example_is_answered(path, body, server):
+    if VERSION in body.values():
+        body = {"lora_name": publish(server.registry).version}
+        if path.startswith("/v1/unload"):
+            server.post("/v1/load_lora_adapter", body)
+    response = server.post(path, body)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream") == bool(body.get("stream"))
+    kind = response.headers["content-type"].partition(";")[0]
+    assert kind in TOLD["paths"][path]["post"]["responses"]["200"]["content"]
+
+
+def test_every_v1_route_that_takes_a_body_has_its_schema_and_examples():
+    for path, methods in TOLD["paths"].items():
+        if path.startswith("/v1/") and "post" in methods:
+            media = methods["post"]["requestBody"]["content"]["application/json"]
+            assert {"model", "lora_name"} & set(media["schema"]["required"])
+            assert [shown["value"] for shown in media["examples"].values()] == list(EXAMPLES[path].values())
+
+
+def test_the_description_is_whole_and_tells_the_errors_that_there_are():
+    known = {f"#/components/schemas/{name}" for name in TOLD["components"]["schemas"]}
+    assert references(TOLD["paths"]) | references(TOLD["components"]) <= known
+    for methods in TOLD["paths"].values():
+        for operation in methods.values():
+            assert operation["tags"] and operation["description"] and operation["summary"]
+            assert "422" not in operation["responses"]
+            for status in ("4XX", "5XX"):
+                schema = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Error"}
+
+
+def test_a_real_error_has_the_shape_that_is_told(refusing):
+    error = refusing.refusal(404, {"model": "nope", "messages": [{"role": "user", "content": "Hi"}]})
+    assert set(error) == set(TOLD["components"]["schemas"]["Error"]["properties"]["error"]["required"])
+
+
+def test_the_page_shows_every_route_without_script_or_anything_from_elsewhere(refusing):
+    response = refusing.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    for path, methods in TOLD["paths"].items():
+        assert f"<code>{path}</code>" in response.text
+        assert all(f">{method.upper()}</b>" in response.text for method in methods)
+    assert f"curl {refusing.url}/v1/responses -H" in response.text and "With what was said before" in response.text
+    assert not re.search(r"<script|<link|<img|@import|url\(|src=", response.text)
+    assert re.findall(r'href="(?!#)([^"]*)"', response.text) == ["/openapi.json"]
+    anchors = set(re.findall(r'id="([^"]*)"', response.text))
+    assert set(re.findall(r'href="#([^"]*)"', response.text)) <= anchors
+    assert refusing.get("/openapi.json").json() == TOLD
+
+
+def test_what_is_described_is_text_on_the_page():
+    told = TOLD | {"info": TOLD["info"] | {"title": "<script>alert(1)</script>"}}
+    page = reference.page(told, 'http://"><script>')
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
