@@ -30,10 +30,7 @@ class ChatTab:
         self.log = gr.Chatbot(
             elem_id="log", show_label=False, height="100%", layout="bubble", editable="user", buttons=["copy"],
             allow_tags=False, placeholder=EMPTY, feedback_options=None, scale=1, autoscroll=True,
-            latex_delimiters=[
-                {"left": "$$", "right": "$$", "display": True}, {"left": "\\[", "right": "\\]", "display": True},
-                {"left": "\\(", "right": "\\)", "display": False},
-            ],
+            latex_delimiters=display.LATEX,
         )  # fmt: skip
         self.notice = gr.HTML(elem_id="notice", js_on_load=None)
         self.question = gr.Textbox(

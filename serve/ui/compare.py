@@ -32,7 +32,7 @@ class CompareTab:
                 gr.Dropdown([], label=label, value=value, allow_custom_value=True, elem_id=f"model-{side}", scale=3)
                 for side, label, value in (("a", "One", "prod"), ("b", "Other", "base"))
             ]
-            self.blind = gr.Checkbox(True, label="Blind", info="names after the vote", elem_id="blind", scale=1)
+            self.blind = gr.Checkbox(True, label="Blind", elem_id="blind", scale=1)
         with gr.Row(elem_id="sides", equal_height=True):
             sides = [self._side(side) for side in "ab"]
         self.names, self.logs, self.statistics = map(list, zip(*sides, strict=True))
@@ -53,6 +53,7 @@ class CompareTab:
             log = gr.Chatbot(
                 elem_id=f"log-{side}", show_label=False, height="100%", buttons=["copy"], allow_tags=False,
                 feedback_options=None, placeholder=" ", layout="panel",
+                latex_delimiters=display.LATEX,
             )  # fmt: skip
             return name, log, gr.HTML(elem_id=f"statistics-{side}", js_on_load=None)
 
@@ -67,7 +68,7 @@ class CompareTab:
                 lambda duel, choice=choice: self.vote(duel, choice), self.duel, self.changed, show_progress="hidden"
             )
         for menu in self.models:
-            menu.focus(self._controls.choices, menu, menu, show_progress="hidden")
+            menu.focus(self._controls.choices, None, menu, show_progress="hidden")
 
     # Handlers
 

@@ -38,15 +38,21 @@ class Controls:
         self.generation = [self.model, self.effort, self.temperature, self.top_p, self.top_k, self.max_tokens]
         self.inputs = [*self.generation, self.system, self.thinking]
 
-    async def choices(self, wanted: str) -> Any:
-        """The adapter menu as the endpoint has it now; unchanged while nothing answers."""
+    async def choices(self) -> Any:
+        """An adapter menu with what the endpoint has now; unchanged while nothing answers."""
+        try:
+            return gr.Dropdown(choices=await self._endpoint.models())
+        except TandemError:
+            return gr.skip()
+
+    async def first(self, wanted: str) -> Any:
+        """The same for a page just opened; an endpoint of other people's has no `prod`, so its first name stands in."""
         try:
             names = await self._endpoint.models()
         except TandemError:
             return gr.skip()
-        return gr.Dropdown(
-            choices=names, value=wanted if wanted in names or wanted != "prod" else next(iter(names), wanted)
-        )
+        stands_in = wanted == "prod" and names and wanted not in names
+        return gr.Dropdown(choices=names, value=names[0] if stands_in else wanted)
 
     def show(self, conversation: Conversation) -> dict[Any, Any]:
         """What the components show for a conversation that is opened; within the sliders' ends."""

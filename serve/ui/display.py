@@ -7,17 +7,26 @@ stays what it was nearly always and `unescaped` is exact. The page's sanitiser a
 
 import html
 import re
+from collections.abc import Callable
 from typing import Any
 
 from configs.errors import TandemError
 from serve.client.conversation import Conversation, Statistics, Turn
 from serve.client.endpoint import Reply
 
+LATEX = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+"""What the Chatbot shows as formulas. A single dollar is money."""
+
 _CODE = re.compile(
     r"^[ \t>]*(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)"
     r"|(?<![`\\])(?P<ticks>`{1,8})(?!`)(?:(?!\n[ \t]*\n).){1,2000}?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE | re.DOTALL,
 )
+_DIAGRAM = re.compile(r"^([ \t>]*(?:`{3,}|~{3,})[ \t]*)mermaid\b")
 _UNSAFE = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w{1,32};)|!(?=\[)")
 _SAFE = re.compile(r"&lt;(?=[A-Za-z/!?])|&amp;(?=#?\w{1,32};)|&#33;(?=\[)")
 _ENTITY = {"<": "&lt;", "&": "&amp;", "!": "&#33;"}
@@ -25,21 +34,32 @@ _CHARACTER = {entity: character for character, entity in _ENTITY.items()}
 
 
 def escaped(text: str) -> str:
-    """Markdown that shows tags, entities and pictures of `text` as they are written; code is left alone."""
-    return _outside_code(text, lambda part: _UNSAFE.sub(lambda found: _ENTITY[found[0]], part))
+    """Markdown that shows tags, entities and pictures of `text` as they are written; code stays code.
+
+    A Mermaid diagram stays its source, because the Chatbot would draw it, with the HTML in its labels.
+    """
+    return _changed(
+        text,
+        code=lambda part: _DIAGRAM.sub(r"\1text-mermaid", part),
+        other=lambda part: _UNSAFE.sub(lambda found: _ENTITY[found[0]], part),
+    )
 
 
 def unescaped(text: str) -> str:
     """What `escaped` was given."""
-    return _outside_code(text, lambda part: _SAFE.sub(lambda found: _CHARACTER[found[0]], part))
+    return _changed(
+        text,
+        code=lambda part: re.sub(r"^([ \t>]*(?:`{3,}|~{3,})[ \t]*)text-mermaid\b", r"\1mermaid", part),
+        other=lambda part: _SAFE.sub(lambda found: _CHARACTER[found[0]], part),
+    )
 
 
-def _outside_code(text: str, change: Any) -> str:
+def _changed(text: str, *, code: Callable[[str], str], other: Callable[[str], str]) -> str:
     parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [change(text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*parts, change(text[end:])])
+    for found in _CODE.finditer(text):
+        parts += [other(text[end : found.start()]), code(found[0])]
+        end = found.end()
+    return "".join([*parts, other(text[end:])])
 
 
 def messages(conversation: Conversation, *, thinking: bool, reply: Reply | None = None) -> list[dict[str, Any]]:
@@ -89,7 +109,7 @@ def statistics(version: str | None, numbers: Statistics) -> str:
     if numbers.first_token_s is not None:
         parts.append(f"first token {numbers.first_token_s:.2f} s")
     if numbers.prompt_tokens:
-        parts.append(f"prompt {numbers.prompt_tokens} tokens")
+        parts.append(f"prompt {numbers.prompt_tokens}")
     return " · ".join(parts)
 
 

@@ -62,7 +62,9 @@ class Library:
         shown = [chat.current, *chat.changed, *controls.inputs[:-1], self.list, self.title, self.confirm]
         opening = {"outputs": shown, "show_progress": "hidden"}
         kept = {"inputs": [chat.current, controls.thinking]} | opening
-        page.load(self.arrive, [controls.thinking], **opening).then(controls.choices, controls.model, controls.model)
+        page.load(self.arrive, [controls.thinking], **opening).then(
+            controls.first, controls.model, controls.model, show_progress="hidden"
+        )
         page.unload(chat.stop)
         self.new.click(self.begin, **opening, cancels=asking)
         self.list.input(self.open, [self.list, controls.thinking], **opening, cancels=asking)
@@ -75,7 +77,7 @@ class Library:
             exported = button.click(lambda current, to=suffix: self.export(current, to), chat.current, self._download)
             exported.then(None, self._download, js=DOWNLOAD)
         chat.current.change(None, chat.current, js=REMEMBER)
-        controls.model.focus(controls.choices, controls.model, controls.model, show_progress="hidden")
+        controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
 
     def refresh(self, chat: ChatTab) -> tuple[Any, list[Any], list[Any]]:
         """What to run after an answer: the list and the title may be new."""

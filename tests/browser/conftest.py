@@ -1,12 +1,14 @@
-"""One Chromium for all tests, one page server and gateway per module, a fresh window and scripted answers per test."""
+"""One Chromium, one page server and one gateway for all tests; an empty home and scripted answers for each."""
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations
@@ -18,7 +20,8 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT_MS = 10_000
+WAIT_MS = 15_000
+expect.set_options(timeout=WAIT_MS)
 
 
 def pytest_collection_modifyitems(items: list) -> None:
@@ -45,8 +48,6 @@ def chromium() -> Iterator:
         if os.environ.get("CI"):
             pytest.fail("no Chromium: apt-get install chromium")
         pytest.skip("no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -72,7 +73,14 @@ class Stage:
     def recite(self, answer: str, thinking: str = "", *, delay: float = 0.0) -> None:
         self.engine.script, self.engine.delay = script(answer, thinking), delay
 
+    def swap(self, adapter: str) -> None:
+        response = self.gateway.post("/api/aliases/prod", {"adapter": adapter})
+        assert response.status_code == 200, response.text
+
     def reset(self) -> None:
+        """The state in which every test begins: nothing saved, `prod` is the base."""
+        if self.gateway.get("/api/status").json()["aliases"].get("prod") is not None:
+            self.swap("base")
         self.recite("Hello there.", "Greet them.")
         self.engine.requests.clear()
         shutil.rmtree(self.home.conversations, ignore_errors=True)
@@ -83,12 +91,22 @@ class Stage:
         (conversation,) = self.store.saved()
         return conversation
 
+    def away(self) -> None:
+        """The endpoint is down: nothing listens on its port."""
+        self.gateway.stop()
+
+    def back(self) -> None:
+        """It listens there again, as after a restart."""
+        before = self.gateway
+        self.gateway = Gateway(self.home, port=before.port)
+        self.gateway.start()
+
     def close(self) -> None:
         self.page.close()
         self.gateway.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory, chromium) -> Iterator[Stage]:
     running = Stage(Home(tmp_path_factory.mktemp("ui")))
     yield running
@@ -102,43 +120,93 @@ def stage(shared) -> Stage:
 
 
 class Window:
-    """A browser window with the page in it, and what it did besides: dialogs, outside requests, errors."""
+    """A browser window with the page in it, and what it did besides: dialogs, requests to others, sent or refused."""
 
-    def __init__(self, browser, url: str, **how) -> None:
-        self.context = browser.new_context(accept_downloads=True, **{"viewport": {"width": 1200, "height": 800}} | how)
-        self.context.set_default_timeout(WAIT_MS)
+    def __init__(self, context, url: str) -> None:
+        self._url = url
+        self.context = context
         self.outside: list[str] = []
+        self.refused: list[str] = []
         self.dialogs: list[str] = []
-        self.context.on("request", lambda request: self._seen(request.url, url))
         self.page = self.open(url)
 
-    def _seen(self, asked: str, ours: str) -> None:
-        if not asked.startswith((ours, "data:", "blob:")):
-            self.outside.append(asked)
+    def _seen(self, request) -> None:
+        if not request.url.startswith((self._url, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def _failed(self, request) -> None:
+        """Playwright tells even of requests that the content security policy kept inside the browser."""
+        if request.failure == "csp":
+            self.outside.remove(request.url)
+            self.refused.append(request.url)
 
     def open(self, url: str):
         page = self.context.new_page()
         page.on("dialog", self._refuse)
+        page.on("request", self._seen)
+        page.on("requestfailed", self._failed)
         page.goto(url)
         page.locator("#question textarea").wait_for()
         page.wait_for_function("location.search.includes('c=')")
         return page
+
+    # What a person does and sees
+
+    def ask(self, question: str) -> None:
+        self.page.fill("#question textarea", question)
+        self.page.press("#question textarea", "Enter")
+
+    def answers(self, text: str) -> None:
+        """Wait until the newest answer is `text` and the page is ready for a question."""
+        expect(self.page.locator("#log [data-testid=bot]").last).to_have_text(text)
+        self.ready()
+
+    def ready(self) -> None:
+        expect(self.page.locator("#question .submit-button")).to_be_visible()
+
+    def notices(self, text: str) -> None:
+        expect(self.page.locator("#notice .notice")).to_contain_text(text)
+
+    def box(self) -> str:
+        return self.page.input_value("#question textarea")
+
+    def settings(self) -> None:
+        self.page.locator("#settings .toggle-button").click()
+        expect(self.page.locator("#settings")).to_have_class(re.compile("open"))
+
+    def manage(self) -> None:
+        self.page.locator("#manage .label-wrap").click()
+        expect(self.page.locator("#title textarea, #title input")).to_be_visible()
 
     def _refuse(self, dialog) -> None:
         self.dialogs.append(dialog.message)
         dialog.dismiss()
 
 
+@pytest.fixture(scope="session")
+def profile(chromium):
+    """What windows without wishes of their own share, so that the page's files are loaded and compiled once."""
+    context = chromium.new_context(viewport={"width": 1200, "height": 800})
+    context.set_default_timeout(WAIT_MS)
+    return context
+
+
 @pytest.fixture
-def window(chromium, stage) -> Iterator[Callable[..., Window]]:
+def window(chromium, profile, stage) -> Iterator[Callable[..., Window]]:
+    """Opens a window; one with wishes (`viewport`, `color_scheme`) gets a browser profile of its own."""
     opened: list[Window] = []
 
-    def open_window(**how) -> Window:
-        opened.append(Window(chromium, stage.page.url, **how))
+    def open_window(**wishes) -> Window:
+        context = chromium.new_context(**wishes) if wishes else profile
+        context.set_default_timeout(WAIT_MS)
+        opened.append(Window(context, stage.page.url))
         return opened[-1]
 
     yield open_window
+    for page in profile.pages:
+        page.close()
     for each in opened:
-        each.context.close()
+        if each.context is not profile:
+            each.context.close()
         assert each.outside == [], "the page asked somebody else"
         assert each.dialogs == []
