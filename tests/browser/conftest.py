@@ -124,6 +124,7 @@ class Window:
 
     def __init__(self, context, url: str) -> None:
         self._url = url
+        self._questions = 0
         self.context = context
         self.outside: list[str] = []
         self.refused: list[str] = []
@@ -153,11 +154,23 @@ class Window:
     # What a person does and sees
 
     def ask(self, question: str) -> None:
+        self._questions = self.page.locator("#log [data-testid=user]").count() + 1
         self.page.fill("#question textarea", question)
         self.page.press("#question textarea", "Enter")
 
+    def paste(self, question: str) -> None:
+        """As `ask`; Chromium takes seconds to type what it pastes at once."""
+        box = self.page.locator("#question textarea")
+        put = "(box, text) => { box.value = text; box.dispatchEvent(new Event('input', {bubbles: true})) }"
+        box.evaluate(put, question)
+        self._questions = self.page.locator("#log [data-testid=user]").count() + 1
+        box.press("Enter")
+
     def answers(self, text: str) -> None:
-        """Wait until the newest answer is `text` and the page is ready for a question."""
+        """Wait until the newest answer, to what was asked last, is `text` and the page is ready for a question."""
+        if self._questions:
+            expect(self.page.locator("#log [data-testid=user]")).to_have_count(self._questions)
+            self._questions = 0
         expect(self.page.locator("#log [data-testid=bot]").last).to_have_text(text)
         self.ready()
 

@@ -343,11 +343,11 @@ def test_an_endpoint_that_is_away_keeps_the_question_and_answers_when_it_is_back
 def test_a_huge_paste_is_asked_whole_or_stays_in_the_box(stage, window, monkeypatch):
     seen = window()
     huge = "def f(x):\n\treturn x\n" * 5_000
-    seen.ask(huge)
+    seen.paste(huge)
     seen.answers("Hello there.")
     assert stage.saved().turns[0].content == huge
     monkeypatch.setattr(gateway, "MOST_BODY_BYTES", len(huge))
-    seen.ask(huge)
+    seen.paste(huge)
     seen.notices("in the box again")
     seen.ready()
     assert seen.box() == huge
