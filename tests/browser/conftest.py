@@ -98,7 +98,7 @@ class Stage:
     def back(self) -> None:
         """It listens there again, as after a restart."""
         before = self.gateway
-        self.gateway = Gateway(self.home, port=before.port)
+        self.gateway = Gateway(self.home, port=int(before.url.rpartition(":")[2]))
         self.gateway.start()
 
     def close(self) -> None:

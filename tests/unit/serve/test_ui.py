@@ -182,7 +182,6 @@ def test_a_short_password_is_refused_without_being_said():
     assert "secret" not in caught.value.message + caught.value.hint
 
 
-@pytest.fixture(scope="module")
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -190,11 +189,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, free_port):
+def served(tmp_path_factory):
     server = Server(
         "http://127.0.0.1:9/v1",
         paths.Home(tmp_path_factory.mktemp("ui")),
-        Access(port=free_port, password="a long password"),
+        Access(port=free_port(), password="a long password"),
     )
     server.start()
     yield server
@@ -231,9 +230,10 @@ def test_nothing_is_told_to_anybody_else(served):
     assert "fonts.googleapis.com" not in httpx.get(f"{served.url}theme.css").text
 
 
-def test_a_taken_port_is_named_with_the_option(served, home, free_port):
-    with pytest.raises(ClusterError, match=str(free_port)) as caught:
-        Server("http://127.0.0.1:9/v1", home, Access(port=free_port)).start()
+def test_a_taken_port_is_named_with_the_option(served, home):
+    taken = httpx.URL(served.url).port
+    with pytest.raises(ClusterError, match=str(taken)) as caught:
+        Server("http://127.0.0.1:9/v1", home, Access(port=taken)).start()
     assert "--port" in caught.value.hint
 
 
@@ -256,13 +256,14 @@ def test_guard_lets_streams_pass_as_they_come():
 # The command
 
 
-def test_ctrl_c_ends_the_command_cleanly(home, free_port):
+def test_ctrl_c_ends_the_command_cleanly(home):
     """In a process of its own, as a shell has it."""
+    port = free_port()
     code = "from cli.main import main; main()"
-    command = [sys.executable, "-c", code, "ui", "--url", "http://127.0.0.1:9/v1", "--port", str(free_port + 1)]
+    command = [sys.executable, "-c", code, "ui", "--url", "http://127.0.0.1:9/v1", "--port", str(port)]
     process = subprocess.Popen(command, cwd=paths.SOURCE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline() == f"http://127.0.0.1:{free_port + 1}/\n"
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/\n"
         assert process.stderr.readline() == "Ctrl-C ends it\n"
         process.send_signal(2)
         out, err = process.communicate(timeout=20)
