@@ -6,6 +6,7 @@ Knows no Gradio. Leaving `Answer.states`, for whatever reason, ends the generati
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from configs.errors import StateError
 from serve.client.endpoint import Reply
@@ -15,11 +16,16 @@ PERIOD_S = 0.04
 
 
 class Answer:
-    """One answer: `reply` is what came so far, `stopped` says that a person ended it."""
+    """One answer: `reply` is what came so far, `stopped` says that a person ended it.
+
+    `after` is what the page shows next if the person went elsewhere; whoever shows the answer shows it last, so that
+    two events never race for the page.
+    """
 
     def __init__(self, replies: AsyncIterator[Reply]) -> None:
         self.reply = Reply()
         self.stopped = False
+        self.after: dict[Any, Any] | None = None
         self._replies = replies
         self._news = asyncio.Event()
 
@@ -72,8 +78,9 @@ class Answers:
     def end(self, key: str) -> None:
         self._running.pop(key, None)
 
-    def stop_session(self, session: str) -> None:
-        """Stop all that this browser session asked for: its stop button, or its window closed."""
-        for owner, answer in self._running.values():
-            if owner == session:
-                answer.stop()
+    def stop(self, session: str, under: str = "") -> list[Answer]:
+        """Stop what this browser session asked for, all of it or the keys that begin with `under`; what was stopped."""
+        found = [answer for key, (owner, answer) in self._running.items() if owner == session and key.startswith(under)]
+        for answer in found:
+            answer.stop()
+        return found

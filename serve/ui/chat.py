@@ -40,9 +40,12 @@ class ChatTab:
         self.statistics = gr.HTML(elem_id="statistics", js_on_load=None)
         self.changed = [self.log, self.notice, self.question, self.statistics]
 
-    def listen(self, refresh: Any) -> list[Any]:
-        """Connect the handlers; `refresh` is (function, outputs), run after each answer. Returns the asking events."""
-        asking = {"inputs": [self.current, *self._controls.inputs], "outputs": self.changed, "show_progress": "hidden"}
+    def listen(self, refresh: Any, shown: list[Any]) -> None:
+        """Connect the handlers; `refresh` is (function, inputs, outputs), run after each answer.
+
+        `shown` is all that `leave` may be given to show.
+        """
+        asking = {"inputs": [self.current, *self._controls.inputs], "outputs": shown, "show_progress": "hidden"}
         with_text = asking | {"inputs": [self.question, *asking["inputs"]]}
         events = [
             self.question.submit(self.send, **with_text),
@@ -51,17 +54,16 @@ class ChatTab:
         ]
         for event in events:
             event.then(*refresh, show_progress="hidden")
-        self.question.stop(self.stop, show_progress="hidden")
+        self.question.stop(self.stop, self.current, show_progress="hidden")
         self._controls.thinking.input(
             self.redraw, [self.current, self._controls.thinking], [self.log], show_progress="hidden"
         )
-        return events
 
     # Handlers
 
     async def send(self, request: gr.Request, question: str, current: str, *values: Any) -> AsyncIterator[dict]:
         """A new question in this conversation."""
-        if not question.strip():
+        if not question.strip() or not current:  # without an id, the page is still being opened
             yield {self.notice: ""}
             return
         before, now = self._begin(current, values)
@@ -93,8 +95,19 @@ class ChatTab:
         async for update in self._answer(before, now, values[-1], question, request.session_hash):
             yield update
 
-    def stop(self, request: gr.Request) -> None:
-        self._answers.stop_session(request.session_hash)
+    def stop(self, request: gr.Request, current: str) -> None:
+        self._answers.stop(request.session_hash, current)
+
+    def gone(self, request: gr.Request) -> None:
+        """The window was closed or loaded anew."""
+        self._answers.stop(request.session_hash)
+
+    def leave(self, request: gr.Request, current: str, update: dict) -> dict:
+        """Show `update` instead of the conversation `current`, at once or, if an answer to it is coming, at its end."""
+        for answer in self._answers.stop(request.session_hash, current):
+            answer.after = update
+            return {self.notice: ""}
+        return update
 
     def redraw(self, current: str, thinking: bool) -> list[dict]:
         return display.messages(self.load(current), thinking=thinking)
@@ -141,7 +154,8 @@ class ChatTab:
         if came and not trouble and answer.reply.cut and not answer.reply.text:
             trouble = display.notice(CUT_IN_THINKING)
         kept = now if came else before
-        yield self._idle(kept, thinking, None if came else typed) | {self.notice: trouble}
+        idle = self._idle(kept, thinking, None if came else typed) | {self.notice: trouble}
+        yield idle | (answer.after or {})
 
     def _keep(self, before: Conversation, now: Conversation, answer: Answer) -> bool:
         """Save what came of the answer, or what was there before; whether anything came."""

@@ -99,7 +99,7 @@ class CompareTab:
         yield self._shown(duel, thinking, named=not blind) | self._idle(duel, question, troubles)
 
     def stop(self, request: gr.Request) -> None:
-        self._answers.stop_session(request.session_hash)
+        self._answers.stop(request.session_hash, f"{request.session_hash}/")
 
     def vote(self, duel: Duel, choice: Choice) -> dict:
         """Keep the vote, and say who was who."""

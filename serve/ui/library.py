@@ -4,7 +4,6 @@ import json
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -56,20 +55,21 @@ class Library:
         self.file = gr.UploadButton("Import", size="sm", file_types=[".json", ".md"], elem_id="import")
         self._download = gr.Textbox(visible="hidden", elem_id="download")
 
-    def listen(self, page: gr.Blocks, chat: ChatTab, controls: Controls, asking: list[Any]) -> None:
-        """Connect the handlers. Leaving a conversation stops the answer to it (`asking` are the events that wait)."""
-        self._controls = controls
+    def listen(self, page: gr.Blocks, chat: ChatTab, controls: Controls) -> None:
+        """Connect the handlers, the chat's too. Leaving a conversation stops the answer to it."""
+        self._chat, self._controls = chat, controls
         shown = [chat.current, *chat.changed, *controls.inputs[:-1], self.list, self.title, self.confirm]
+        chat.listen((self._listed, [chat.current], [self.list, self.title]), shown)
         opening = {"outputs": shown, "show_progress": "hidden"}
         kept = {"inputs": [chat.current, controls.thinking]} | opening
         page.load(self.arrive, [controls.thinking], **opening).then(
             controls.first, controls.model, controls.model, show_progress="hidden"
         )
-        page.unload(chat.stop)
-        self.new.click(self.begin, **opening, cancels=asking)
-        self.list.input(self.open, [self.list, controls.thinking], **opening, cancels=asking)
-        self.really.click(self.remove, **kept, cancels=asking)
-        self.file.upload(self.bring, [self.file, *kept["inputs"]], **opening, cancels=asking)
+        page.unload(chat.gone)
+        self.new.click(self.renew, [chat.current], **opening)
+        self.list.input(self.open, [self.list, *kept["inputs"]], **opening)
+        self.really.click(self.remove, **kept)
+        self.file.upload(self.bring, [self.file, *kept["inputs"]], **opening)
         self.title.submit(self.rename, [self.title, chat.current], [self.list, self.title, chat.notice])
         self.delete.click(lambda: gr.Group(visible=True), outputs=self.confirm, show_progress="hidden")
         self.keep.click(lambda: gr.Group(visible=False), outputs=self.confirm, show_progress="hidden")
@@ -79,33 +79,34 @@ class Library:
         chat.current.change(None, chat.current, js=REMEMBER)
         controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
 
-    def refresh(self, chat: ChatTab) -> tuple[Any, list[Any], list[Any]]:
-        """What to run after an answer: the list and the title may be new."""
-        self._chat = chat
-        return self._listed, [chat.current], [self.list, self.title]
-
     # Handlers
 
     def arrive(self, thinking: bool, request: gr.Request) -> dict:
-        """A page was opened: with the conversation that its address names, or a new one."""
-        wanted = request.query_params.get("c") or uuid.uuid4().hex[:12]
+        """A page was opened: show the conversation that its address names, or a new one. What is typed stays."""
         try:
-            return self._show(self._store.load(wanted), thinking)
+            shown = self._show(self._store.load(request.query_params.get("c", "")), thinking)
         except TandemError:
-            return self.begin()
+            shown = self.begin()
+        return shown | {self._chat.question: gr.skip()}
 
     def begin(self) -> dict:
         """A new conversation, with the settings that are set."""
         fresh = Conversation()
         return self._show(fresh, True) | {control: gr.skip() for control in self._controls.inputs[:-1]}
 
-    def open(self, wanted: str, thinking: bool) -> dict:
+    def renew(self, request: gr.Request, current: str) -> dict:
+        return self._chat.leave(request, current, self.begin())
+
+    def open(self, request: gr.Request, wanted: str, current: str, thinking: bool) -> dict:
         try:
-            return self._show(self._store.load(wanted), thinking)
+            return self._chat.leave(request, current, self._show(self._store.load(wanted), thinking))
         except TandemError as error:
             return self._list(None) | {self._chat.notice: display.problem(error)}
 
-    def remove(self, current: str, thinking: bool) -> dict:
+    def remove(self, request: gr.Request, current: str, thinking: bool) -> dict:
+        stopped = {self._chat.notice: display.notice("An answer was still being written; it is stopped. Delete again")}
+        if self._chat.leave(request, current, stopped) is not stopped:
+            return {self.confirm: gr.Group(visible=False)}
         try:
             self._store.delete(current)
         except TandemError:  # nothing was asked in it yet, or another tab was quicker
@@ -120,19 +121,16 @@ class Library:
         self._store.save(conversation)
         return self._list(conversation) | {self._chat.notice: ""}
 
-    def bring(self, path: str, current: str, thinking: bool) -> dict:
+    def bring(self, request: gr.Request, path: str, current: str, thinking: bool) -> dict:
         """Add the conversation in an uploaded file, as a new one."""
         try:
             conversation = imported(Path(path))
         except DataError as error:
-            return self._show(self._chat.load(current), thinking) | {
-                self._chat.question: gr.Textbox(submit_btn=True, stop_btn=False),
-                self._chat.notice: display.problem(error, then="Nothing was imported"),
-            }
+            return {self._chat.notice: display.problem(error, then="Nothing was imported")}
         finally:
             Path(path).unlink(missing_ok=True)
         self._store.save(conversation)
-        return self._show(conversation, thinking)
+        return self._chat.leave(request, current, self._show(conversation, thinking))
 
     def export(self, current: str, suffix: str) -> str:
         conversation = self._chat.load(current)

@@ -43,7 +43,7 @@ def build(endpoint: Endpoint, store: Conversations, votes: Votes) -> gr.Blocks:
                 chat = ChatTab(endpoint, store, answers, controls)
             with gr.Tab("Side by side", id="compare", scale=1):
                 compare = CompareTab(endpoint, votes, answers, controls)
-        library.listen(page, chat, controls, chat.listen(library.refresh(chat)))
+        library.listen(page, chat, controls)
         compare.listen()
         theme.click(None, js=TOGGLE)
         page.load(None, js=ON_LOAD)

@@ -148,7 +148,7 @@ class Window:
         page.on("requestfailed", self._failed)
         page.goto(url)
         page.locator("#question textarea").wait_for()
-        page.wait_for_function("location.search.includes('c=')")
+        page.wait_for_function("document.querySelector('#current textarea')?.value")
         return page
 
     # What a person does and sees

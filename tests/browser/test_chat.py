@@ -13,7 +13,7 @@ from serve.client.conversation import Conversation, Turn
 from tests.browser.conftest import script
 from tests.samples import publish
 
-LONG = "word " * 400
+LONG = "word " * 2000
 
 
 def until(condition, seconds: float = 15) -> None:

@@ -96,7 +96,8 @@ def test_a_stopped_answer_ends_its_generation_and_keeps_what_came():
             answers.begin("c", "other", counting(log))
         async for reply in answer.states():
             if reply.text:
-                answers.stop_session("session")
+                assert answers.stop("other") == []
+                assert answers.stop("session", "c") == [answer]
         assert log == ["ended"]
         assert answer.reply.text.startswith("0 ")
         answers.end("c")
