@@ -1,4 +1,7 @@
-"""One Chromium, one page server and one gateway for all tests; an empty home and scripted answers for each."""
+"""One Chromium, one page server and one gateway for all tests here; an empty home and scripted answers for each.
+
+They end with this package: while Playwright runs, its event loop is the main thread's, so no other test could have one.
+"""
 
 import os
 import re
@@ -42,7 +45,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator:
     if CHROMIUM is None:
         if os.environ.get("CI"):
@@ -106,7 +109,7 @@ class Stage:
         self.gateway.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory, chromium) -> Iterator[Stage]:
     running = Stage(Home(tmp_path_factory.mktemp("ui")))
     yield running
@@ -196,7 +199,7 @@ class Window:
         dialog.dismiss()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def profile(chromium):
     """What windows without wishes of their own share, so that the page's files are loaded and compiled once."""
     context = chromium.new_context(viewport={"width": 1200, "height": 800})

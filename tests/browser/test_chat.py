@@ -342,7 +342,7 @@ def test_an_endpoint_that_is_away_keeps_the_question_and_answers_when_it_is_back
 
 def test_a_huge_paste_is_asked_whole_or_stays_in_the_box(stage, window, monkeypatch):
     seen = window()
-    huge = "def f(x):\n\treturn x\n" * 5_000
+    huge = ("a <b> " * 80 + "\n") * 200
     seen.paste(huge)
     seen.answers("Hello there.")
     assert stage.saved().turns[0].content == huge
