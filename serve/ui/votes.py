@@ -55,7 +55,8 @@ class Duel:
 
 
 def _message(reply: Reply) -> dict[str, str]:
-    return {"role": "assistant", "content": reply.text, "thinking": reply.thinking}
+    # gpt-oss's template writes an empty analysis for an empty `thinking`, and none where the key is not there.
+    return {"role": "assistant", "content": reply.text} | ({"thinking": reply.thinking} if reply.thinking else {})
 
 
 class Votes:

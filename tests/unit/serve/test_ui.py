@@ -141,7 +141,7 @@ def test_a_vote_is_a_line_of_preference_data(home, choice, chosen, tie):
     (line,) = votes.path.read_text().splitlines()
     vote = json.loads(line)
     assert vote["prompt"] == [{"role": "user", "content": "q\n🙂"}]
-    assert vote["chosen"] == [{"role": "assistant", "content": chosen, "thinking": ""}]
+    assert vote["chosen"] == [{"role": "assistant", "content": chosen}]
     assert (vote["chosen_version"], vote["tie"], vote["vote"]) == (f"v-{chosen}", tie, choice)
     assert {vote["chosen_version"], vote["rejected_version"]} == {"v-first", "v-second"}
     assert "model" not in vote["settings"]
