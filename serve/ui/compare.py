@@ -32,7 +32,7 @@ class CompareTab:
                 gr.Dropdown([], label=label, value=value, allow_custom_value=True, elem_id=f"model-{side}", scale=3)
                 for side, label, value in (("a", "One", "prod"), ("b", "Other", "base"))
             ]
-            self.blind = gr.Checkbox(True, label="Blind", elem_id="blind", scale=1, min_width=130)
+            self.blind = gr.Checkbox(True, label="Blind", elem_id="blind", scale=1)
         with gr.Row(elem_id="sides", equal_height=True):
             sides = [self._side(side) for side in "ab"]
         self.names, self.logs, self.statistics = map(list, zip(*sides, strict=True))
