@@ -1,0 +1,80 @@
+"""How answers are generated, as a person sets it: adapter, effort, sliders, instructions. Shared by the page's tabs."""
+
+from typing import Any
+
+import gradio as gr
+
+from configs.errors import TandemError
+from serve.client.conversation import Conversation
+from serve.client.endpoint import Endpoint, Settings
+
+LONGEST_ANSWER = 32768
+MOST_TOP_K = 500
+
+
+class Controls:
+    """The components, in the order in which event handlers get their values (`inputs`)."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self.model = gr.Dropdown([], label="Adapter", value="prod", allow_custom_value=True, elem_id="model")
+        self.effort = gr.Radio(["low", "medium", "high"], label="Reasoning effort", value="medium", elem_id="effort")
+        self.thinking = gr.Checkbox(True, label="Show thinking", elem_id="show-thinking")
+        self.system = gr.Textbox(
+            label="Instructions", lines=2, max_lines=8, placeholder="How to answer, in every question", elem_id="system"
+        )
+        self.temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", elem_id="temperature")
+        self.top_p = gr.Slider(0.01, 1, 1, step=0.01, label="Top-p", elem_id="top-p")
+        self.top_k = gr.Slider(0, MOST_TOP_K, 0, step=1, label="Top-k", info="0 keeps all tokens", elem_id="top-k")
+        self.max_tokens = gr.Slider(
+            0,
+            LONGEST_ANSWER,
+            0,
+            step=16,
+            label="Max tokens",
+            info="0 is what the context has left",
+            elem_id="max-tokens",
+        )
+        self.generation = [self.model, self.effort, self.temperature, self.top_p, self.top_k, self.max_tokens]
+        self.inputs = [*self.generation, self.system, self.thinking]
+
+    async def choices(self) -> Any:
+        """An adapter menu with what the endpoint has now; unchanged while nothing answers."""
+        try:
+            return gr.Dropdown(choices=await self._endpoint.models())
+        except TandemError:
+            return gr.skip()
+
+    async def first(self, wanted: str) -> Any:
+        """The same for a page just opened; an endpoint of other people's has no `prod`, so its first name stands in."""
+        try:
+            names = await self._endpoint.models()
+        except TandemError:
+            return gr.skip()
+        stands_in = wanted == "prod" and names and wanted not in names
+        return gr.Dropdown(choices=names, value=names[0] if stands_in else wanted)
+
+    def show(self, conversation: Conversation) -> dict[Any, Any]:
+        """What the components show for a conversation that is opened; within the sliders' ends."""
+        settings = conversation.settings
+        return {
+            self.model: settings.model,
+            self.effort: settings.reasoning_effort,
+            self.temperature: settings.temperature,
+            self.top_p: max(settings.top_p, 0.01),
+            self.top_k: min(settings.top_k, MOST_TOP_K),
+            self.max_tokens: min(settings.max_tokens or 0, LONGEST_ANSWER),
+            self.system: conversation.system,
+        }
+
+
+def settings(model: str, effort: str, temperature: float, top_p: float, top_k: int, max_tokens: int) -> Settings:
+    """The values of `Controls.generation` as settings."""
+    return Settings(
+        model=(model or "").strip() or "prod",
+        reasoning_effort=effort,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_tokens=max_tokens or None,
+    )

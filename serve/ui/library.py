@@ -1,0 +1,182 @@
+"""The saved conversations beside the chat: list, open, new, rename, delete, export, import."""
+
+import json
+import time
+import uuid
+from pathlib import Path
+
+import gradio as gr
+
+from configs.errors import DataError, TandemError
+from serve.client.conversation import Conversation, Conversations
+from serve.ui import display
+from serve.ui.chat import ChatTab
+from serve.ui.controls import Controls
+
+MOST_LISTED = 200
+LARGEST_IMPORT_BYTES = 20 * 2**20
+
+REMEMBER = """(id) => {
+  const here = new URL(location);
+  here.searchParams.set('c', id);
+  history.replaceState(null, '', here);
+  if (innerWidth < 768) document.querySelector('#library.open .toggle-button')?.click();
+}"""
+"""The address names the open conversation, so that a reload opens it again, each tab its own."""
+
+DOWNLOAD = """(file) => {
+  const {name, type, text} = JSON.parse(file);
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type}));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
+
+
+class Library:
+    """Components of the side bar, and what they do to the chat."""
+
+    def __init__(self, store: Conversations) -> None:
+        self._store = store
+        self.new = gr.Button("New chat", elem_id="new-chat", size="md")
+        self.list = gr.Radio([], show_label=False, container=False, elem_id="conversations")
+        with gr.Accordion("This conversation", open=False, elem_id="manage"):
+            self.title = gr.Textbox(label="Title", elem_id="title", max_length=200, submit_btn="Rename")
+            with gr.Row():
+                self.as_json = gr.Button("Export JSON", size="sm", elem_id="export-json")
+                self.as_markdown = gr.Button("Export Markdown", size="sm", elem_id="export-markdown")
+            self.delete = gr.Button("Delete", size="sm", elem_id="delete")
+            with gr.Group(visible=False, elem_id="confirm") as self.confirm:
+                gr.HTML("Delete this conversation for good?", js_on_load=None, padding=True)
+                with gr.Row():
+                    self.really = gr.Button("Delete", size="sm", variant="stop", elem_id="really-delete")
+                    self.keep = gr.Button("Keep", size="sm", elem_id="keep")
+        self.file = gr.UploadButton("Import", size="sm", file_types=[".json", ".md"], elem_id="import")
+        self._download = gr.Textbox(visible="hidden", elem_id="download")
+
+    def listen(self, page: gr.Blocks, chat: ChatTab, controls: Controls) -> None:
+        """Connect the handlers, the chat's too. Leaving a conversation stops the answer to it."""
+        self._chat, self._controls = chat, controls
+        shown = [chat.current, *chat.changed, *controls.inputs[:-1], self.list, self.title, self.confirm]
+        chat.listen((self._listed, [chat.current], [self.list, self.title]), shown)
+        opening = {"outputs": shown, "show_progress": "hidden"}
+        kept = {"inputs": [chat.current, controls.thinking]} | opening
+        page.load(self.arrive, [controls.thinking], **opening).then(
+            controls.first, controls.model, controls.model, show_progress="hidden"
+        )
+        page.unload(chat.gone)
+        self.new.click(self.renew, [chat.current], **opening)
+        self.list.input(self.open, [self.list, *kept["inputs"]], **opening)
+        self.really.click(self.remove, **kept)
+        self.file.upload(self.bring, [self.file, *kept["inputs"]], **opening)
+        self.title.submit(self.rename, [self.title, chat.current], [self.list, self.title, chat.notice])
+        self.delete.click(lambda: gr.Group(visible=True), outputs=self.confirm, show_progress="hidden")
+        self.keep.click(lambda: gr.Group(visible=False), outputs=self.confirm, show_progress="hidden")
+        for button, suffix in ((self.as_json, "json"), (self.as_markdown, "md")):
+            exported = button.click(lambda current, to=suffix: self.export(current, to), chat.current, self._download)
+            exported.then(None, self._download, js=DOWNLOAD)
+        chat.current.change(None, chat.current, js=REMEMBER)
+        controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
+
+    # Handlers
+
+    def arrive(self, thinking: bool, request: gr.Request) -> dict:
+        """A page was opened: show the conversation that its address names, or a new one. What is typed stays."""
+        try:
+            shown = self._show(self._store.load(request.query_params.get("c", "")), thinking)
+        except TandemError:
+            shown = self.begin()
+        return shown | {self._chat.question: gr.skip()}
+
+    def begin(self) -> dict:
+        """A new conversation, with the settings that are set."""
+        fresh = Conversation()
+        return self._show(fresh, True) | {control: gr.skip() for control in self._controls.inputs[:-1]}
+
+    def renew(self, request: gr.Request, current: str) -> dict:
+        return self._chat.leave(request, current, self.begin())
+
+    def open(self, request: gr.Request, wanted: str, current: str, thinking: bool) -> dict:
+        try:
+            return self._chat.leave(request, current, self._show(self._store.load(wanted), thinking))
+        except TandemError as error:
+            return self._list(None) | {self._chat.notice: display.problem(error)}
+
+    def remove(self, request: gr.Request, current: str, thinking: bool) -> dict:
+        stopped = {self._chat.notice: display.notice("An answer was still being written; it is stopped. Delete again")}
+        if self._chat.leave(request, current, stopped) is not stopped:
+            return {self.confirm: gr.Group(visible=False)}
+        try:
+            self._store.delete(current)
+        except TandemError:  # nothing was asked in it yet, or another tab was quicker
+            return self.begin()
+        return self.begin() | {self._chat.notice: display.notice("Deleted")}
+
+    def rename(self, title: str, current: str) -> dict:
+        conversation = self._chat.load(current)
+        if not conversation.turns:
+            return {self._chat.notice: display.notice("A conversation gets its title with its first question")}
+        conversation.title = " ".join(title.split()) or conversation.title
+        self._store.save(conversation)
+        return self._list(conversation) | {self._chat.notice: ""}
+
+    def bring(self, request: gr.Request, path: str, current: str, thinking: bool) -> dict:
+        """Add the conversation in an uploaded file, as a new one."""
+        try:
+            conversation = imported(Path(path))
+        except DataError as error:
+            return {self._chat.notice: display.problem(error, then="Nothing was imported")}
+        finally:
+            Path(path).unlink(missing_ok=True)
+        self._store.save(conversation)
+        return self._chat.leave(request, current, self._show(conversation, thinking))
+
+    def export(self, current: str, suffix: str) -> str:
+        conversation = self._chat.load(current)
+        text = conversation.to_json() if suffix == "json" else conversation.to_markdown()
+        kind = "application/json" if suffix == "json" else "text/markdown"
+        return json.dumps({"name": f"{file_name(conversation)}.{suffix}", "type": kind, "text": text})
+
+    # What they have in common
+
+    def _show(self, conversation: Conversation, thinking: bool) -> dict:
+        return {
+            self._chat.current: conversation.id,
+            self._chat.log: display.messages(conversation, thinking=thinking),
+            self._chat.notice: "",
+            self._chat.question: gr.Textbox(value="", submit_btn=True, stop_btn=False),
+            self._chat.statistics: self._chat.last_statistics(conversation),
+            self.confirm: gr.Group(visible=False),
+        } | self._controls.show(conversation) | self._list(conversation)  # fmt: skip
+
+    def _list(self, conversation: Conversation | None) -> dict:
+        saved = self._store.saved()[:MOST_LISTED]
+        choices = [(each.title or "Untitled", each.id) for each in saved]
+        here = conversation and conversation.id in [each.id for each in saved]
+        return {
+            self.list: gr.Radio(choices=choices, value=conversation.id if here else None),
+            self.title: conversation.title if conversation else gr.skip(),
+        }
+
+    def _listed(self, current: str) -> dict:
+        return self._list(self._chat.load(current))
+
+
+def imported(path: Path) -> Conversation:
+    """The conversation in a JSON or Markdown file, under a new id. Raises DataError."""
+    if path.stat().st_size > LARGEST_IMPORT_BYTES:
+        raise DataError(f"{path.name} is larger than {LARGEST_IMPORT_BYTES // 2**20} MiB", hint="it is no conversation")
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path.name} is no text", hint="import a .json or .md file that Tandem exported") from None
+    read = Conversation.from_markdown if path.suffix.lower() == ".md" else Conversation.from_json
+    conversation = read(text, source=path.name)
+    return conversation.model_copy(update={"id": uuid.uuid4().hex[:12], "updated": time.time()})
+
+
+def file_name(conversation: Conversation) -> str:
+    """The title, without what a file system or a shell would mind."""
+    safe = "".join(letter if letter.isalnum() else "-" for letter in conversation.title)
+    return "-".join(part for part in safe.split("-") if part)[:60] or "conversation"

@@ -1,0 +1,60 @@
+"""The whole page, put together in one place: side bars, tabs, and what connects them. A further tab is added here."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from serve.client.conversation import Conversations
+from serve.client.endpoint import Endpoint
+from serve.ui.answering import Answers
+from serve.ui.chat import ChatTab
+from serve.ui.compare import CompareTab
+from serve.ui.controls import Controls
+from serve.ui.library import Library
+from serve.ui.votes import Votes
+
+STYLE = Path(__file__).with_name("style.css")
+SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif"]
+SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "Liberation Mono", "monospace"]
+
+ON_LOAD = """() => {
+  const wanted = localStorage.getItem('tandem-theme');
+  if (wanted) document.body.classList.toggle('dark', wanted === 'dark');
+}"""
+TOGGLE = """() => {
+  const dark = document.body.classList.toggle('dark');
+  localStorage.setItem('tandem-theme', dark ? 'dark' : 'light');
+}"""
+
+
+def build(endpoint: Endpoint, store: Conversations, votes: Votes) -> gr.Blocks:
+    """The page over one endpoint. Conversations and votes are this machine's, shared by everyone who may open it."""
+    answers = Answers()
+    with gr.Blocks(title="Tandem", fill_height=True, fill_width=True, analytics_enabled=False) as page:
+        with gr.Sidebar(width=280, elem_id="library"):
+            gr.HTML("<h1>Tandem</h1>", js_on_load=None)
+            library = Library(store)
+        with gr.Sidebar(width=300, position="right", open=False, elem_id="settings"):
+            gr.HTML("<h2>Settings</h2>", js_on_load=None)
+            controls = Controls(endpoint)
+            theme = gr.Button("Light / dark", size="sm", elem_id="theme")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Chat", id="chat", scale=1):
+                chat = ChatTab(endpoint, store, answers, controls)
+            with gr.Tab("Side by side", id="compare", scale=1):
+                compare = CompareTab(endpoint, votes, answers, controls)
+        library.listen(page, chat, controls)
+        compare.listen()
+        theme.click(None, js=TOGGLE)
+        page.load(None, js=ON_LOAD)
+    # Gradio's default is one event of a kind at a time over all sessions: one answer would make all others wait.
+    page.queue(default_concurrency_limit=None, api_open=False)
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys with one accent, in the fonts that the reader's system has."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal, neutral_hue=gr.themes.colors.zinc, radius_size="lg",
+        font=SYSTEM_FONTS, font_mono=SYSTEM_MONO,
+    )  # fmt: skip

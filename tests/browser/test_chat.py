@@ -1,0 +1,403 @@
+"""The chat as a person uses it, in a real Chromium, against a real gateway with scripted answers."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from serve import gateway
+from serve.client.conversation import Conversation, Turn
+from tests.browser.conftest import script
+from tests.samples import publish
+
+LONG = "word " * 2000
+
+
+def until(condition, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def begin_long_answer(stage, window) -> None:
+    """Ask, and return once the answer is on its way."""
+    stage.recite(LONG, delay=0.01)
+    window.ask("Talk on")
+    expect(window.page.locator("#log [data-testid=bot]").last).to_contain_text("word word")
+
+
+# Asking
+
+
+def test_an_answer_streams_and_ends_with_its_statistics(stage, window):
+    seen = window()
+    stage.recite("one two three " * 20, delay=0.01)
+    seen.ask("Count")
+    growing = seen.page.locator("#log [data-testid=bot]").last
+    expect(growing).to_contain_text("one two")
+    assert len(growing.inner_text()) < len("one two three " * 20)
+    expect(seen.page.locator("#question .stop-button")).to_be_visible()
+    seen.answers(("one two three " * 20).strip())
+    expect(seen.page.locator("#statistics")).to_contain_text(
+        re.compile(rf"base · {len(stage.engine.script)} tokens · [\d.]+ tok/s · first token [\d.]+ s")
+    )
+    assert seen.box() == ""
+
+
+def test_settings_reach_the_engine(stage, window):
+    seen = window()
+    seen.settings()
+    for slider, value in (("temperature", "0.5"), ("top-p", "0.9"), ("top-k", "7"), ("max-tokens", "64")):
+        seen.page.fill(f"#{slider} input[type=number]", value)
+    seen.page.fill("#system textarea", "Answer in rhymes.")
+    seen.page.locator("#effort label", has_text="high").click()
+    seen.ask("Hi")
+    seen.answers("Hello there.")
+    (request,) = stage.engine.requests
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0.5, 0.9, 7, 64)
+    saved = stage.saved()
+    assert (saved.system, saved.settings.reasoning_effort) == ("Answer in rhymes.", "high")
+    assert saved.messages()[:2] == [
+        {"role": "system", "content": "Answer in rhymes."},
+        {"role": "user", "content": "Hi"},
+    ]
+
+
+def test_stop_ends_the_generation_and_keeps_what_came(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    seen.page.locator("#question .stop-button").click()
+    seen.ready()
+    until(lambda: stage.engine.stats().running == 0)
+    answer = stage.saved().turns[-1]
+    assert answer.cut
+    assert 0 < len(answer.content) < len(LONG)
+    expect(seen.page.locator("#log [data-testid=bot]").last).to_contain_text("cut off here")
+
+
+def test_thinking_is_a_part_that_opens_and_can_be_left_out(stage, window):
+    seen = window()
+    stage.recite("The answer.", "First I weigh it up.")
+    seen.ask("Why?")
+    seen.answers("The answer.")
+    thought = seen.page.get_by_text("First I weigh it up.")
+    expect(thought).to_be_hidden()
+    seen.page.locator(".thought-group .title").click()
+    expect(thought).to_be_visible()
+    seen.settings()
+    seen.page.locator("#show-thinking input").uncheck()
+    expect(seen.page.locator(".thought-group")).to_have_count(0)
+    seen.page.locator("#show-thinking input").check()
+    expect(seen.page.locator(".thought-group")).to_have_count(1)
+
+
+def test_an_answer_that_spends_its_tokens_on_thinking_says_so(stage, window):
+    seen = window()
+    stage.recite("Too late.", "On and on. " * 50)
+    seen.settings()
+    seen.page.fill("#max-tokens input[type=number]", "16")
+    seen.ask("Why?")
+    seen.notices("ended at its token limit while thinking")
+
+
+def test_retry_replaces_the_answer(stage, window):
+    seen = window()
+    seen.ask("Hi")
+    seen.answers("Hello there.")
+    stage.recite("Another answer.")
+    seen.page.get_by_label("Retry").click()
+    seen.answers("Another answer.")
+    assert [(turn.role, turn.content) for turn in stage.saved().turns] == [
+        ("user", "Hi"),
+        ("assistant", "Another answer."),
+    ]
+
+
+def test_an_edited_question_is_asked_anew_and_drops_what_followed(stage, window):
+    seen = window()
+    for question in ("Is a <b> b?", "Second"):
+        seen.ask(question)
+        seen.answers("Hello there.")
+    stage.recite("Edited.")
+    seen.page.get_by_label("Edit").first.click()
+    editor = seen.page.locator("textarea.edit-textarea")
+    text = editor.input_value()
+    editor.fill(text + " Or c?")
+    seen.page.get_by_label("Submit").click()
+    seen.answers("Edited.")
+    assert [turn.content for turn in stage.saved().turns] == ["Is a <b> b? Or c?", "Edited."]
+
+
+# Adapters
+
+
+def test_another_adapter_answers_when_it_is_chosen(stage, window):
+    version = publish(stage.gateway.registry).version
+    stage.swap(version)
+    seen = window()
+    seen.ask("Hi")
+    expect(seen.page.locator("#statistics")).to_contain_text(version)
+    seen.settings()
+    seen.page.locator("#model input").click()
+    expect(seen.page.get_by_role("option", name=version)).to_be_visible()
+    seen.page.get_by_role("option", name="tiny", exact=True).click()
+    seen.ask("And you?")
+    expect(seen.page.locator("#statistics")).to_contain_text("base ·")
+    assert [request.adapter for request in stage.engine.requests] == [version, None]
+
+
+def test_a_swap_in_mid_answer_leaves_the_answer_its_version_and_gives_the_next_the_new_one(stage, window):
+    version = publish(stage.gateway.registry).version
+    seen = window()
+    begin_long_answer(stage, seen)
+    stage.swap(version)
+    stage.engine.script = script("Short.")
+    seen.page.locator("#question .stop-button").click()
+    seen.ready()
+    expect(seen.page.locator("#statistics")).to_contain_text("base")
+    seen.ask("And now?")
+    seen.answers("Short.")
+    expect(seen.page.locator("#statistics")).to_contain_text(f"{version} ·")
+    assert [turn.version for turn in stage.saved().turns if turn.role == "assistant"] == ["base", version]
+
+
+def test_an_unknown_model_is_named_and_the_question_kept(stage, window):
+    seen = window()
+    seen.settings()
+    seen.page.fill("#model input", "nobody")
+    seen.page.press("#model input", "Enter")
+    seen.ask("Are you there?")
+    seen.notices("nobody")
+    assert seen.box() == "Are you there?"
+    assert stage.store.saved() == []
+
+
+# Conversations
+
+
+def test_a_reload_shows_the_conversation_again(stage, window):
+    seen = window()
+    seen.ask("What stays?")
+    seen.answers("Hello there.")
+    seen.page.reload()
+    seen.answers("Hello there.")
+    expect(seen.page.locator("#conversations label.selected")).to_have_text("What stays?")
+    seen.ask("And now?")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(2)
+    seen.answers("Hello there.")
+    assert len(stage.saved().turns) == 4
+
+
+def test_conversations_are_listed_opened_renamed_and_deleted_after_a_question(stage, window):
+    seen = window()
+    seen.ask("First")
+    seen.answers("Hello there.")
+    seen.page.click("#new-chat")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(0)
+    seen.ask("Second")
+    seen.answers("Hello there.")
+    expect(seen.page.locator("#conversations label")).to_have_text(["Second", "First"])
+    seen.page.locator("#conversations label", has_text="First").click()
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_text("First")
+    seen.manage()
+    title = seen.page.locator("#title textarea, #title input")
+    expect(title).to_have_value("First")
+    title.fill("Renamed")
+    title.press("Enter")
+    expect(seen.page.locator("#conversations label")).to_have_text(["Second", "Renamed"])
+    seen.page.click("#delete")
+    seen.page.click("#keep")
+    expect(seen.page.locator("#really-delete")).to_be_hidden()
+    assert len(stage.store.saved()) == 2
+    seen.page.click("#delete")
+    seen.page.click("#really-delete")
+    expect(seen.page.locator("#conversations label")).to_have_text(["Second"])
+    assert [each.title for each in stage.store.saved()] == ["Second"]
+
+
+def test_leaving_a_conversation_in_mid_answer_stops_it_and_keeps_both_apart(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    seen.page.click("#new-chat")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(0)
+    until(lambda: stage.engine.stats().running == 0)
+    seen.ready()
+    stage.recite("Fresh.")
+    seen.ask("Anew")
+    seen.answers("Fresh.")
+    assert sorted(each.title for each in stage.store.saved()) == ["Anew", "Talk on"]
+    assert {each.title: each.turns[-1].cut for each in stage.store.saved()} == {"Anew": False, "Talk on": True}
+
+
+@pytest.mark.parametrize("suffix", ["json", "markdown"])
+def test_an_exported_conversation_can_be_imported_again(suffix, stage, window, tmp_path):
+    seen = window()
+    stage.recite("It is **Rome** 🙂.", "Capitals.")
+    seen.ask("Capital of Italy?")
+    seen.answers("It is Rome 🙂.")
+    seen.manage()
+    with seen.page.expect_download() as started:
+        seen.page.click(f"#export-{suffix}")
+    file = tmp_path / started.value.suggested_filename
+    started.value.save_as(file)
+    assert file.name == ("Capital-of-Italy.json" if suffix == "json" else "Capital-of-Italy.md")
+    before = stage.saved()
+    with seen.page.expect_file_chooser() as choosing:
+        seen.page.click("#import")
+    choosing.value.set_files(file)
+    expect(seen.page.locator("#conversations label")).to_have_count(2)
+    newest, oldest = stage.store.saved()
+    assert oldest.id == before.id != newest.id
+    assert [(turn.role, turn.content, turn.thinking) for turn in newest.turns] == [
+        (turn.role, turn.content, turn.thinking) for turn in before.turns
+    ]
+    seen.answers("It is Rome 🙂.")
+
+
+@pytest.mark.parametrize(("name", "content"), [("bad.json", b"{"), ("notes.md", b"# hi"), ("image.json", b"\xff\xd8")])
+def test_a_broken_import_is_refused_and_what_was_typed_stays(name, content, stage, window, tmp_path):
+    seen = window()
+    seen.page.fill("#question textarea", "half a question")
+    file = tmp_path / name
+    file.write_bytes(content)
+    with seen.page.expect_file_chooser() as choosing:
+        seen.page.click("#import")
+    choosing.value.set_files(file)
+    seen.notices(name)
+    seen.notices("Nothing was imported")
+    assert stage.store.saved() == []
+    assert seen.box() == "half a question"
+
+
+def test_two_tabs_keep_their_conversations_apart_and_see_each_others(stage, window):
+    one, other = window(), window()
+    one.ask("From one")
+    one.answers("Hello there.")
+    other.ask("From the other")
+    other.answers("Hello there.")
+    expect(one.page.locator("#log [data-testid=user]")).to_have_text("From one")
+    one.page.reload()
+    expect(one.page.locator("#conversations label")).to_have_text(["From the other", "From one"])
+    expect(one.page.locator("#conversations label.selected")).to_have_text("From one")
+
+
+def test_a_second_tab_cannot_ask_into_a_running_answer(stage, window):
+    one = window()
+    begin_long_answer(stage, one)
+    other = one.open(one.page.url)
+    other.fill("#question textarea", "Me too")
+    other.press("#question textarea", "Enter")
+    expect(other.locator("#notice")).to_contain_text("still being written")
+    assert other.input_value("#question textarea") == "Me too"
+    one.page.locator("#question .stop-button").click()
+    one.ready()
+    assert [turn.role for turn in stage.saved().turns] == ["user", "assistant"]
+
+
+# What goes wrong
+
+
+def test_a_window_closed_in_mid_answer_ends_the_generation_and_the_answer_is_kept(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    assert stage.engine.stats().running == 1
+    seen.page.close()
+    until(lambda: stage.engine.stats().running == 0)
+    until(lambda: stage.saved().turns[-1].role == "assistant")
+    assert stage.saved().turns[-1].cut
+
+
+def test_a_lost_engine_keeps_the_answer_so_far_and_says_what_happened(stage, window):
+    seen = window()
+    stage.recite("one two three four five")
+    stage.gateway.remote.dies_after = len(script("one two")) - 1
+    seen.ask("Count")
+    seen.notices("died while answering")
+    expect(seen.page.locator("#log [data-testid=bot]").last).to_contain_text("one two")
+    assert stage.saved().turns[-1].cut
+
+
+def test_an_endpoint_that_is_away_keeps_the_question_and_answers_when_it_is_back(stage, window):
+    seen = window()
+    seen.ask("Hi")
+    seen.answers("Hello there.")
+    stage.away()
+    seen.ask("Still there?")
+    seen.notices("no answer from")
+    seen.notices("tandem up")
+    seen.ready()
+    assert seen.box() == "Still there?"
+    assert len(stage.saved().turns) == 2
+    stage.back()
+    seen.page.press("#question textarea", "Enter")
+    expect(seen.page.locator("#log [data-testid=user]").last).to_have_text("Still there?")
+    seen.answers("Hello there.")
+    expect(seen.page.locator("#notice .notice")).to_have_count(0)
+
+
+def test_a_huge_paste_is_asked_whole_or_stays_in_the_box(stage, window, monkeypatch):
+    seen = window()
+    huge = ("a <b> " * 80 + "\n") * 200
+    seen.paste(huge)
+    seen.answers("Hello there.")
+    assert stage.saved().turns[0].content == huge
+    monkeypatch.setattr(gateway, "MOST_BODY_BYTES", len(huge))
+    seen.paste(huge)
+    seen.notices("in the box again")
+    seen.ready()
+    assert seen.box() == huge
+    assert len(stage.engine.requests) == 1
+
+
+def test_emoji_alone_are_a_question_and_a_title(stage, window):
+    seen = window()
+    stage.recite("🙂")
+    seen.ask("👩🏽‍🚀🇮🇹")
+    seen.answers("🙂")
+    expect(seen.page.locator("#conversations label")).to_have_text("👩🏽‍🚀🇮🇹")
+    assert stage.saved().turns[0].content == "👩🏽‍🚀🇮🇹"
+
+
+def test_a_phone_shows_the_chat_without_scrolling_sideways(stage, window):
+    saved = Conversation(title="A long one")
+    saved.ask("x" * 300)
+    code = "```python\n" + "call(" * 60 + "\n```\n\n| a | b |\n|---|---|\n| " + "wide " * 40 + " | c |"
+    saved.turns.append(Turn(role="assistant", content=code))
+    stage.store.save(saved)
+    seen = window(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    seen.page.locator("#library .toggle-button").click()
+    seen.page.locator("#conversations label", has_text="A long one").click()
+    expect(seen.page.locator("#library")).not_to_have_class(re.compile(r"\bopen\b"))
+    expect(seen.page.locator("#log code").first).to_be_visible()
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = seen.page.locator("#question").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
+    seen.ask("Short?")
+    seen.answers("Hello there.")
+
+
+def test_light_and_dark_follow_the_system_and_the_button(stage, window):
+    seen = window(color_scheme="dark")
+    expect(seen.page.locator("body")).to_have_class(re.compile("dark"))
+    seen.settings()
+    seen.page.click("#theme")
+    expect(seen.page.locator("body")).not_to_have_class(re.compile("dark"))
+    seen.page.reload()
+    seen.ready()
+    expect(seen.page.locator("body")).not_to_have_class(re.compile("dark"))
+
+
+def test_what_is_saved_is_the_terminals_format(stage, window):
+    seen = window()
+    seen.ask("Hi")
+    seen.answers("Hello there.")
+    (file,) = Path(stage.home.conversations).glob("*.json")
+    assert Conversation.from_json(file.read_text(), source=str(file)) == stage.saved()
+    assert json.loads(file.read_text())["turns"][1]["version"] == "base"
