@@ -20,6 +20,7 @@ COMMANDS = {
     "ask": ("cli.ask", "Ask the running endpoint one question."),
     "chat": ("cli.chat.command", "Chat with the running endpoint in this terminal."),
     "debug": ("cli.debug", "Look at what the model really reads and writes."),
+    "benchmark": ("cli.benchmark", "Measure latency and throughput of any OpenAI-compatible endpoint."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
     "demo": ("cli.demo", "Train, serve and swap on the embedded model, start to end."),
