@@ -109,6 +109,8 @@ async def measure(
         if found.stopped:
             break
     found.notes += _judged(found, endpoint)
+    if questions and any(cell.sent > len(questions.messages) for cell in found.cells):
+        found.notes.append(f"the data set's {len(questions.messages)} questions were asked again: caches know them")
 
 
 async def _synthetic(endpoint: Endpoint, settings: Settings, found: Benchmark) -> list[Prompts]:
