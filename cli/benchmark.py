@@ -203,21 +203,10 @@ def _show(found: "Benchmark", old: dict[str, Any] | None, as_json: bool) -> None
         output.print_json(found.to_json() | ({"changes": changes} if old is not None else {}))
     else:
         limited = bool(found.settings["goodput"])
-        columns = (
-            "LOAD",
-            "PROMPT",
-            "OK",
-            "OUT",
-            "TTFT ms p50",
-            "p99",
-            "ITL ms p50",
-            "p99",
-            "TPOT ms p50",
-            "E2E ms p50",
-        )
-        columns += ("p99", "tok/s", "PER USER", "req/s", *(["GOODPUT"] if limited else []))
+        columns = ("LOAD", "PROMPT", "OK", "OUT", "TTFT ms", "ITL ms", "E2E s", "tok/s", "PER USER", "req/s")
+        rows = [_row(cell, limited) for cell in found.cells]
         output.print_table(
-            columns, [_row(cell, limited) for cell in found.cells], empty="nothing was measured", title=_title(found)
+            (*columns, *(["GOODPUT"] if limited else [])), rows, empty="nothing was measured", title=_title(found)
         )
         if old is not None:
             _show_changes(changes)
@@ -232,7 +221,8 @@ def _show(found: "Benchmark", old: dict[str, Any] | None, as_json: bool) -> None
 
 def _title(found: "Benchmark") -> str:
     versions = ", ".join(dict.fromkeys(name for cell in found.cells for name in cell.fingerprints))
-    return f"{found.settings['model']}{versions and f' ({versions})'} at {found.settings['url']}"
+    model, url = found.settings["model"], found.settings["url"]
+    return f"{model}{versions and f' ({versions})'} at {url}; latencies are median / p99"
 
 
 def _row(cell: "Figures", limited: bool) -> tuple:
@@ -242,10 +232,9 @@ def _row(cell: "Figures", limited: bool) -> tuple:
         f"{prompt:.0f}" if prompt else None,
         f"{cell.completed}/{cell.sent}",
         f"{cell.output_tokens.mean:.0f}" if cell.output_tokens else None,
-        *_middle_and_tail(cell.ttft_ms),
-        *_middle_and_tail(cell.itl_ms),
-        _middle_and_tail(cell.tpot_ms)[0],
-        *_middle_and_tail(cell.e2e_ms),
+        _middle_and_tail(cell.ttft_ms),
+        _middle_and_tail(cell.itl_ms),
+        _middle_and_tail(cell.e2e_ms, digits=2, unit=1000),
         f"{cell.output_throughput:.1f}",
         f"{cell.output_throughput_per_user:.1f}" if cell.output_throughput_per_user else None,
         f"{cell.request_throughput:.2f}",
@@ -253,8 +242,8 @@ def _row(cell: "Figures", limited: bool) -> tuple:
     return (*row, f"{cell.goodput:.2f}") if limited and cell.goodput is not None else row
 
 
-def _middle_and_tail(found: "Spread | None") -> tuple[str | None, str | None]:
-    return (f"{found.p50:.1f}", f"{found.p99:.1f}") if found else (None, None)
+def _middle_and_tail(found: "Spread | None", digits: int = 1, unit: float = 1.0) -> str | None:
+    return f"{found.p50 / unit:.{digits}f} / {found.p99 / unit:.{digits}f}" if found else None
 
 
 def load_name(level: "Level") -> str:

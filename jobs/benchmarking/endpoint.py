@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
+from jobs.benchmarking.answer import read_events, read_whole, said
 from jobs.benchmarking.timing import Failure, Timing
 
 LOADING_WAIT_S = 600.0
@@ -26,9 +27,6 @@ SILENCE_TIMEOUT_S = 600
 """Between two pieces of an answer; a prompt may wait for its turn this long."""
 KEEPALIVE_S = 2
 """Less than the 5 s after which uvicorn closes an idle connection, so that no request goes into a closing one."""
-SHOWN_MESSAGE = 300
-TEXTS = ("content", "reasoning_content", "reasoning", "tool_calls")
-"""Fields of a delta that hold what the model wrote."""
 
 Messages = Sequence[dict[str, Any]]
 
@@ -195,11 +193,11 @@ class Endpoint:
 
     async def _read(self, response: aiohttp.ClientResponse, timing: Timing) -> None:
         if response.status != 200:
-            timing.failure = Failure(f"http_{response.status}", _said(await response.text(errors="replace")))
+            timing.failure = Failure(f"http_{response.status}", said(await response.text(errors="replace")))
         elif response.content_type == "text/event-stream":
-            await _read_events(response.content, timing)
+            await read_events(response.content, timing)
         else:
-            _read_whole(await response.text(errors="replace"), timing)
+            read_whole(await response.text(errors="replace"), timing)
         if timing.failure is None and not timing.arrivals:
             timing.failure = Failure("empty", f"no text in the answer ({timing.completion_tokens} tokens)")
 
@@ -215,70 +213,3 @@ def base_url(url: str) -> str:
     if not valid:
         raise RequestError(f"'{url}' is no address", hint="such as http://127.0.0.1:8000")
     return whole.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
-
-
-async def _read_events(stream: aiohttp.StreamReader, timing: Timing) -> None:
-    """Server-sent events up to `[DONE]`. What arrives together has one time."""
-    left, done = b"", False
-    while data := await stream.readany():
-        now = time.perf_counter()
-        *lines, left = (left + data).split(b"\n")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            text = line[5:].strip()
-            if text == b"[DONE]":
-                done = True
-            else:
-                _take_event(text, now, timing)
-    if timing.failure is None and not done and timing.finish_reason is None:
-        timing.failure = Failure("broken_off", "the stream ended in the middle of an answer")
-
-
-def _take_event(text: bytes, now: float, timing: Timing) -> None:
-    try:
-        event = json.loads(text)
-        if event.get("error"):
-            timing.failure = Failure("error_event", _said(text.decode(errors="replace")))
-            return
-        _take_counts(event, timing)
-        for choice in event.get("choices") or ():
-            delta = choice.get("delta") or {}
-            if any(delta.get(name) for name in TEXTS):
-                timing.arrivals.append(now)
-            timing.finish_reason = choice.get("finish_reason") or timing.finish_reason
-    except (ValueError, AttributeError, TypeError):
-        timing.failure = Failure("not_a_completion", f"the stream has an event that is no chunk: {text[:80]!r}")
-
-
-def _read_whole(text: str, timing: Timing) -> None:
-    """An answer that was not streamed."""
-    timing.streamed = False
-    try:
-        answer = json.loads(text)
-        choice = answer["choices"][0]
-        message = choice["message"]
-    except (ValueError, KeyError, TypeError, IndexError):
-        timing.failure = Failure("not_a_completion", f"the answer is no completion: {text[:80]!r}")
-        return
-    _take_counts(answer, timing)
-    timing.finish_reason = choice.get("finish_reason")
-    if any(message.get(name) for name in TEXTS):
-        timing.arrivals.append(time.perf_counter())
-
-
-def _take_counts(body: dict[str, Any], timing: Timing) -> None:
-    if usage := body.get("usage"):
-        timing.prompt_tokens, timing.completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    timing.fingerprint = body.get("system_fingerprint") or timing.fingerprint
-
-
-def _said(text: str) -> str:
-    """The message of an error body, in any of the shapes that servers give it."""
-    try:
-        body = json.loads(text)
-        error = body.get("error", body)
-        found = error if isinstance(error, str) else error.get("message") or error.get("detail") or text
-    except (ValueError, AttributeError):
-        found = text
-    return " ".join(str(found).split())[:SHOWN_MESSAGE] or "no reason given"

@@ -103,7 +103,7 @@ def test_a_table_is_what_a_person_sees_and_an_older_benchmark_stands_beside_it(s
     done = invoke(*quick, "--compare", str(old), "--plot", str(tmp_path / "p.png"))
     assert done.code == 0, done.err
     title, header, *rows = done.out.splitlines()
-    assert title.strip() == f"prod (base) at {server.url}"
+    assert title.strip() == f"prod (base) at {server.url}; latencies are median / p99"
     assert header.split()[:4] == ["LOAD", "PROMPT", "OK", "OUT"]
     assert [row.split()[:6] for row in rows[:2]] == [
         ["1", "at", "once", "128", "4/4", "12"],
