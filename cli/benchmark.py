@@ -100,9 +100,9 @@ def benchmark(as_json: bool, out: Path | None, plot: Path | None, compare: Path 
     url = asked["url"] or _running()
     found = Benchmark(asked | {"url": url, "seed": settings.seed})
     _measure(url, key, extra, settings, found)
+    _show(found, old, as_json)
     for saved in report.save(found, places):
         output.say(f"wrote {saved}")
-    _show(found, old, as_json)
     if found.stopped == "interrupted":
         raise click.Abort
     raise SystemExit(1 if found.failed else 0)

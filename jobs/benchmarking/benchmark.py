@@ -88,7 +88,11 @@ class Benchmark:
 
 
 async def measure(
-    endpoint: Endpoint, settings: Settings, found: Benchmark, questions: Questions | None = None, tell: Tell = print
+    endpoint: Endpoint,
+    settings: Settings,
+    found: Benchmark,
+    questions: Questions | None = None,
+    tell: Tell = lambda text, share: None,
 ) -> None:
     """Fill `found`, cell by cell. `questions` take the place of synthetic prompts.
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
+from configs.errors import ClusterError, ConfigError, NotFoundError, RequestError, TandemError
 from jobs.benchmarking.answer import read_events, read_whole, said
 from jobs.benchmarking.timing import Failure, Timing
 
@@ -203,7 +203,7 @@ class Endpoint:
 
 
 def base_url(url: str) -> str:
-    """`url` with a scheme and without a last slash; /v1 where it has no path. Raises RequestError for what is none."""
+    """`url` with a scheme and without a last slash; /v1 where it has no path. Raises ConfigError for what is none."""
     whole = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(whole)
@@ -211,5 +211,5 @@ def base_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise RequestError(f"'{url}' is no address", hint="such as http://127.0.0.1:8000")
+        raise ConfigError(f"'{url}' is no address", hint="such as http://127.0.0.1:8000")
     return whole.rstrip("/") + ("" if parts.path.strip("/") else "/v1")

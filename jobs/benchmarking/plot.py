@@ -58,9 +58,9 @@ def png(found: Benchmark, file: Path) -> None:
 def _against_load(axes: "Axes", groups: Groups, value: Callable[[Figures], float | None], style: str = "-") -> None:
     for number, (name, cells) in enumerate(groups.items()):
         points = [(_load(cell), found) for cell in cells if (found := value(cell)) is not None]
-        axes.plot(
-            *zip(*points, strict=True), style, color=_colour(number), marker="o", markersize=4, label=name
-        ) if points else None
+        if points:
+            loads, values = zip(*points, strict=True)
+            axes.plot(loads, values, style, color=_colour(number), marker="o", markersize=4, label=name)
 
 
 def _spread_against_load(axes: "Axes", groups: Groups, spread: Callable[[Figures], Spread | None]) -> None:

@@ -1,12 +1,12 @@
-"""`tandem benchmark` and NVIDIA's aiperf on the same endpoint, in turns: do they say the same? Needs no GPU.
+"""`tandem benchmark` and NVIDIA's aiperf on the same endpoint at the same time: do they say the same? Needs no GPU.
 
     python -m tests.bench.benchmark_agreement --tool DIR --out FILE
 
 DIR is a virtual environment with aiperf; it is made if it is not there. The endpoint is the gateway over HTTP with an
-engine that gives one token every `--gap` seconds. Each turn runs both tools, in changing order; figures are medians
-over turns, because anything else that runs on the machine moves one turn by more than the tools differ. aiperf calls
-TPOT "inter token latency" and our ITL "inter chunk latency". Its own work is kept small (one worker, no telemetry),
-since it shares the machine with the server.
+engine that gives one token every `--gap` seconds. Both tools ask at once, each with users of its own: aiperf starts ten
+processes, and measured one after the other on two cores, each would see another endpoint. Our requests lie within the
+time of aiperf's. Figures are medians over turns. aiperf calls TPOT "inter token latency" and our ITL "inter chunk
+latency"; its telemetry is off and it has one worker.
 """
 
 import argparse
@@ -30,7 +30,8 @@ OUTPUT_TOKENS = 128
 PROMPT_TOKENS = 128
 TEMPLATE_TOKENS = 67
 """aiperf's lengths are without the chat template."""
-REQUESTS_PER_USER = 8
+REQUESTS_PER_USER = {"tandem": 7, "aiperf": 10}
+READY_TIMEOUT_S = 180
 ALLOWED = 0.05
 
 OURS_AND_THEIRS = {
@@ -53,9 +54,9 @@ OURS_AND_THEIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", type=Path, help="virtual environment of aiperf")
-    parser.add_argument("--concurrency", default="1,4,8")
+    parser.add_argument("--concurrency", default="1,4", help="users of each tool")
     parser.add_argument("--gap", type=float, default=0.04, help="seconds between two tokens")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=3, help="how often each is measured")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -79,11 +80,7 @@ def compare(aiperf: Path, url: str, levels: list[int], options: argparse.Namespa
     for level in levels:
         turns = []
         for turn in range(options.turns):
-            turns.append({})
-            for name in ("tandem", "aiperf") if turn % 2 == 0 else ("aiperf", "tandem"):
-                folder_of_turn = folder / f"{level}-{turn}"
-                one = ours(url, level) if name == "tandem" else theirs(aiperf, url, level, folder_of_turn)
-                turns[turn][name] = one
+            turns.append(together(aiperf, url, level, folder / f"{level}-{turn}"))
         figures = {}
         for name, (our_path, their_path) in OURS_AND_THEIRS.items():
             tandem = statistics.median(at(turn["tandem"], our_path) for turn in turns)
@@ -114,28 +111,37 @@ def at(value: Any, path: tuple[str, ...]) -> float:
     return value
 
 
-def ours(url: str, level: int) -> dict[str, Any]:
-    command = [sys.executable, "-c", "from cli.main import main; main()", "benchmark", "--url", url, "--json"]
-    command += ["--concurrency", str(level), "--requests", str(level * REQUESTS_PER_USER), "--warmup", str(level)]
-    command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
-    done = subprocess.run(command, cwd=SOURCE, check=True, stdout=subprocess.PIPE, text=True)
-    (cell,) = json.loads(done.stdout)["cells"]
-    return cell
-
-
-def theirs(aiperf: Path, url: str, level: int, folder: Path) -> dict[str, Any]:
-    command = [aiperf, "profile", "--model", "prod", "--url", url, "--endpoint-type", "chat", "--streaming"]
-    command += ["--tokenizer", str(TINY_MODEL), "--use-server-token-count", "--concurrency", str(level)]
-    command += ["--request-count", str(level * REQUESTS_PER_USER), "--warmup-request-count", str(level)]
+def together(aiperf: Path, url: str, level: int, folder: Path) -> dict[str, Any]:
+    """What the two tools measure at the same time, each with `level` users."""
+    common = ["--concurrency", str(level)]
+    command = [aiperf, "profile", "--model", "prod", "--url", url, "--endpoint-type", "chat", "--streaming", *common]
+    command += ["--request-count", str(level * REQUESTS_PER_USER["aiperf"]), "--warmup-request-count", str(level)]
+    command += ["--tokenizer", str(TINY_MODEL), "--use-server-token-count", "--artifact-dir", str(folder)]
     command += ["--synthetic-input-tokens-mean", str(PROMPT_TOKENS - TEMPLATE_TOKENS)]
     command += ["--synthetic-input-tokens-stddev", "0", "--output-tokens-stddev", "0"]
-    command += ["--output-tokens-mean", str(OUTPUT_TOKENS), "--artifact-dir", str(folder), "--ui", "none"]
+    command += ["--output-tokens-mean", str(OUTPUT_TOKENS), "--ui", "none"]
     command += ["--no-server-metrics", "--no-gpu-telemetry", "--workers-max", "1", "--record-processors", "1"]
     # offline, aiperf looks for a snapshot of the hub even where the tokenizer is a folder
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
     environment.pop("PYTHONPATH", None)
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((folder / "profile_export_aiperf.json").read_text())
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not (folder / "inputs.json").exists():  # written just before its warm-up
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"aiperf did not begin (exit code {process.returncode})")
+            time.sleep(0.1)
+        command = [sys.executable, "-c", "from cli.main import main; main()", "benchmark", "--url", url, "--json"]
+        command += [*common, "--requests", str(level * REQUESTS_PER_USER["tandem"]), "--warmup", str(level)]
+        command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
+        done = subprocess.run(command, cwd=SOURCE, check=True, stdout=subprocess.PIPE, text=True)
+        if process.wait(READY_TIMEOUT_S):
+            raise SystemExit(f"aiperf failed with exit code {process.returncode}")
+    finally:
+        process.terminate()
+        process.wait()
+    (cell,) = json.loads(done.stdout)["cells"]
+    return {"tandem": cell, "aiperf": json.loads((folder / "profile_export_aiperf.json").read_text())}
 
 
 def installed(folder: Path) -> Path:

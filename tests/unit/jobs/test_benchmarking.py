@@ -437,7 +437,7 @@ def test_an_address_without_a_path_means_v1(url, meant):
 
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h:99999", "http://h:x"])
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(RequestError, match="is no address"):
+    with pytest.raises(ConfigError, match="is no address"):
         base_url(url)
 
 
