@@ -1,6 +1,6 @@
 """An OpenAI-compatible endpoint under the stopwatch: `/v1/chat/completions`, streamed, one Timing per request.
 
-Spoken through aiohttp because the client must not be the limit: a chunk costs it half of what it costs httpx
+Spoken through aiohttp because the client must not be the limit: a chunk costs it less than half of what it costs httpx
 (tests/bench/results/benchmark-client.json). Knows a URL, not who serves there. A request that fails is a Timing with a
 Failure; only what makes a whole benchmark pointless is raised.
 """

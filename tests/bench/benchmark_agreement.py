@@ -26,11 +26,11 @@ from typing import Any
 from configs.paths import SOURCE, TINY_MODEL, Home
 
 AIPERF = "aiperf==0.13.0"
-OUTPUT_TOKENS = 128
+OUTPUT_TOKENS = 64
 PROMPT_TOKENS = 128
 TEMPLATE_TOKENS = 67
 """aiperf's lengths are without the chat template."""
-REQUESTS_PER_USER = {"tandem": 7, "aiperf": 10}
+REQUESTS_PER_USER = {"tandem": 14, "aiperf": 20}
 READY_TIMEOUT_S = 180
 ALLOWED = 0.05
 
@@ -54,7 +54,7 @@ OURS_AND_THEIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", type=Path, help="virtual environment of aiperf")
-    parser.add_argument("--concurrency", default="1,4", help="users of each tool")
+    parser.add_argument("--concurrency", default="2,8", help="users of each tool")
     parser.add_argument("--gap", type=float, default=0.04, help="seconds between two tokens")
     parser.add_argument("--turns", type=int, default=3, help="how often each is measured")
     parser.add_argument("--out", type=Path)
