@@ -3,10 +3,10 @@
     python -m tests.bench.benchmark_agreement --tool DIR --out FILE
 
 DIR is a virtual environment with aiperf; it is made if it is not there. The endpoint is the gateway over HTTP with an
-engine that gives one token every `--gap` seconds. Both tools ask at once, each with users of its own: aiperf starts ten
-processes, and measured one after the other on two cores, each would see another endpoint. Our requests lie within the
-time of aiperf's. Figures are medians over turns. aiperf calls TPOT "inter token latency" and our ITL "inter chunk
-latency"; its telemetry is off and it has one worker.
+engine that gives one token every `--gap` seconds. Both tools ask at once, each with users of its own, so that whatever
+else runs on the machine, aiperf's own processes included, is the same for both; our requests lie within the time of
+aiperf's. Figures are medians over turns. aiperf calls TPOT "inter token latency" and our ITL "inter chunk latency"; its
+telemetry is off and it has one worker.
 """
 
 import argparse
