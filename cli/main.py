@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": ("cli.chat.command", "Chat with the running endpoint in this terminal."),
     "debug": ("cli.debug", "Look at what the model really reads and writes."),
     "ui": ("cli.ui", "Chat in the browser; two adapters side by side."),
+    "benchmark": ("cli.benchmark", "Measure latency and throughput of any OpenAI-compatible endpoint."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
     "demo": ("cli.demo", "Train, serve and swap on the embedded model, start to end."),

@@ -50,7 +50,7 @@ class Server:
         self.engine = FakeEngine(tokens(HELLO))
         self.remote = FakeRemote("engine_1", self.engine)
         self.registry = Registry(home.models)
-        self.socket = socket.socket()
+        self.socket = socket.socket(proto=socket.IPPROTO_TCP)  # or asyncio leaves Nagle's algorithm on
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart takes its port again at once
         self.socket.bind(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
