@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,18 @@ from tests.bench.main_job import machine
 from tests.bench.sse_load import OPENING_TOKENS
 
 PACES = ((1, 25, 0.02), (16, 50, 0.025), (64, 50, 0.04), (200, 50, 0.1))
-"""Open streams, tokens of an answer, seconds between steps. What one GPU may give: 50, 640, 1,600 and 2,000 tokens/s."""
+"""Open streams, tokens of an answer, seconds between steps: 50, 640, 1,600 and 2,000 tokens/s."""
 FLOOD = (64, 400, 0.004)
 """16,000 tokens/s: more than goes through, to see how much does."""
-NAMES = {"ProxyActor": "proxy", "gateway": "gateway", "engine_": "engine", "raylet": "raylet", "gcs_server": "gcs"}
+NAMES = {
+    "haproxy": "proxy",
+    "ProxyActor": "proxy",
+    "HAProxyManager": "proxy",
+    "gateway": "gateway",
+    "engine_": "engine",
+    "raylet": "raylet",
+    "gcs_server": "gcs",
+}
 SECONDS = 10.0
 
 
@@ -147,9 +154,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
         assert len(seen) == len(ready), f"{len(seen)} of {len(ready)} tokens came"
         first.append(seen[0] - request["sent"] - (ready[0] - came))
         lags += [at - was for at, was in zip(seen, ready, strict=True)]
-        gaps += [
-            abs((seen[i] - seen[i - 1]) - (ready[i] - ready[i - 1])) for i in range(2, len(seen))
-        ]
+        gaps += [abs((seen[i] - seen[i - 1]) - (ready[i] - ready[i - 1])) for i in range(2, len(seen))]
         sizes += [tokens for _, tokens in request["arrivals"]]
     arrivals = [at for request in found["requests"] for at, _ in request["arrivals"]]
     return {
@@ -171,9 +176,8 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def run_load(how: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.sse_load", json.dumps(how)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "tests.bench.sse_load", json.dumps(how)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10 * how["seconds"] + 60)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout)
@@ -187,7 +191,7 @@ def table(result: dict[str, Any]) -> str:
         spreads = [added[kind][at] for kind in ("first_ms", "gap_ms", "lag_ms") for at in ("median", "p99")]
         cores = " ".join(f"{name} {cores:.2f}" for name, cores in pace["cpu_cores"].items())
         rows.append((pace["streams"], pace["step_ms"], pace["tokens_per_second"], *spreads, cores))
-    return "\n".join("  ".join(f"{str(cell):>9}" for cell in row) for row in (head, *rows))
+    return "\n".join("  ".join(f"{cell!s:>9}" for cell in row) for row in (head, *rows))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class PacedReplica(EngineReplica):
     async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
         die_with_parent()
         stay_on_loopback()
+        self._outboxes = {}
         self._engine = engine_of(base)
 
     async def pace(self, gap: float) -> None:
@@ -107,5 +108,3 @@ class PacedReplica(EngineReplica):
 def engine_of(base: Path) -> PacedEngine:
     ids = checkpoint.load_tokenizer(base).encode(f"{OPENING}a")
     return PacedEngine(ids[:-1], ids[-1])
-
-
