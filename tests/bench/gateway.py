@@ -44,6 +44,7 @@ NAMES = {
     "raylet": "raylet",
     "gcs_server": "gcs",
 }
+"""Words of a process's title, and what it is called here."""
 SECONDS = 10.0
 
 
