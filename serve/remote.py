@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import copy
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -43,12 +44,12 @@ class Remote:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         """The request's chunks. Closing it aborts. Raises what `Engine.generate` raises, and EngineLostError."""
         line = self._opened_line()
-        events = line.readers[request.request_id] = asyncio.Queue()
+        reader = line.readers[request.request_id] = _Reader()
         submitted = asyncio.create_task(self._submit(line, request))
         ended = False
         try:
             while not ended:
-                event = await events.get()
+                event = await reader.next()
                 ended = isinstance(event, TandemError) or event.finish_reason is not None
                 if isinstance(event, TandemError):
                     raise event
@@ -115,7 +116,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex
-        self.readers: dict[str, asyncio.Queue[TokenChunk | TandemError]] = {}
+        self.readers: dict[str, _Reader] = {}
         self.opened = asyncio.Event()
         """The engine knows this line, or it is closed."""
         self.closed = False
@@ -123,14 +124,36 @@ class _Line:
 
     def give(self, request_id: str, event: TokenChunk | TandemError) -> None:
         if reader := self.readers.get(request_id):
-            reader.put_nowait(event)
+            reader.put(event)
 
     def close(self, error: TandemError) -> None:
         """Nothing more comes: every reader gets an `error` of its own after what it has."""
         self.closed = True
         self.opened.set()
         for reader in self.readers.values():
-            reader.put_nowait(copy.copy(error))
+            reader.put(copy.copy(error))
+
+
+class _Reader:
+    """What came for one request and was not taken yet."""
+
+    def __init__(self) -> None:
+        self._events: deque[TokenChunk | TandemError] = deque()
+        self._more = asyncio.Event()
+
+    def put(self, event: TokenChunk | TandemError) -> None:
+        self._events.append(event)
+        self._more.set()
+
+    async def next(self) -> TokenChunk | TandemError:
+        """All chunks that are there as one, or the first to come, or the error behind them."""
+        await self._more.wait()
+        event = self._events.popleft()
+        while isinstance(event, TokenChunk) and self._events and isinstance(self._events[0], TokenChunk):
+            event = event.followed_by(self._events.popleft())
+        if not self._events:
+            self._more.clear()
+        return event
 
 
 def _cause(error: Any) -> TandemError:

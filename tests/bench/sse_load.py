@@ -25,21 +25,25 @@ Ask = Callable[[int], Awaitable[list]]
 
 async def load(
     asker: Callable[[], Awaitable[Ask]], *, streams: int, tokens: int, gap: float, seconds: float
-) -> list[dict[str, Any]]:
-    """Keep `streams` open for `seconds`, their beginnings spread over the length of an answer."""
+) -> dict[str, Any]:
+    """Keep `streams` open for `seconds` once all have begun, their beginnings spread over the length of an answer.
+
+    `requests` are all of them, `all_open` is when the seconds begin and when they end.
+    """
     found: list[dict[str, Any]] = []
     begun = time.monotonic()
+    all_open = begun + tokens * gap
 
     async def stream(number: int) -> None:
         ask = await asker()
         await asyncio.sleep(number / streams * tokens * gap)
-        while time.monotonic() < begun + seconds:
+        while time.monotonic() < all_open + seconds:
             sent, request = time.monotonic(), len(found)
             found.append({"number": request, "sent": sent})
             found[request]["arrivals"] = await ask(request)
 
     await asyncio.gather(*(stream(number) for number in range(streams)))
-    return found
+    return {"requests": found, "all_open": [all_open, all_open + seconds]}
 
 
 class Connection(asyncio.Protocol):
@@ -139,9 +143,7 @@ def main() -> None:
     else:
         engine, asker = direct(base, options["tokens"], options["gap"])
     started, cpu = time.monotonic(), time.process_time()
-    requests = uvloop.run(load(asker, **options))
-    result = {
-        "requests": requests,
+    result = uvloop.run(load(asker, **options)) | {
         "ready_at": engine.ready_at if engine else None,
         "cpu_seconds": time.process_time() - cpu,
         "seconds": time.monotonic() - started,

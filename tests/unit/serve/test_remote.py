@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import ClusterError, NotFoundError, OverloadError, TandemError
 from serve.engine.outbox import Outbox
-from serve.engine.protocol import GenerationRequest, TokenChunk
+from serve.engine.protocol import GenerationRequest, TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
 from serve.fleet import Fleet
 from serve.remote import EngineLostError, Remote
@@ -109,11 +109,22 @@ def test_a_slow_reader_holds_up_nobody_and_misses_nothing():
         slow = remote.generate(request("slow", LONG))
         seen = (await anext(slow)).ids
         assert await collect(remote, request("quick", LONG)) == list(LONG)
-        async for chunk in slow:
-            seen = seen + chunk.ids
-        assert seen == list(LONG)
+        await until(lambda: not handle.replica._engine._running)
+        rest = await anext(slow)
+        assert seen + rest.ids == list(LONG), "what is ready leaves together"
+        assert (rest.finish_reason, rest.completion_tokens) == ("length", len(LONG))
+        assert [chunk async for chunk in slow] == []
 
     play(FakeEngine(delay=0.0005), scenario)
+
+
+def test_chunks_joined_keep_every_token_its_scores_and_what_the_last_one_says():
+    first = TokenChunk([1], None, 9, 1, [None, {7: TokenLogprob(-0.5, 1)}], [{1: TokenLogprob(-0.1, 1)}])
+    last = TokenChunk([2, 3], "stop", 9, 3, None, [{2: TokenLogprob(-0.2, 1)}, {3: TokenLogprob(-0.3, 2)}])
+    assert first.followed_by(last) == TokenChunk(
+        [1, 2, 3], "stop", 9, 3, first.prompt_logprobs, [*first.logprobs, *last.logprobs]
+    )
+    assert TokenChunk([1]).followed_by(TokenChunk([2])) == TokenChunk([1, 2])
 
 
 # Leaving
