@@ -50,7 +50,7 @@ NAMES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3, help="of load per turn, pace and way")
+    parser.add_argument("--seconds", type=float, default=2, help="of load per turn, pace and way")
     parser.add_argument("--turns", type=int, default=3, help="every figure is the median of so many")
     parser.add_argument("--streams", type=int, nargs="+", help="only the paces of so many streams; 0 is the flood")
     parser.add_argument("--out", type=Path)

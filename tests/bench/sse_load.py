@@ -20,6 +20,10 @@ import uvloop
 OPENING_TOKENS = 3
 """The first token becomes the event that names the role, the next two are seen by nobody."""
 
+GOLDEN = 0.6180339887
+"""Its multiples fall evenly between whole numbers. A new request comes at any time of a step, not always right after
+one, when the last answer's end and everybody's tokens are on their way."""
+
 Ask = Callable[[int], Awaitable[list]]
 
 
@@ -38,8 +42,10 @@ async def load(
         ask = await asker()
         await asyncio.sleep(number / streams * tokens * gap)
         while time.monotonic() < all_open + seconds:
-            sent, request = time.monotonic(), len(found)
-            found.append({"number": request, "sent": sent})
+            request = len(found)
+            found.append({"number": request})
+            await asyncio.sleep(request * GOLDEN % 1 * gap)
+            found[request]["sent"] = time.monotonic()
             found[request]["arrivals"] = await ask(request)
 
     await asyncio.gather(*(stream(number) for number in range(streams)))
