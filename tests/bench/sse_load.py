@@ -53,20 +53,24 @@ async def load(
 
 
 class Connection(asyncio.Protocol):
-    """One kept HTTP/1.1 connection."""
+    """One HTTP/1.1 connection, for one request after another while the server keeps it."""
 
     def __init__(self) -> None:
+        self.kept = False
+        self._done: asyncio.Future | None = None
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.kept = True
 
     def data_received(self, data: bytes) -> None:
         self._now = time.monotonic()
         self._parser.feed_data(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._done.done():
+        self.kept = False
+        if self._done and not self._done.done():
             self._done.set_exception(error or ConnectionError("the server closed the connection"))
 
     def on_body(self, body: bytes) -> None:
@@ -86,6 +90,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
+        self.kept = self._parser.should_keep_alive()
         self._parser = httptools.HttpResponseParser(self)
         if status == 200:
             self._done.set_result(self._arrivals)
@@ -106,11 +111,19 @@ def over_http(url: str, tokens: int) -> Callable[[], Awaitable[Ask]]:
     body = {"model": "prod", "stream": True, "max_tokens": tokens}
     body["messages"] = [{"role": "user", "content": "Tell me a long story about a fox that lives in a forest."}]
 
-    async def connect() -> Ask:
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, host, int(port))
-        return lambda number: connection.ask(head, json.dumps(body | {"seed": number}).encode())
+    async def asker() -> Ask:
+        connection = Connection()
 
-    return connect
+        async def ask(number: int) -> list:
+            nonlocal connection
+            if not connection.kept:
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(Connection, host, int(port))
+            return await connection.ask(head, json.dumps(body | {"seed": number}).encode())
+
+        return ask
+
+    return asker
 
 
 def direct(base: str, tokens: int, gap: float) -> tuple[Any, Callable[[], Awaitable[Ask]]]:
