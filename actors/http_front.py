@@ -1,8 +1,8 @@
 """What listens on the endpoint's port: Ray Serve's HAProxy, straight to the gateway's own HTTP server.
 
 Through Serve's Python proxy Ray carries every token of every stream from process to process: 0.7 ms of CPU in all
-processes for a token, 0.25 ms this way (`tests/bench/gateway.py`, 64 streams, two busy cores). Serve starts, configures, checks and replaces HAProxy; only
-the environment that makes it do so is ours. Called by `actors.cluster`.
+processes for a token, 0.25 ms this way (`tests/bench/gateway.py`, 64 streams, two busy cores). Serve starts,
+configures, checks and replaces HAProxy; only the environment that makes it do so is ours. Called by `actors.cluster`.
 """
 
 import shlex

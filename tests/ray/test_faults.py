@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import time
 
+import openai
 import psutil
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
         )  # fmt: skip
         next(iter(stream))
         victim.kill()
-        with pytest.raises(Exception, match="closed|disconnected|reset|incomplete"):
+        with pytest.raises(openai.APIConnectionError):
             for _ in stream:
                 pass
     tandem.wait_ready()
