@@ -302,8 +302,6 @@ def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> di
             "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
             "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # one event loop in a replica: 2 ms less to the first token
-            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",  # and 0.5 ms less per token (tests/bench/gateway.py, one stream)
             **http_front.prepare(home, ports[2:]),
         }
     )
