@@ -275,36 +275,31 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> C
 def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> dict[str, str]:
     """The environment that every process of the cluster inherits."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    inherited |= http_front.prepare(home, ports[2:])
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     python_path = os.pathsep.join(filter(None, (str(paths.SOURCE), os.environ.get("PYTHONPATH"))))
-    return (
-        inherited
-        | {
-            MARKER: str(home.root),
-            "TANDEM_HOME": str(home.root),
-            "SPT_NOENV": "1",  # setproctitle in Ray's workers would overwrite the environment that `processes` reads
-            "AUTOSCALER_METRIC_PORT": str(
-                ports[0]
-            ),  # fixed ports otherwise, so two clusters on one machine would collide
-            "DASHBOARD_METRIC_PORT": str(ports[1]),
-            "PATH": binaries,
-            "PYTHONPATH": python_path,
-            "PYTHONUNBUFFERED": "1",
-            "TMPDIR": str(home.root / "tmp"),
-            "TRITON_CACHE_DIR": str(home.cache / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(home.cache / "inductor"),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(home.token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
-            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-            **http_front.prepare(home, ports[2:]),
-        }
-    )
+    return inherited | {
+        MARKER: str(home.root),
+        "TANDEM_HOME": str(home.root),
+        "SPT_NOENV": "1",  # setproctitle in Ray's workers would overwrite the environment that `processes` reads
+        "AUTOSCALER_METRIC_PORT": str(ports[0]),  # fixed ports otherwise, so two clusters on one machine would collide
+        "DASHBOARD_METRIC_PORT": str(ports[1]),
+        "PATH": binaries,
+        "PYTHONPATH": python_path,
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(home.root / "tmp"),
+        "TRITON_CACHE_DIR": str(home.cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(home.cache / "inductor"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home.token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    }
 
 
 def _await_head(head: subprocess.Popen, cluster: Cluster, home: Home, log: Path) -> None:
