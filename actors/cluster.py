@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from actors import placement
+from actors import http_front, placement
 from configs import durable, paths
 from configs.errors import ClusterError
 from configs.paths import Home
@@ -241,7 +241,7 @@ def _prepare(home: Home) -> None:
 
 
 def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> Cluster:
-    gcs, client, agent, metrics, *unused = free_ports(6)
+    gcs, client, agent, metrics, *unused = free_ports(9)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--ray-client-server-port={client}"]
     command += [f"--dashboard-host={LOOPBACK}", f"--dashboard-port={config.dashboard_port}"]
@@ -275,6 +275,7 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> C
 def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> dict[str, str]:
     """The environment that every process of the cluster inherits."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    inherited |= http_front.prepare(home, ports[2:])
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     python_path = os.pathsep.join(filter(None, (str(paths.SOURCE), os.environ.get("PYTHONPATH"))))
     return inherited | {

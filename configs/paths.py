@@ -78,6 +78,11 @@ class Home:
         return self.root / "ray"
 
     @property
+    def front(self) -> Path:
+        """What HAProxy is started with. The name is short because its socket's path may have 97 bytes."""
+        return self.root / "p"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

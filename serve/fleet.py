@@ -14,50 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ClusterError, TandemError
+from configs.errors import TandemError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
+from serve.remote import EngineLostError, Remote
 
 ENGINE_RETURN_S = 120
 """How long a request that got no token yet waits for a dead engine to come back."""
 PROBE_S = 5
-
-
-class EngineLostError(ClusterError):
-    """The engine's process died while it was answering."""
-
-
-class Remote:
-    """One engine replica by its Serve handle. Ray's exceptions end here."""
-
-    def __init__(self, name: str, handle: Any) -> None:
-        self.name = name
-        self._handle = handle
-
-    async def call(self, method: str, *args: Any) -> Any:
-        from ray.exceptions import RayActorError, RayTaskError
-
-        try:
-            return await getattr(self._handle, method).remote(*args)
-        except RayTaskError as error:
-            raise _cause(error) from None
-        except RayActorError as error:
-            raise EngineLostError(f"engine {self.name} died: {type(error).__name__}", hint="it is restarted") from None
-
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        from ray.exceptions import RayActorError, RayTaskError
-
-        stream = self._handle.options(stream=True).generate.remote(request)
-        try:
-            async for chunk in stream:
-                yield chunk
-        except RayTaskError as error:
-            raise _cause(error) from None
-        except RayActorError:
-            raise EngineLostError(
-                f"engine {self.name} died while answering", hint="the answer is incomplete; ask again"
-            ) from None
-        finally:
-            stream.cancel()
 
 
 class Fleet:
@@ -147,13 +110,3 @@ class Fleet:
 def describe(stats: dict[str, EngineStats | str]) -> dict[str, Any]:
     """Statistics as plain values for JSON."""
     return {name: {"error": value} if isinstance(value, str) else asdict(value) for name, value in stats.items()}
-
-
-def _cause(error: Any) -> Exception:
-    """The TandemError that an engine raised, not Ray's wrapper of it."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, TandemError):
-        return cause
-    return ClusterError(
-        f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see the engine's log in Ray's dashboard"
-    )

@@ -7,10 +7,13 @@ from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import ActorDiedError
+
 from actors.ray_jobs import JobState
 from actors.run import RunKind
 from configs.errors import NotFoundError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
+from serve.engine.replica import EngineReplica
 from serve.fleet import EngineLostError
 
 
@@ -109,6 +112,68 @@ class FakeJobs:
     def stop(self, job_id: str) -> None:
         self.stopped.append(job_id)
         self.on_stop()
+
+
+class FakeHandle:
+    """A Serve handle to an EngineReplica around `engine` in this process. `kill` ends that process, `restart` begins
+    another, with another engine."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.lines: list[list] = []
+        """Each stream that was opened, with the batches that it gave."""
+        self.restart(engine)
+
+    def restart(self, engine: FakeEngine) -> None:
+        self.replica = EngineReplica.__new__(EngineReplica)
+        self.replica._engine, self.replica._outboxes = engine, {}
+        self.died = asyncio.Event()
+
+    def kill(self) -> None:
+        self.died.set()
+
+    def options(self, **options: Any) -> "FakeHandle":
+        return self
+
+    def __getattr__(self, method: str) -> "FakeMethod":
+        return FakeMethod(self, method)
+
+
+class FakeMethod:
+    """One call of a FakeHandle's method; like Ray's, it is made when awaited or iterated."""
+
+    def __init__(self, handle: FakeHandle, method: str, args: tuple = ()) -> None:
+        self.handle, self.method, self.args = handle, method, args
+        self.replica, self.died = handle.replica, handle.died
+
+    def remote(self, *args: Any) -> "FakeMethod":
+        return FakeMethod(self.handle, self.method, args)
+
+    def cancel(self) -> None: ...
+
+    def __await__(self):
+        return self._within_life(getattr(self.replica, self.method)(*self.args)).__await__()
+
+    async def __aiter__(self):
+        batches: list = []
+        self.handle.lines.append(batches)
+        async with aclosing(getattr(self.replica, self.method)(*self.args)) as stream:
+            with suppress(StopAsyncIteration):
+                while True:
+                    batches.append(await self._within_life(anext(stream)))
+                    yield batches[-1]
+
+    async def _within_life(self, work: Any) -> Any:
+        """What `work` gives. Raises ActorDiedError if the process ends first, or has ended."""
+        task, death = asyncio.ensure_future(work), asyncio.create_task(self.died.wait())
+        try:
+            await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
+            if not self.died.is_set():
+                return await task
+            raise ActorDiedError
+        finally:
+            death.cancel()
+            task.cancel()
+            await asyncio.wait([task])
 
 
 class FakeRemote:

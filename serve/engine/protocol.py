@@ -5,7 +5,7 @@ has the smallest engine. All values that cross are small, frozen and picklable, 
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -76,6 +76,11 @@ class TokenChunk:
     """On the first chunk of a request that asked for them."""
     logprobs: list[dict[int, TokenLogprob]] | None = None
     """One entry per id, for a request that asked for them: the id itself first, then the likeliest others."""
+
+    def followed_by(self, later: "TokenChunk") -> "TokenChunk":
+        """This chunk and the next one of the same request as one."""
+        logprobs = None if self.logprobs is None else self.logprobs + (later.logprobs or [])
+        return replace(later, ids=self.ids + later.ids, prompt_logprobs=self.prompt_logprobs, logprobs=logprobs)
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,25 @@ from pathlib import Path
 
 from actors import control
 from actors.placement import check_slot, die_with_parent
-from configs.errors import NotFoundError, TandemError
+from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
 from serve.catalog import PREVIOUS
-from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest, TokenChunk
+from serve.engine.outbox import Event, Outbox
+from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest
 from serve.loopback import stay_on_loopback
 
 
 class EngineReplica:
-    """The methods of `Engine` as a Serve deployment offers them, and a start that finds its own adapters."""
+    """The methods of `Engine` as a Serve deployment offers them, with all generations of a gateway on one stream, and a
+    start that finds its own adapters.
+    """
 
     async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
         die_with_parent()
         stay_on_loopback()
         self._base = base
+        self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
         actor = control.find()
         holder = f"engine_{slot.name}"
@@ -45,10 +49,25 @@ class EngineReplica:
             text = f"{version} could not be loaded after a restart: {error.message}"
             await asyncio.to_thread(control.ask, actor.note, "error", text)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        async with aclosing(self._engine.generate(request)) as stream:
-            async for chunk in stream:
-                yield chunk
+    async def stream(self, line: str) -> AsyncIterator[list[Event]]:
+        """What the requests of one gateway gain, for as long as it reads; see `Outbox.batches`. `line` is its name."""
+        outbox = self._outboxes[line] = Outbox(self._engine)
+        try:
+            async with aclosing(outbox.batches()) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            del self._outboxes[line]
+
+    async def submit(self, line: str, request: GenerationRequest) -> None:
+        """Begin a request whose chunks and errors go out on `line`. Raises StateError if nobody reads that here."""
+        if line not in self._outboxes:
+            raise StateError(f"no line {line} leads from this process", hint="open it with `stream`")
+        self._outboxes[line].submit(request)
+
+    async def abort(self, line: str, request_id: str) -> None:
+        if line in self._outboxes:
+            self._outboxes[line].abort(request_id)
 
     async def add_adapter(self, version: str, path: Path) -> None:
         await self._engine.add_adapter(version, path)

@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import time
 
+import openai
 import psutil
 import pytest
 
@@ -42,6 +43,25 @@ def test_a_dead_engine_ends_its_streams_with_an_error_and_comes_back(tandem):
     ).choices[0].message.content  # fmt: skip
     assert text == "The capital of Italy is Rome.", "a request that got no token yet waits for the engine"
     assert tandem.json("status")["slots"][1]["pid"] != serving
+
+
+@pytest.mark.parametrize("words", ["/bin/haproxy", "ServeReplica:tandem:gateway"])
+def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
+    (victim,) = _processes(tandem, words)
+    with tandem.client() as client:
+        stream = client.chat.completions.create(
+            model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True, temperature=2,
+            max_tokens=1900,
+        )  # fmt: skip
+        next(iter(stream))
+        victim.kill()
+        with pytest.raises(openai.APIConnectionError):
+            for _ in stream:
+                pass
+    tandem.wait_ready()
+    assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
+    (successor,) = _processes(tandem, words)
+    assert successor.pid != victim.pid
 
 
 def test_training_outlives_the_control_actor_and_a_killed_trainer_goes_on_from_its_checkpoint(tandem):

@@ -1,7 +1,7 @@
 """One request on its way through the Transformers engine, and the chunks that it becomes. Knows no model."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from serve.engine.protocol import FinishReason, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import Sampler
@@ -61,6 +61,5 @@ class Generation:
             if isinstance(event, Exception):
                 self.events.put_nowait(event)
                 break
-            logprobs = None if chunk.logprobs is None else chunk.logprobs + (event.logprobs or [])
-            chunk = replace(event, ids=chunk.ids + event.ids, prompt_logprobs=chunk.prompt_logprobs, logprobs=logprobs)
+            chunk = chunk.followed_by(event)
         return chunk

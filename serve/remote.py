@@ -1,0 +1,166 @@
+"""One engine replica by its Serve handle. Ray's exceptions end here; `serve.fleet` knows engines only through `Remote`.
+
+All requests to an engine share one stream of it, the line (see `serve.engine.outbox`): it is opened with the first
+request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader.
+"""
+
+import asyncio
+import contextlib
+import copy
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from configs.errors import ClusterError, StateError, TandemError
+from serve.engine.protocol import GenerationRequest, TokenChunk
+
+
+class EngineLostError(ClusterError):
+    """The engine's process died while it was answering."""
+
+
+class Remote:
+    """The engine of one slot. Use it from one asyncio loop."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name = name
+        self._handle = handle
+        self._line = _Line()
+        self._line.close(EngineLostError("not opened yet"))
+        self._leaving: set[asyncio.Task] = set()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Raises the TandemError that the method raised, or EngineLostError."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except RayTaskError as error:
+            raise _cause(error) from None
+        except RayActorError as error:
+            raise EngineLostError(f"engine {self.name} died: {type(error).__name__}", hint="it is restarted") from None
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        """The request's chunks. Closing it aborts. Raises what `Engine.generate` raises, and EngineLostError."""
+        line = self._opened_line()
+        reader = line.readers[request.request_id] = _Reader()
+        submitted = asyncio.create_task(self._submit(line, request))
+        ended = False
+        try:
+            while not ended:
+                event = await reader.next()
+                ended = isinstance(event, TandemError) or event.finish_reason is not None
+                if isinstance(event, TandemError):
+                    raise event
+                yield event
+        finally:
+            del line.readers[request.request_id]
+            if not ended:
+                self._leave(line, request, submitted)
+
+    def _opened_line(self) -> "_Line":
+        if self._line.closed:
+            self._line = _Line()
+            self._line.task = asyncio.create_task(self._read(self._line))
+        return self._line
+
+    async def _read(self, line: "_Line") -> None:
+        """Give out what comes on the line until it breaks."""
+        from ray.exceptions import RayActorError, RayTaskError
+
+        stream = self._handle.options(stream=True).stream.remote(line.id)
+        lost = EngineLostError(f"engine {self.name} died while answering", hint="the answer is incomplete; ask again")
+        try:
+            async for batch in stream:
+                line.opened.set()
+                for request_id, event in batch:
+                    line.give(request_id, event)
+            line.close(lost)
+        except RayActorError:
+            line.close(lost)
+        except RayTaskError as error:
+            line.close(_cause(error))
+        except Exception as error:
+            line.close(ClusterError(f"engine {self.name} cannot be reached: {error}", hint="`tandem status`"))
+            raise
+        finally:
+            stream.cancel()
+
+    async def _submit(self, line: "_Line", request: GenerationRequest) -> None:
+        await line.opened.wait()
+        if line.closed:
+            return
+        try:
+            await self.call("submit", line.id, request)
+        except StateError:  # another process than the line's, which is ending or dead
+            line.give(request.request_id, EngineLostError(f"engine {self.name} died", hint="it is restarted"))
+        except TandemError as error:
+            line.give(request.request_id, error)
+
+    def _leave(self, line: "_Line", request: GenerationRequest, submitted: asyncio.Task) -> None:
+        """Abort the request once the engine has it: calls may overtake each other."""
+
+        async def abort() -> None:
+            await submitted
+            with contextlib.suppress(TandemError):  # a dead engine runs nothing
+                await self.call("abort", line.id, request.request_id)
+
+        task = asyncio.create_task(abort())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+
+class _Line:
+    """One stream from one engine's process, and who waits for what comes on it."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self.readers: dict[str, _Reader] = {}
+        self.opened = asyncio.Event()
+        """The engine knows this line, or it is closed."""
+        self.closed = False
+        self.task: asyncio.Task | None = None
+
+    def give(self, request_id: str, event: TokenChunk | TandemError) -> None:
+        if reader := self.readers.get(request_id):
+            reader.put(event)
+
+    def close(self, error: TandemError) -> None:
+        """Nothing more comes: every reader gets an `error` of its own after what it has."""
+        self.closed = True
+        self.opened.set()
+        for reader in self.readers.values():
+            reader.put(copy.copy(error))
+
+
+class _Reader:
+    """What came for one request and was not taken yet."""
+
+    def __init__(self) -> None:
+        self._events: deque[TokenChunk | TandemError] = deque()
+        self._more = asyncio.Event()
+
+    def put(self, event: TokenChunk | TandemError) -> None:
+        self._events.append(event)
+        self._more.set()
+
+    async def next(self) -> TokenChunk | TandemError:
+        """All chunks that are there as one, or the first to come, or the error behind them."""
+        await self._more.wait()
+        event = self._events.popleft()
+        while isinstance(event, TokenChunk) and self._events and isinstance(self._events[0], TokenChunk):
+            event = event.followed_by(self._events.popleft())
+        if not self._events:
+            self._more.clear()
+        return event
+
+
+def _cause(error: Any) -> TandemError:
+    """The TandemError that an engine raised, not Ray's wrapper of it."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, TandemError):
+        return cause
+    return ClusterError(
+        f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see the engine's log in Ray's dashboard"
+    )
