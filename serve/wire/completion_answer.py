@@ -135,7 +135,12 @@ class _Scores:
         return {self._name(token): _bounded(found) for token, found in sorted(shown, key=lambda item: item[1].rank)}
 
     def _name(self, token: int) -> str:
-        return harmony.token_bytes(self._tokenizer, token).decode("utf-8", "replace")
+        """Its text, or `bytes:\\xNN` for a piece of a character, as OpenAI writes it: so no two tokens share a name."""
+        piece = harmony.token_bytes(self._tokenizer, token)
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def _bounded(found: TokenLogprob) -> float:

@@ -19,6 +19,8 @@ ELSEWHERE = {
     "tandem train -f": "tests/ray/test_runs.py",
     "ray job submit --working-dir . -- python -m jobs.train --profile tiny": "tests/ray/test_runs.py",
     "tandem metrics --port 9464": "tests/ray/test_serving.py; it does not end by itself",
+    "tandem chat": "tests/unit/cli/test_chat_terminal.py; it waits for a person",
+    "tandem ui --open": "tests/browser; it does not end by itself",
     "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200": "its --dry-run is run here",
     'eval "$(tandem env)"': "its effect is in the environment that every command here gets",
     "serve deploy configs/serve.yaml": "tests/ray/test_serving.py",
@@ -44,6 +46,7 @@ def test_a_command_of_the_readme_works(tandem, trained, command, tmp_path):
         "8000": str(tandem.http_port),
         "--profile standard": "--profile tiny",  # the other needs a 12 GB model
         "~/my-model": str(tmp_path / "my-model"),
+        "tandem benchmark": "tandem benchmark --concurrency 1,2 --requests 4 --output-tokens 16",
         "my_chats.jsonl": str(paths.TINY_DATASET),
         "evaluate latest": f"evaluate {trained.adapter}",  # the latest here is of data that holds nothing out
     }
