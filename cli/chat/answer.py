@@ -7,6 +7,7 @@ any rate, the live views draw at theirs. Knows the client's Reply, not where it 
 import asyncio
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.cells import cell_len
@@ -38,7 +39,7 @@ class View(Protocol):
     def show(self, reply: "Reply", index: int = 0) -> None: ...
 
 
-class _Drawn:
+class _Drawn(ABC):
     """Draws at most every FRAME_S while the context is open, and once more at its end."""
 
     def __init__(self, console: Console) -> None:
@@ -62,8 +63,8 @@ class _Drawn:
             self._draw(last=False)
             await asyncio.sleep(max(FRAME_S, (time.monotonic() - began) / MOST_SHARE))
 
-    def _draw(self, *, last: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _draw(self, *, last: bool) -> None: ...
 
     def _waiting(self, reply: "Reply | None") -> str:
         seconds = time.monotonic() - self._started

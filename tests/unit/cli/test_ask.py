@@ -17,10 +17,8 @@ from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Iterator[Server]:
-    server = Server(Home(tmp_path_factory.mktemp("ask")))
-    server.start()
-    yield server
-    server.stop()
+    with Server(Home(tmp_path_factory.mktemp("ask"))) as server:
+        yield server
 
 
 @pytest.fixture

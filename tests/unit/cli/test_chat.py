@@ -57,10 +57,8 @@ class Talk:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Iterator[Server]:
-    server = Server(Home(tmp_path_factory.mktemp("chat")))
-    server.start()
-    yield server
-    server.stop()
+    with Server(Home(tmp_path_factory.mktemp("chat"))) as server:
+        yield server
 
 
 @pytest.fixture

@@ -74,18 +74,14 @@ def play(home):
 
 @pytest.fixture
 def server(home) -> Iterator[Server]:
-    running = Server(home)
-    running.start()
-    yield running
-    running.stop()
+    with Server(home) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def one_for_all(tmp_path_factory) -> Iterator[Server]:
-    running = Server(Home(tmp_path_factory.mktemp("gateway")))
-    running.start()
-    yield running
-    running.stop()
+    with Server(Home(tmp_path_factory.mktemp("gateway"))) as running:
+        yield running
 
 
 @pytest.fixture
