@@ -17,6 +17,9 @@ from serve.engine.sampling import StopStrings
 from serve.wire.completions import CompletionRequest
 from serve.wire.logprobs import LEAST_LOGPROB
 
+UNKNOWN = "\ufffd"
+"""How a token reads that the tokenizer does not know."""
+
 
 class ChoiceWriter:
     """One generation as pieces of the choice `index`; what it echoes goes before what it generates."""
@@ -135,10 +138,12 @@ class _Scores:
         return {self._name(token): _bounded(found) for token, found in sorted(shown, key=lambda item: item[1].rank)}
 
     def _name(self, token: int) -> str:
-        """Its text, or `bytes:\\xNN` for a piece of a character, as OpenAI writes it: so no two tokens share a name."""
+        """Its text, so that no two tokens share a name: `bytes:\\xNN` for a piece of a character, as OpenAI writes it,
+        and `token_id:N`, as vLLM does, for an id that stands in the model's embedding but not in its tokenizer."""
         piece = harmony.token_bytes(self._tokenizer, token)
         try:
-            return piece.decode()
+            text = piece.decode()
+            return text if text != UNKNOWN else f"token_id:{token}"
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
