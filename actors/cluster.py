@@ -26,7 +26,7 @@ from actors import http_front, placement
 from configs import durable, paths
 from configs.errors import ClusterError
 from configs.paths import Home
-from configs.schema import ClusterConfig, Slot
+from configs.schema import REVEAL, ClusterConfig, Slot
 
 LOOPBACK = "127.0.0.1"
 MARKER = "TANDEM_CLUSTER"
@@ -323,5 +323,5 @@ def _last_line(log: Path) -> str:
 def _write(path: Path, cluster: Cluster) -> None:
     values = asdict(cluster)
     values["slots"] = [slot.model_dump() for slot in cluster.slots]
-    values["config"] = cluster.config.model_dump(mode="json")
+    values["config"] = cluster.config.model_dump(mode="json", context=REVEAL)  # in a home of mode 0700
     durable.write_text(path, json.dumps(values, indent=1))

@@ -1,12 +1,14 @@
-"""The one control actor: queue, leases, aliases. It owns the ledger; everybody else asks it.
+"""The one control actor: queue, leases, quarantine, aliases. It owns the ledger; everybody else asks it.
 
-`tick` is the whole of it: look after what holds a slot, then grant free slots to the queue. It survives its own death
-and the cluster's: what it knows is in the ledger, and a run whose processes are gone goes back to the queue.
+`tick` is the whole of it: look after what holds a slot, judge the hardware, grant free slots to the queue, tell who
+wants to be told. It survives its own death and the cluster's: what it knows is in the ledger, and a run whose processes
+are gone goes back to the queue.
 Knows Ray's jobs only through `RayJobs`; knows nothing of training or HTTP.
 """
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -20,8 +22,11 @@ from typing import Any
 
 import psutil
 
+from actors import health
 from actors.cluster import MARKER
-from actors.ledger import AdapterState, Ledger
+from actors.health import EngineWatch, GpuWatch, Sign
+from actors.ledger import AdapterState, Ledger, Quarantine
+from actors.notifier import Notifier
 from actors.placement import die_with_parent
 from actors.ray_jobs import JobState, RayJobs
 from actors.run import Run, RunState, check_run_id
@@ -55,6 +60,11 @@ class Control:
         self._ledger = Ledger(home.ledger)
         self._changed = asyncio.Condition()
         self._launching: set[str] = set()
+        self._gpus = GpuWatch(slots)
+        self._engines = EngineWatch(config.engine_patience_s)
+        self._notifier = Notifier(config.notify, self._ledger)
+        self._look: asyncio.Task | None = None
+        self._looked_at = -math.inf
         self._stopping_since: dict[str, float] = {}
         if ticking:
             die_with_parent()
@@ -71,14 +81,16 @@ class Control:
             await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:
-        """Look after every run that should have processes, then grant free slots."""
+        """Look after every run that should have processes and after the hardware, grant free slots, tell people."""
         for run in self._ledger.runs(active=True, limit=10_000):
             if run.id not in self._launching:
                 try:
                     await self._look_after(run)
                 except (RuntimeError, OSError) as error:  # Ray's job API did not answer: asked again at the next tick
                     print(f"run {run.id}: {type(error).__name__}: {error}", file=sys.stderr)
+        await self._judge_hardware()
         await self._grant_free_slots()
+        self._notifier.offer()
 
     # The queue
 
@@ -104,8 +116,10 @@ class Control:
 
     async def _grant_free_slots(self) -> None:
         held = {(lease.slot, lease.role) for lease in self._ledger.leases()}
+        quarantines = self._ledger.quarantines()
+        sound = [s for s in self._slots.values() if "train" in s.roles and s.name not in quarantines]
         for run in self._ledger.queue():
-            free = [s for s in self._slots.values() if "train" in s.roles and (s.name, "train") not in held]
+            free = [s for s in sound if (s.name, "train") not in held]
             slot = next((s for s in free if run.slot_wanted in (None, s.name)), None)
             if slot is None or self._ledger.run(run.id).state is not RunState.QUEUED:  # stopped in the meantime
                 continue
@@ -257,6 +271,7 @@ class Control:
 
     async def _interrupt(self, run: Run, reason: str) -> None:
         await self._end_holder(run.id)
+        self._judge_attempt(run.id, RunState.INTERRUPTED, reason)
         now = self._ledger.run(run.id)  # it may have been stopped, or have ended, while its process was waited for
         if now.state is RunState.STOPPING:
             await self._end(run.id, RunState.STOPPED, reason)
@@ -274,6 +289,7 @@ class Control:
     async def _end(self, run_id: str, state: RunState, reason: str) -> None:
         await self._end_holder(run_id)
         self._stopping_since.pop(run_id, None)
+        self._judge_attempt(run_id, state, reason)
         now = self._ledger.run(run_id).state
         if not now.holds_slot:
             return  # it ended, or went back to the queue, while its process was waited for
@@ -296,7 +312,89 @@ class Control:
             if lease.holder == run_id and lease.pid is not None:
                 await asyncio.to_thread(_end_process, lease.pid, self._home, grace_s)
 
+    # Quarantine
+
+    async def quarantine(self, slot: str, reason: str, by: str = "a person") -> dict:
+        """Give `slot` to nobody from now on; what holds it goes on. Returns the quarantine as a dict.
+
+        Raises NotFoundError for an unknown slot.
+        """
+        self._ledger.quarantine(self._known(slot), reason, by)
+        return asdict(self._ledger.quarantines()[slot])
+
+    async def release_quarantine(self, slot: str) -> dict:
+        """Let `slot` be given again; what is wrong with its GPU now counts as accepted until it changes.
+
+        Returns `{"slot": ..., "accepted": ...}`. Raises NotFoundError for an unknown slot, StateError if it is not in
+        quarantine or its GPU is still missing.
+        """
+        signs = await asyncio.to_thread(GpuWatch([self._slots[self._known(slot)]]).look_once)
+        sign = signs.get(slot)
+        if sign is not None and sign.gone:
+            raise StateError(f"slot {slot} stays in quarantine: {sign.reason}", hint="check `nvidia-smi -L`")
+        self._ledger.release_quarantine(slot, accepted=sign and sign.reason)
+        return {"slot": slot, "accepted": sign and sign.reason}
+
+    async def quarantines(self) -> dict[str, Quarantine]:
+        """The slots that are given to nobody."""
+        return self._ledger.quarantines()
+
+    def _known(self, slot: str) -> str:
+        if slot not in self._slots:
+            raise NotFoundError(f"no slot {slot}", hint=f"slots: {', '.join(self._slots)}")
+        return slot
+
+    async def _judge_hardware(self) -> None:
+        """Act on the last look at the GPUs. A look may take as long as the driver likes, so no tick waits for it."""
+        if self._look is None:
+            if time.monotonic() - self._looked_at >= health.LOOK_S:
+                self._look = asyncio.create_task(asyncio.to_thread(self._gpus.look))
+        elif self._look.done():
+            look, self._look, self._looked_at = self._look, None, time.monotonic()
+            for slot, sign in look.result().items():
+                await self._judge_slot(slot, sign)
+            await self._judge_engines()
+
+    async def _judge_slot(self, slot: str, sign: Sign | None) -> None:
+        """Quarantine for what a person has not accepted; a run on a GPU that is gone goes back to the queue."""
+        if sign is None:
+            if self._ledger.accepted(slot):
+                self._ledger.forget_accepted(slot)
+            return
+        if sign.reason != self._ledger.accepted(slot):
+            self._ledger.quarantine(slot, sign.reason, "tandem")
+        for lease in self._ledger.leases() if sign.gone else ():
+            if (lease.slot, lease.role) == (slot, "train") and lease.holder not in self._launching:
+                run = self._ledger.run(lease.holder)
+                await self._kill(run)
+                await self._interrupt(run, f"slot {slot} is in quarantine: {sign.reason}")
+
+    def _judge_attempt(self, run_id: str, state: RunState, reason: str) -> None:
+        """Count attempts that the device of their slot ended; quarantine after `quarantine_after` of them in a row."""
+        run = self._ledger.run(run_id)
+        if not run.state.holds_slot or state is RunState.STOPPED:
+            return
+        failed = state in (RunState.FAILED, RunState.INTERRUPTED)
+        log = _last_lines(self._home.run(run_id) / "log.txt", 500)
+        error = failed and health.device_error(f"{health.log_of_attempt(log, run.attempt)}\n{reason}")
+        if error:
+            count = self._ledger.count_device_error(run.slot)
+            self._ledger.note("device_error", f"slot {run.slot}, {count} in a row: {error}", run_id)
+            if count >= self._config.quarantine_after:
+                what = "run" if count == 1 else f"{count} runs in a row"
+                self._ledger.quarantine(run.slot, f"{what} ended by a device error, last {run_id}: {error}", "tandem")
+        elif state is RunState.SUCCEEDED or run.state is RunState.RUNNING:
+            self._ledger.forget_device_errors(run.slot)
+
     # Serving
+
+    async def _judge_engines(self) -> None:
+        alive = {lease.slot: lease.pid for lease in self._ledger.leases() if lease.role == "serve"}
+        for slot in self._slots.values():
+            if "serve" in slot.roles:
+                lives = await asyncio.to_thread(_is_ours, alive.get(slot.name), self._home)
+                if line := self._engines.see(slot.name, lives):
+                    self._ledger.note("engine" if lives else "engine_down", line)
 
     async def take_serve_slot(self, slot: str, holder: str, pid: int) -> None:
         """An engine holds its slot. A holder whose process is gone loses it. Raises StateError while it is alive."""
@@ -343,10 +441,15 @@ class Control:
         return asdict(self._ledger.run(run_id))
 
     async def slots(self) -> list[dict]:
-        """Every slot as a dict, with the leases on it."""
+        """Every slot as a dict, with the leases on it and its quarantine, None without one."""
         leases = [asdict(lease) for lease in self._ledger.leases()]
+        quarantines = {name: asdict(quarantine) for name, quarantine in self._ledger.quarantines().items()}
         return [
-            {"slot": slot.model_dump(), "leases": [lease for lease in leases if lease["slot"] == slot.name]}
+            {
+                "slot": slot.model_dump(),
+                "leases": [lease for lease in leases if lease["slot"] == slot.name],
+                "quarantine": quarantines.get(slot.name),
+            }
             for slot in self._slots.values()
         ]
 

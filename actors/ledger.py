@@ -1,4 +1,4 @@
-"""The record of truth: runs, their events, leases, adapter states, aliases and swaps, in one SQLite file.
+"""The record of truth: runs, events, leases, quarantines, adapter states, aliases and swaps, in one SQLite file.
 
 The control actor is the only writer; command line and exporter read the same file, so they work while the cluster is
 down. Every change is one transaction with a reason and leaves an event. Knows neither Ray nor training.
@@ -15,32 +15,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from actors import ledger_schema
 from actors.run import FOLLOWING, Run, RunKind, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
-
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE runs (
-  id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, profile TEXT NOT NULL,
-  config TEXT NOT NULL, priority INTEGER NOT NULL, slot_wanted TEXT, slot TEXT, parent TEXT, job_id TEXT,
-  attached INTEGER NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, step INTEGER NOT NULL DEFAULT 0, max_steps INTEGER,
-  loss REAL, tokens_per_s REAL, adapter TEXT, created_at REAL NOT NULL, started_at REAL, ended_at REAL,
-  heartbeat_at REAL);
-CREATE INDEX runs_by_state ON runs (state, priority DESC, created_at);
-CREATE TABLE leases (
-  slot TEXT NOT NULL, role TEXT NOT NULL, holder TEXT NOT NULL, pid INTEGER, granted_at REAL NOT NULL,
-  PRIMARY KEY (slot, role));
-CREATE TABLE adapters (
-  version TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, run_id TEXT, updated_at REAL NOT NULL);
-CREATE TABLE aliases (name TEXT PRIMARY KEY, version TEXT, updated_at REAL NOT NULL);
-CREATE TABLE swaps (
-  id INTEGER PRIMARY KEY, at REAL NOT NULL, alias TEXT NOT NULL, old TEXT, new TEXT, outcome TEXT NOT NULL,
-  reason TEXT NOT NULL, seconds REAL NOT NULL);
-CREATE TABLE events (
-  seq INTEGER PRIMARY KEY, at REAL NOT NULL, run_id TEXT, kind TEXT NOT NULL, text TEXT NOT NULL);
-CREATE INDEX events_by_run ON events (run_id, seq);
-"""
 
 
 class AdapterState(StrEnum):
@@ -61,6 +39,17 @@ class Lease:
     holder: str
     pid: int | None
     granted_at: float
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A slot that is given to nobody until a person releases it."""
+
+    slot: str
+    reason: str
+    since: float
+    by: str
+    """Who put it there: `tandem`, or a person by way of the API."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +81,7 @@ class Event:
 class Ledger:
     """One open ledger file. `read_only=True` for everyone but the control actor.
 
+    A writer brings an older file up to date; a reader reads it as it is.
     Raises ClusterError, then or later, if the file is not a readable ledger or is of a newer version.
     """
 
@@ -111,12 +101,11 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=FULL")
         self._db.row_factory = sqlite3.Row
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ClusterError(
-                f"{self.path} has version {version}, this Tandem knows {SCHEMA_VERSION}", hint="update Tandem"
-            )
-        if version == 0 and not read_only:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        if version > ledger_schema.VERSION:
+            known = f"this Tandem knows {ledger_schema.VERSION}"
+            raise ClusterError(f"{self.path} has version {version}, {known}", hint="update Tandem")
+        if version < ledger_schema.VERSION and not read_only:
+            self._db.executescript(ledger_schema.upgrade(version))
 
     def close(self) -> None:
         self._db.close()
@@ -295,6 +284,56 @@ class Ledger:
     def leases(self) -> list[Lease]:
         return [Lease(**row) for row in self._rows("SELECT * FROM leases ORDER BY slot, role")]
 
+    # Quarantine
+
+    def quarantine(self, slot: str, reason: str, by: str) -> None:
+        """Give `slot` to nobody from now on. In quarantine already it stays there for its first reason."""
+        with self._transaction() as db:
+            values = (slot, reason, time.time(), by)
+            if db.execute(
+                "INSERT OR IGNORE INTO quarantines (slot, reason, since, by) VALUES (?,?,?,?)", values
+            ).rowcount:
+                _event(db, None, "quarantine", f"slot {slot} is in quarantine: {reason}")
+
+    def release_quarantine(self, slot: str, *, accepted: str | None) -> None:
+        """Let `slot` be given again, its device errors forgotten; `accepted` is what was wrong with its GPU just now.
+
+        Raises StateError if it is not in quarantine.
+        """
+        with self._transaction() as db:
+            sql = "UPDATE quarantines SET released_at = ?, accepted = ? WHERE slot = ? AND released_at IS NULL"
+            if not db.execute(sql, (time.time(), accepted, slot)).rowcount:
+                raise StateError(f"slot {slot} is not in quarantine", hint="`tandem slots list` shows which are")
+            db.execute("DELETE FROM device_errors WHERE slot = ?", (slot,))
+            _event(db, None, "release", f"slot {slot} is out of quarantine")
+
+    def quarantines(self) -> dict[str, Quarantine]:
+        """The slots that are in quarantine now; none in a file of version 1, which knows of no quarantine."""
+        if self._rows("PRAGMA user_version")[0][0] < 2:
+            return {}
+        sql = "SELECT slot, reason, since, by FROM quarantines WHERE released_at IS NULL ORDER BY slot"
+        return {row["slot"]: Quarantine(**row) for row in self._rows(sql)}
+
+    def accepted(self, slot: str) -> str | None:
+        """What was wrong with the slot's GPU when a person last released it, as long as nothing has changed since."""
+        rows = self._rows("SELECT accepted FROM quarantines WHERE slot = ? ORDER BY id DESC LIMIT 1", slot)
+        return rows[0]["accepted"] if rows else None
+
+    def forget_accepted(self, slot: str) -> None:
+        """Nothing is wrong with the slot's GPU any more, so whatever comes next is new."""
+        with self._transaction() as db:
+            db.execute("UPDATE quarantines SET accepted = NULL WHERE slot = ?", (slot,))
+
+    def count_device_error(self, slot: str) -> int:
+        """One more attempt on `slot` ended by an error of its device; how many in a row that makes."""
+        with self._transaction() as db:
+            sql = "INSERT INTO device_errors VALUES (?, 1) ON CONFLICT (slot) DO UPDATE SET in_a_row = in_a_row + 1"
+            return db.execute(f"{sql} RETURNING in_a_row", (slot,)).fetchone()[0]
+
+    def forget_device_errors(self, slot: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM device_errors WHERE slot = ?", (slot,))
+
     # Adapters and aliases
 
     def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None:
@@ -332,7 +371,7 @@ class Ledger:
             if old != version:
                 _set_adapter_state(db, version, AdapterState.REFUSED, reason)
             _swap(db, alias, old, version, "refused", reason, seconds)
-            _event(db, None, "swap", f"{alias}: {version} refused: {reason}")
+            _event(db, None, "refused", f"{alias}: {version} refused: {reason}")
 
     def swaps(self, limit: int = 100) -> list[Swap]:
         """Newest first."""
@@ -349,6 +388,22 @@ class Ledger:
         where, values = ("AND run_id = ?", [run_id]) if run_id else ("", [])
         sql = f"SELECT * FROM events WHERE seq > ? {where} ORDER BY seq LIMIT ?"
         return [Event(**row) for row in self._rows(sql, after, *values, limit)]
+
+    def last_event(self) -> int:
+        """The newest event's sequence number; 0 without any."""
+        return self._rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
+
+    def mark(self, name: str) -> int | None:
+        """How far the reader of events called `name` has come, as it last said; None if it never did."""
+        rows = self._rows("SELECT seq FROM marks WHERE name = ?", name)
+        return rows[0]["seq"] if rows else None
+
+    def set_mark(self, name: str, seq: int | None) -> None:
+        """Remember where a reader of events is; None forgets it."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM marks WHERE name = ?", (name,))
+            if seq is not None:
+                db.execute("INSERT INTO marks VALUES (?,?)", (name, seq))
 
 
 def _run(row: sqlite3.Row) -> Run:

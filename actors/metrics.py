@@ -151,14 +151,18 @@ class ClusterCollector:
     def _slots(self, ledger: Ledger) -> Iterator[Metric]:
         held = {(lease.slot, lease.role) for lease in ledger.leases()}
         family = GaugeMetricFamily("tandem_slot_held", "1 while the slot's role is held.", labels=["slot", "role"])
+        bad = GaugeMetricFamily("tandem_slot_quarantined", "1 while the slot is given to nobody.", labels=["slot"])
+        quarantines = ledger.quarantines()
         try:
             found = cluster.find(self._home)
         except TandemError:
             found = None
         for slot in found.slots if found else ():
+            bad.add_metric([slot.name], float(slot.name in quarantines))
             for role in slot.roles:
                 family.add_metric([slot.name, role], float((slot.name, role) in held))
         yield family
+        yield bad
 
     def _runs(self, ledger: Ledger) -> Iterator[Metric]:
         count = GaugeMetricFamily("tandem_runs", "Runs in the ledger, by state.", labels=["state"])

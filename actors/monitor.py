@@ -31,6 +31,22 @@ class GpuReading:
 
 
 @dataclass(frozen=True)
+class GpuHealth:
+    """What the driver says about one GPU's faults; a reading that it refuses, as most of them on a card without ECC, is
+    None."""
+
+    uuid: str
+    uncorrectable_errors: int | None
+    """Memory errors that ECC could not correct, since the driver was loaded."""
+    remap_pending: bool | None
+    """A row of memory is to be replaced at the next reset of the GPU."""
+    remap_failed: bool | None
+    """A row of memory could not be replaced."""
+    recovery_action: int | None
+    """What the driver asks for after a fatal error (an Xid): 0 for nothing, otherwise nvmlDeviceGpuRecoveryAction_t."""
+
+
+@dataclass(frozen=True)
 class HostReading:
     """The machine at one moment."""
 
@@ -57,6 +73,30 @@ def gpus() -> list[GpuReading]:
             with contextlib.suppress(pynvml.NVMLError):  # one that fell off the bus must not hide the others
                 found.append(_read(pynvml, index))
         return found
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def health() -> dict[str, GpuHealth] | None:
+    """Every GPU that answers, by UUID. None if the driver's library itself does not start: then nothing is known.
+
+    A GPU that fell off the bus may take the driver seconds: call it beside an event loop, not in it.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    found = {}
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError):
+                reading = _read_health(pynvml, index)
+                found[reading.uuid] = reading
+        return found
+    except pynvml.NVMLError:
+        return None
     finally:
         pynvml.nvmlShutdown()
 
@@ -120,6 +160,28 @@ def _read(nvml, index: int) -> GpuReading:
         utilization=None if utilization is None else utilization.gpu / 100,
         temperature=None if temperature is None else float(temperature),
         power=None if milliwatts is None else milliwatts / 1000,
+    )
+
+
+def _read_health(nvml, index: int) -> GpuHealth:
+    def attempt(reading, *args):
+        try:
+            return reading(handle, *args)
+        except nvml.NVMLError:
+            return None
+
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    nvml.nvmlDeviceGetMemoryInfo(handle)  # a GPU that is lost has a handle and a UUID still, and nothing else
+    remapped = attempt(nvml.nvmlDeviceGetRemappedRows)  # correctable, uncorrectable, pending, failed
+    action = attempt(nvml.nvmlDeviceGetFieldValues, [nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
+    known = action is not None and action[0].nvmlReturn == nvml.NVML_SUCCESS  # a driver before 570 has no such field
+    kind = (nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC)
+    return GpuHealth(
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        uncorrectable_errors=attempt(nvml.nvmlDeviceGetTotalEccErrors, *kind),
+        remap_pending=None if remapped is None else bool(remapped[2]),
+        remap_failed=None if remapped is None else bool(remapped[3]),
+        recovery_action=action[0].value.uiVal if known else None,
     )
 
 

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 it failed, 2 the command was wrong, 130 interrupted.
 """
 
+import re
 import sys
 import traceback
 
@@ -57,7 +58,8 @@ def _keep_traceback() -> str:
         log = home().logs / "cli.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as handle:
-            handle.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}\n")
+            arguments = [re.sub(r"^(notify[\w.]*=).*", r"\1...", word, flags=re.DOTALL) for word in sys.argv]  # secrets
+            handle.write(f"{' '.join(arguments)}\n{traceback.format_exc()}\n")
     except (OSError, TandemError):
         return ""
     return f" -> details in {log}"

@@ -23,6 +23,8 @@ COMMANDS = {
     "ui": ("cli.ui", "Chat in the browser; two adapters side by side."),
     "benchmark": ("cli.benchmark", "Measure latency and throughput of any OpenAI-compatible endpoint."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
+    "slots": ("cli.slots", "List slots; take one out of use, or give it back."),
+    "notify": ("cli.notify", "Try out who is told when something happens."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),
     "demo": ("cli.demo", "Train, serve and swap on the embedded model, start to end."),
 }

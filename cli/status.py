@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 from rich.text import Text
 
-from actors import cluster, monitor
+from actors import cluster, health, monitor
 from actors.ledger import Ledger
 from cli import output
 from configs.errors import TandemError
@@ -32,7 +32,7 @@ def status(as_json: bool) -> None:
         "http": found.http if up else None,
         "dashboard": found.dashboard if up else None,
         "slots": _slots(found, ledger) if up else [],
-        "active_runs": [asdict(run) for run in ledger.runs(active=True)] if ledger else [],
+        "active_runs": _runs(found, ledger) if ledger else [],
         "aliases": {"prod": None} | ledger.aliases() if ledger else {},
         "gpus": [asdict(gpu) for gpu in monitor.gpus()],
         "engines": {},
@@ -51,13 +51,21 @@ def status(as_json: bool) -> None:
 
 def _slots(found: cluster.Cluster, ledger: Ledger | None) -> list[dict]:
     held = {(lease.slot, lease.role): lease for lease in ledger.leases()} if ledger else {}
+    quarantines = ledger.quarantines() if ledger else {}
     rows = []
     for slot in found.slots:
         for role in slot.roles:
             lease = held.get((slot.name, role))
             rows.append({**slot.model_dump(), "role": role, "holder": lease.holder if lease else None})
+            rows[-1]["quarantine"] = asdict(quarantines[slot.name]) if slot.name in quarantines else None
             rows[-1] |= {"pid": lease.pid if lease else None, "since": lease.granted_at if lease else None}
     return rows
+
+
+def _runs(found: cluster.Cluster | None, ledger: Ledger) -> list[dict]:
+    quarantines, slots = ledger.quarantines(), found.slots if found else ()
+    queued = {run.id: health.why_waiting(run, slots, quarantines) for run in ledger.queue()}
+    return [asdict(run) | {"waits_for": queued.get(run.id)} for run in ledger.runs(active=True)]
 
 
 def _print(report: dict) -> None:
@@ -88,10 +96,16 @@ def _print(report: dict) -> None:
         for run in report["active_runs"]
     ]
     output.print_table(("RUN", "STATE", "STEP", "LOSS", "TOK/S", "AGE"), rows, empty="no active runs")
+    for run in report["active_runs"]:
+        if run["waits_for"]:
+            output.say(f"{run['id']} waits: {run['waits_for']}")
 
 
 def _slot(row: dict, gpus: dict) -> tuple:
     holder = row["holder"] or Text("free", "dim")
+    if row["quarantine"]:
+        bad = (f"in quarantine: {row['quarantine']['reason']}", "bold red")
+        holder = Text.assemble(f"{row['holder']}, ", bad) if row["holder"] else Text.assemble(bad)
     return (row["name"], row["role"], _device(row, gpus), holder, output.age(row["since"]), row["pid"])
 
 

@@ -1,10 +1,13 @@
 """`tandem train`: check, queue, follow."""
 
 import sys
+from contextlib import closing
 from typing import Any
 
 import click
 
+from actors import cluster, health
+from actors.ledger import Ledger
 from actors.run import new_run_id
 from cli import output, prediction
 from configs.paths import Home, home
@@ -48,6 +51,7 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
         output.print_json({"run": run_id})
     else:
         click.echo(run_id)
+    _say_if_it_waits(place, run_id)
     if follow:
         from cli.follow import follow as follow_run
 
@@ -64,6 +68,15 @@ def _submit(place: Home, wanted: TrainRequest, predicted: Prediction) -> str:
     queued = Api().post("/api/runs", {"run_id": run_id, **wanted.submission()})["id"]
     predicted.save(place.run(queued))
     return queued
+
+
+def _say_if_it_waits(place: Home, run_id: str) -> None:
+    """A run whose slots are all in quarantine would wait in silence."""
+    found = cluster.require(place)
+    with closing(Ledger(place.ledger, read_only=True)) as ledger:
+        why = health.why_waiting(ledger.run(run_id), found.slots, ledger.quarantines())
+    if why:
+        output.say(f"not started: {why}")
 
 
 def _report(wanted: TrainRequest, predicted: Prediction, as_json: bool) -> None:
@@ -112,6 +125,7 @@ def resume(place: Home, run_id: str, follow: bool) -> None:
     prediction.tell(predicted)
     new = _submit(place, wanted, predicted)
     click.echo(new)
+    _say_if_it_waits(place, new)
     if follow:
         from cli.follow import follow as follow_run
 

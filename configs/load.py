@@ -15,6 +15,9 @@ from configs.schema import ClusterConfig, RunConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
+SECRET = "notify.urls"
+"""The key whose values are in no error."""
+
 
 def profiles() -> dict[str, Path]:
     """The shipped profiles: name to file."""
@@ -124,7 +127,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: 
     others = [problem for problem in problems if problem is not first]
     loc = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in loc)
-    said = [f"--set {text}" for flag, text in flags.items() if not key or _overlap(flag, key)]
+    said = [f"--set {_without_secrets(text)}" for flag, text in flags.items() if not key or _overlap(flag, key)]
     where = ", ".join(said) if key and said else source
     more = f" (and {len(others)} more)" if others and others[0]["type"] == first["type"] else ""
     if first["type"] == "extra_forbidden":
@@ -138,10 +141,18 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: 
     if first["type"] == "value_error":
         return ConfigError(f"{first['ctx']['error']} ({' '.join([source, *said])})")
     allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+    if key.startswith(SECRET):
+        return ConfigError(f"'{key}' in {where} cannot be what it is{more}", hint=_in_yaml_words(kind, loc, first))
     value = first["input"]
     near = _nearest(str(value), allowed) if isinstance(value, str) else ""
     hint = near + (f"allowed: {', '.join(map(str, allowed))}" if allowed else _in_yaml_words(kind, loc, first))
     return ConfigError(f"'{key}' in {where} cannot be {value!r}", hint=hint)
+
+
+def _without_secrets(text: str) -> str:
+    """A `--set` text that may be shown."""
+    key, equals, _ = text.partition("=")
+    return f"{key}{equals}..." if key.strip().startswith(SECRET.partition(".")[0]) else text
 
 
 def _tells_most(problem: Mapping[str, Any]) -> tuple:

@@ -6,7 +6,15 @@ chat endpoint. Unknown keys are refused. Read from YAML and `--set` by `configs.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+    model_validator,
+)
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 EXPERT_MODULES = ("gate_proj", "up_proj", "down_proj")
@@ -18,12 +26,35 @@ DataFormat = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt"]
 MaskMode = Literal["all", "final_only", "no_reasoning", "tools_only"]
 ExportFormat = Literal["merged", "gguf", "gguf-lora", "peft"]
 Action = Literal["ignore", "warn", "stop", "rollback"]
+NoticeKind = Literal[
+    "succeeded",
+    "failed",
+    "interrupted",
+    "stopped",
+    "watchdog",
+    "quarantine",
+    "release",
+    "refused",
+    "engine_down",
+    "engine",
+]
+DEFAULT_NOTICES: tuple[NoticeKind, ...] = ("succeeded", "failed", "quarantine", "refused", "engine_down")
+REVEAL = {"reveal": True}
+"""The context in which `model_dump` writes secrets out; without it they are masked."""
+
+
+def _masked(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if (info.context or {}).get("reveal") else str(secret)
+
+
+SecretText = Annotated[SecretStr, PlainSerializer(_masked, return_type=str)]
+"""Text that is shown as asterisks, in JSON too."""
 
 
 class Section(BaseModel):
     """What every part of the configuration shares: frozen, and no key that is not declared."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class ModelConfig(Section):
@@ -250,6 +281,26 @@ class Slot(Section):
         return 1 / len(self.roles)
 
 
+class NotifyConfig(Section):
+    """Who is told when something happens. Nobody, unless `urls` or `command` is set. What is told in which words:
+    [Notifications](notifications.md)."""
+
+    urls: tuple[SecretText, ...] = ()
+    """[Apprise](https://appriseit.com) URLs, one per service. They hold passwords, so no output ever shows them; write
+    them to a file of your own for `tandem up --config`, because a command line is seen by everybody on the machine."""
+    command: tuple[str, ...] = ()
+    """A program and its arguments, started without a shell for every notice: the notice as JSON on stdin and as
+    TANDEM_NOTICE_... variables. Exit code 0 is success."""
+    events: Annotated[tuple[NoticeKind, ...], Field(min_length=1)] = DEFAULT_NOTICES
+    """Which events are told."""
+    timeout_s: float = Field(20, gt=0, le=300)
+    """Seconds that the command may take before it is killed, and that a service may be silent."""
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.urls or self.command)
+
+
 class ClusterConfig(Section):
     """The machine: ports, slots and how patient the control actor is."""
 
@@ -266,6 +317,12 @@ class ClusterConfig(Section):
     minutes."""
     max_attempts: int = Field(3, ge=1)
     """How often an interrupted run is started before it fails."""
+    quarantine_after: int = Field(3, ge=1)
+    """After so many runs in a row that ended with an error of their slot's device, such as `CUDA error: unspecified
+    launch failure`, the slot is given to nobody until `tandem slots release`."""
+    engine_patience_s: float = Field(300, gt=0)
+    """Seconds that a serving slot may be without an engine before it is an event."""
+    notify: NotifyConfig = NotifyConfig()
 
     @model_validator(mode="after")
     def _slots_are_distinct(self) -> Self:

@@ -6,6 +6,7 @@ does not know what the task does. The entrypoints call `enter`.
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from actors.run import Outcome, RunKind, RunState, check_run_id
 from configs.errors import ClusterError, StateError, TandemError
 from configs.paths import home
 from configs.schema import Slot
+
+_NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): \S")
 
 FINISH_TIMEOUT_S = 300
 """How long the outcome waits for a control actor that is being restarted."""
@@ -134,8 +137,9 @@ def _follow(actor, run_id: str, work, stopping: _Signals) -> Outcome:
 def _words(error: Exception) -> str:
     if isinstance(error, TandemError):
         return f"{error.message}{f' ({error.hint})' if error.hint else ''}"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if _NAMED_ERROR.match(line)]  # torch's advice on CUDA errors follows in more lines
+    return (named or lines or [type(error).__name__])[-1]
 
 
 def _submission_id(wanted: Job) -> str:

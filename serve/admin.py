@@ -75,13 +75,22 @@ class ExportRequest(BaseModel):
     slot_wanted: str | None = None
 
 
+class QuarantineRequest(BaseModel):
+    """Body of `POST /api/slots/{slot}/quarantine`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=500)
+    """Shown wherever the slot is shown."""
+
+
 def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
     """The routes; `control` has the control actor's coroutine methods."""
     api = APIRouter(prefix="/api", tags=["admin"])
 
     @api.get("/status")
     async def status() -> dict:
-        """Slots with their leases, engines, aliases, holds, GPUs and the host."""
+        """Slots with their leases and quarantines, engines, aliases, holds, GPUs and the host."""
         return {
             "base": catalog.base,
             "slots": await control.slots(),
@@ -127,5 +136,15 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
     async def stop(run_id: str) -> dict:
         """Stop a run wherever it is; running training writes a checkpoint first."""
         return await control.stop(run_id)
+
+    @api.post("/slots/{slot}/quarantine")
+    async def quarantine(slot: str, body: QuarantineRequest) -> dict:
+        """Give a slot to nobody until it is released; what holds it goes on."""
+        return await control.quarantine(slot, body.reason)
+
+    @api.post("/slots/{slot}/release")
+    async def release(slot: str) -> dict:
+        """Let a slot in quarantine be given again."""
+        return await control.release_quarantine(slot)
 
     return api

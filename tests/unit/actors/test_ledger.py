@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from actors.ledger import SCHEMA_VERSION, AdapterState, Ledger
+from actors.ledger import AdapterState, Ledger
+from actors.ledger_schema import VERSION as SCHEMA_VERSION
 from actors.run import FOLLOWING, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
