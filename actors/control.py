@@ -367,7 +367,8 @@ class Control:
             if (lease.slot, lease.role) == (slot, "train") and lease.holder not in self._launching:
                 run = self._ledger.run(lease.holder)
                 await self._kill(run)
-                await self._interrupt(run, f"slot {slot} is in quarantine: {sign.reason}")
+                hope = f"it waits for another slot or for `tandem slots release {slot}`"
+                await self._interrupt(run, f"slot {slot} is in quarantine: {sign.reason}; {hope}")
 
     def _judge_attempt(self, run_id: str, state: RunState, reason: str) -> None:
         """Count attempts that the device of their slot ended; quarantine after `quarantine_after` of them in a row."""

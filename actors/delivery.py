@@ -17,14 +17,11 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from actors.notices import Notice
-from configs.errors import TandemError
+from configs.errors import DeliveryError
 from configs.schema import NotifyConfig
 
 LONGEST_ERROR = 200
-
-
-class DeliveryError(TandemError):
-    """A notice did not arrive; the message says why, without secrets."""
+"""Characters of what a service says."""
 
 
 class Target(Protocol):

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 
 from actors import delivery, notices
-from actors.delivery import DeliveryError, Target
+from actors.delivery import Target
 from actors.ledger import Ledger
 from actors.notices import Notice
-from configs.errors import TandemError
+from configs.errors import DeliveryError, TandemError
 from configs.schema import NotifyConfig
 
 MARK = "notify"

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from actors import cluster, delivery, notices
-from actors.delivery import DeliveryError, Target
+from actors.delivery import Target
 from cli import output
 from configs import load, paths
-from configs.errors import ConfigError
+from configs.errors import ConfigError, DeliveryError
 from configs.schema import NotifyConfig
 
 

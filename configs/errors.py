@@ -12,7 +12,8 @@
     ├── StateError         a change that the ledger's state machine does not allow
     ├── NotFoundError      a run, adapter, alias or model that does not exist
     ├── RequestError       a chat request that cannot be served as asked
-    └── OverloadError      no room for one more request now; the same request may pass later
+    ├── OverloadError      no room for one more request now; the same request may pass later
+    └── DeliveryError      a notice did not reach whom it was for; its message holds no part of a URL
 
 `cli.edge` turns them into one line and an exit code, `serve.gateway` into OpenAI's error shape.
 """
@@ -73,3 +74,6 @@ class RequestError(TandemError): ...
 
 
 class OverloadError(TandemError): ...
+
+
+class DeliveryError(TandemError): ...

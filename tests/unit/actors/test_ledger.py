@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -410,6 +411,110 @@ def test_a_ledger_of_a_newer_version_is_refused_with_both_numbers(read_only, hom
     with pytest.raises(ClusterError) as caught:
         Ledger(home.ledger, read_only=read_only)
     assert f"version {SCHEMA_VERSION + 1}, this Tandem knows {SCHEMA_VERSION}" in caught.value.message
+
+
+OLD = (Path(__file__).parent / "data" / "ledger_v1.sql").read_text()
+"""A file that version 1 wrote, as SQLite dumps it."""
+
+
+@pytest.fixture
+def old(home) -> Path:
+    with sqlite3.connect(home.ledger) as db:
+        db.executescript(OLD)
+    db.close()
+    return home.ledger
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_all_it_has(old):
+    book = Ledger(old)
+    assert [(run.id, run.state, run.step, run.loss) for run in book.runs()] == [
+        ("works", S.STARTING, 7, 1.25),
+        ("waits", S.QUEUED, 0, None),
+    ]
+    assert [lease.holder for lease in book.leases()] == ["works"]
+    assert book.aliases() == {"prod": "v1", "previous": None}
+    assert [swap.outcome for swap in book.swaps()] == ["refused", "done"]
+    assert [event.seq for event in book.events()] == [1, 2, 3, 4, 5]
+    assert book.quarantines() == {}
+    book.quarantine("0", "x", "tandem")
+    assert book.count_device_error("0") == 1
+    book.set_mark("notify", 5)
+    book.close()
+    again = Ledger(old)
+    assert (list(again.quarantines()), again.mark("notify")) == (["0"], 5)
+    again.close()
+
+
+def test_a_reader_of_a_file_of_version_1_changes_nothing_and_follows_when_it_is_brought_up_to_date(old):
+    before = old.read_bytes()
+    reader = Ledger(old, read_only=True)
+    assert reader.quarantines() == {}
+    assert reader.run("works").step == 7
+    assert old.read_bytes() == before
+    writer = Ledger(old)
+    writer.quarantine("0", "x", "tandem")
+    assert reader.quarantines()["0"].reason == "x"
+    writer.close()
+    reader.close()
+
+
+def test_an_old_file_brought_up_to_date_has_the_same_tables_as_a_new_one(old, tmp_path):
+    def tables(path: Path) -> dict[str, str]:
+        with sqlite3.connect(path) as db:
+            return dict(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name"))
+
+    Ledger(old).close()
+    Ledger(tmp_path / "new.db").close()
+    assert tables(old) == tables(tmp_path / "new.db")
+
+
+# Quarantine
+
+
+def test_a_quarantine_has_a_reason_a_time_and_an_author_and_ends_once(ledger):
+    began = time.time()
+    ledger.quarantine("0", "the GPU is gone", "tandem")
+    ledger.quarantine("0", "another reason", "a person")
+    ledger.quarantine("1", "noise", "a person")
+    found = ledger.quarantines()
+    assert [(q.slot, q.reason, q.by) for q in found.values()] == [
+        ("0", "the GPU is gone", "tandem"),
+        ("1", "noise", "a person"),
+    ]
+    assert began <= found["0"].since <= time.time()
+    ledger.release_quarantine("0", accepted=None)
+    assert list(ledger.quarantines()) == ["1"]
+    with pytest.raises(StateError, match="slot 0 is not in quarantine"):
+        ledger.release_quarantine("0", accepted=None)
+    ledger.quarantine("0", "again", "tandem")
+    assert ledger.quarantines()["0"].reason == "again"
+    assert kinds(ledger) == ["quarantine", "quarantine", "release", "quarantine"]
+
+
+def test_what_was_accepted_at_the_last_release_is_known_until_it_is_forgotten(ledger):
+    assert ledger.accepted("0") is None
+    ledger.quarantine("0", "1 error", "tandem")
+    assert ledger.accepted("0") is None
+    ledger.release_quarantine("0", accepted="1 error")
+    assert ledger.accepted("0") == "1 error"
+    ledger.forget_accepted("0")
+    assert ledger.accepted("0") is None
+
+
+def test_device_errors_are_counted_by_slot_until_they_are_forgotten(ledger):
+    assert [ledger.count_device_error(slot) for slot in ("0", "0", "1", "0")] == [1, 2, 1, 3]
+    ledger.forget_device_errors("0")
+    assert [ledger.count_device_error(slot) for slot in ("0", "1")] == [1, 2]
+
+
+def test_a_reader_of_events_finds_its_place_again(ledger):
+    assert (ledger.mark("notify"), ledger.last_event()) == (None, 0)
+    submit(ledger, "a")
+    ledger.set_mark("notify", ledger.last_event())
+    ledger.set_mark("other", 0)
+    assert (ledger.mark("notify"), ledger.mark("other")) == (1, 0)
+    ledger.set_mark("notify", None)
+    assert (ledger.mark("notify"), ledger.mark("other")) == (None, 0)
 
 
 def test_a_missing_or_empty_file_is_refused_by_a_reader(home):

@@ -68,6 +68,14 @@ def test_slots_show_who_is_held(home, ledger):
     assert values[("tandem_slot_held", "serve", "1")] == 0
 
 
+def test_a_slot_in_quarantine_is_a_one(home, ledger):
+    note_cluster(home)
+    ledger.quarantine("1", "gone", "tandem")
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_slot_quarantined", "0")] == 0
+    assert values[("tandem_slot_quarantined", "1")] == 1
+
+
 def test_runs_are_counted_by_state_and_the_running_one_shows_its_progress(home, ledger):
     for run_id in ("a", "b", "c"):
         ledger.submit(run_id, config=RUN_CONFIG)

@@ -9,11 +9,21 @@ import pytest
 from actors import monitor
 
 
+def field_value(value: int, result: int = pynvml.NVML_SUCCESS) -> pynvml.c_nvmlFieldValue_t:
+    field = pynvml.c_nvmlFieldValue_t(nvmlReturn=result)
+    field.value.uiVal = value
+    return field
+
+
 class Nvml:
     """One GPU as pynvml shows it; functions in `refused` raise, as the driver does."""
 
     NVMLError = pynvml.NVMLError
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
+    NVML_SUCCESS = pynvml.NVML_SUCCESS
+    NVML_FI_DEV_GET_GPU_RECOVERY_ACTION = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+    NVML_VOLATILE_ECC = pynvml.NVML_VOLATILE_ECC
 
     def __init__(self, *refused: str) -> None:
         self.answers = {
@@ -24,6 +34,9 @@ class Nvml:
             "nvmlDeviceGetPowerUsage": 250_500,
             "nvmlDeviceGetUUID": b"GPU-1234",
             "nvmlDeviceGetName": "RTX 3090",
+            "nvmlDeviceGetTotalEccErrors": 3,
+            "nvmlDeviceGetRemappedRows": (5, 1, 1, 0),
+            "nvmlDeviceGetFieldValues": [field_value(pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET)],
         }
         self.refused = refused
 
@@ -80,6 +93,54 @@ def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_others(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
     assert [gpu.index for gpu in monitor.gpus()] == [0, 2]
+
+
+def test_a_gpus_health_is_what_the_driver_counts():
+    assert monitor._read_health(Nvml(), 0) == monitor.GpuHealth(
+        uuid="GPU-1234", uncorrectable_errors=3, remap_pending=True, remap_failed=False, recovery_action=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("refused", "lost"),
+    [
+        ("nvmlDeviceGetTotalEccErrors", {"uncorrectable_errors"}),
+        ("nvmlDeviceGetRemappedRows", {"remap_pending", "remap_failed"}),
+        ("nvmlDeviceGetFieldValues", {"recovery_action"}),
+    ],
+)
+def test_a_part_of_a_gpus_health_that_the_driver_refuses_is_none(refused, lost):
+    reading = vars(monitor._read_health(Nvml(refused), 0))
+    assert {key for key, value in reading.items() if value is None} == lost
+
+
+def test_a_driver_that_does_not_know_recovery_actions_asks_for_none():
+    nvml = Nvml()
+    nvml.answers["nvmlDeviceGetFieldValues"] = [field_value(7, pynvml.NVML_ERROR_NOT_SUPPORTED)]
+    assert monitor._read_health(nvml, 0).recovery_action is None
+
+
+def test_the_health_of_a_lost_gpu_is_missing_and_without_a_library_nothing_is_known(monkeypatch):
+    def memory(handle):
+        if lost:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    for name, answer in Nvml().answers.items():
+        monkeypatch.setattr(pynvml, name, lambda *args, answer=answer: answer)
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, name, lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    lost = False
+    assert list(monitor.health()) == ["GPU-1234"]
+    lost = True
+    assert monitor.health() == {}
+
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert monitor.health() is None
 
 
 def test_the_hosts_reading_is_plausible():

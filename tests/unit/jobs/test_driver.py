@@ -36,3 +36,17 @@ def test_a_run_of_another_kind_is_refused_before_anything_is_waited_for(monkeypa
     monkeypatch.setattr(driver, "ask", lambda answer, run_id: answer)
     with pytest.raises(StateError, match=r"run a is of kind train, this is jobs\.export"):
         driver.drive(export.EXPORT, "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Traceback\n  File x\ntorch.AcceleratorError: CUDA error: unknown error\nCompile with `TORCH_USE_CUDA_DSA`\n",
+         "torch.AcceleratorError: CUDA error: unknown error"),
+        ("Traceback\nValueError: no such row", "ValueError: no such row"),
+        ("it ended", "it ended"),
+        ("", "RuntimeError"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failed_task_is_the_line_that_names_the_error(text, reason):
+    assert driver._words(RuntimeError(text)) == reason
