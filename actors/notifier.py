@@ -78,8 +78,9 @@ class Notifier:
             for target in self._targets:
                 try:
                     self._send(target, notice)
-                except DeliveryError as error:
-                    self._note(f"{target.name} was not told '{notice.title}': {error.message}", notice.run)
+                except Exception as error:  # nothing may end the thread; only our own errors are free of secrets
+                    why = error.message if isinstance(error, DeliveryError) else type(error).__name__
+                    self._note(f"{target.name} was not told '{notice.title}': {why}", notice.run)
             self._waiting.task_done()
 
     def _send(self, target: Target, notice: Notice) -> None:

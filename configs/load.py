@@ -141,7 +141,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: 
     if first["type"] == "value_error":
         return ConfigError(f"{first['ctx']['error']} ({' '.join([source, *said])})")
     allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
-    if key.startswith(SECRET):
+    if key == "notify" or key.startswith(SECRET):
         return ConfigError(f"'{key}' in {where} cannot be what it is{more}", hint=_in_yaml_words(kind, loc, first))
     value = first["input"]
     near = _nearest(str(value), allowed) if isinstance(value, str) else ""

@@ -171,6 +171,16 @@ def test_a_bug_is_one_line_and_its_traceback_is_kept(home, monkeypatch, capsys):
     assert log.read_text().startswith("tandem break\n")
 
 
+def test_a_bugs_traceback_is_kept_without_the_notifications_secrets(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tandem", "up", "--set", "notify.urls=[json://hunter2]", "--set", "http_port=1"])
+    monkeypatch.setattr(click.Command, "main", lambda self, **how: self.callback())
+    with pytest.raises(SystemExit):
+        edge.run(failing(ZeroDivisionError("oops")))
+    kept = (home.logs / "cli.log").read_text()
+    assert kept.startswith("tandem up --set notify.urls=... --set http_port=1\n")
+    assert "hunter2" not in kept
+
+
 def test_a_bug_is_one_line_even_where_nothing_can_be_kept(monkeypatch, capsys):
     monkeypatch.setenv("TANDEM_HOME", "/proc/nowhere")
     monkeypatch.setattr(click.Command, "main", lambda self, **how: self.callback())

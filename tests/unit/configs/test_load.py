@@ -344,3 +344,28 @@ def test_whatever_a_file_holds_the_complaint_is_one_line_that_names_it(content, 
 def test_a_folder_is_no_configuration(tmp_path):
     (tmp_path / "mine.yaml").mkdir()
     assert "cannot read" in refused(profile=str(tmp_path / "mine.yaml")).message
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("notify.urls=json://hunter2", "'notify.urls' in --set notify.urls=... cannot be what it is"),
+        ("notify.urls=[5, json://hunter2]", "'notify.urls.0' in --set notify.urls=... cannot be what it is"),
+        ("notify.url=json://hunter2", "unknown key 'notify.url' in --set notify.url=..."),
+        ("notify=json://hunter2", "'notify' in --set notify=... cannot be what it is"),
+        ("notify.events=[hunter2]", "cannot be"),
+    ],
+)
+def test_a_wrong_notification_is_named_without_what_may_be_a_password(text, words):
+    error = refused_cluster(text)
+    assert words in error.message
+    assert "json://hunter2" not in f"{error.message}{error.hint}"
+
+
+def test_an_event_nobody_can_be_told_of_names_those_that_there_are():
+    error = refused_cluster("notify.events=[suceeded]")
+    assert "'suceeded'" in error.message
+    assert error.hint.startswith("did you mean 'succeeded'? allowed: succeeded, failed")

@@ -150,6 +150,10 @@ def test_a_swap_names_an_adapter_or_the_way_back_and_not_both(body, server):
         ("/api/runs", {"run_id": "a", "config": RUN_CONFIG, "slot_wanted": "9"}, 409, "slot 9 does not train"),
         ("/api/runs", {"run_id": "a;b", "config": RUN_CONFIG}, 404, "is not a run id"),
         ("/api/runs/nope/stop", {}, 404, "no run nope"),
+        ("/api/slots/9/quarantine", {"reason": "x"}, 404, "no slot 9"),
+        ("/api/slots/0/quarantine", {}, 400, "reason"),
+        ("/api/slots/0/quarantine", {"reason": ""}, 400, "reason"),
+        ("/api/slots/0/release", {}, 409, "slot 0 is not in quarantine"),
     ],
 )
 def test_the_admin_routes_refuse_in_openais_shape_too(path, body, status, words, refusing):
@@ -166,6 +170,14 @@ def test_a_run_can_be_queued_and_stopped_over_http(server):
     assert stopped.json()["state"] == "STOPPED"
     assert server.control._ledger.run("tiny-1").state is RunState.STOPPED
     assert server.post("/api/runs/tiny-1/stop", {}).status_code == 409
+
+
+def test_a_slot_is_put_into_quarantine_and_released_over_http(server):
+    made = server.post("/api/slots/0/quarantine", {"reason": "noise"}).json()
+    assert (made["slot"], made["reason"], made["by"]) == ("0", "noise", "a person")
+    assert [slot["quarantine"] for slot in server.get("/api/status").json()["slots"]] == [made, None]
+    assert server.post("/api/slots/0/release", {}).json() == {"slot": "0", "accepted": None}
+    assert server.get("/api/status").json()["slots"][0]["quarantine"] is None
 
 
 def test_status_shows_slots_engines_and_aliases(refusing):
