@@ -14,12 +14,13 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from actors import notices, notifier
 from actors.ledger import Ledger
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from actors.run import FOLLOWING, RunState
 from cli.main import COMMANDS, tandem
 from configs import load, paths, reference
-from configs.schema import ClusterConfig, RunConfig
+from configs.schema import ClusterConfig, NotifyConfig, RunConfig
 from jobs import train as train_job
 from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
@@ -252,6 +253,19 @@ def test_the_metrics_page_is_what_is_exposed(home):
     }
     assert kept
     assert documented == exposed
+
+
+def test_the_notifications_page_has_every_event_with_its_title_and_whether_it_is_told():
+    rows = table(paths.SOURCE / "docs" / "notifications.md", "event")
+    titles = {kind: title.format(run="RUN") for kind, title in notices.TITLES.items()}
+    told = NotifyConfig().events
+    assert {kind: (title, default == "yes") for kind, (title, default, _) in rows.items()} == {
+        kind: (title, kind in told) for kind, title in titles.items()
+    }
+    page = (paths.SOURCE / "docs" / "notifications.md").read_text()
+    assert f"{notices.LONGEST_TEXT:,} characters" in page
+    assert f"at most {notifier.WAITING} may wait" in page
+    assert f"after {notifier.PAUSES_S[0]}, {notifier.PAUSES_S[1]} and {notifier.PAUSES_S[2]} seconds" in page
 
 
 def test_the_api_page_has_every_route():
