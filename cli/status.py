@@ -98,7 +98,7 @@ def _print(report: dict) -> None:
     output.print_table(("RUN", "STATE", "STEP", "LOSS", "TOK/S", "AGE"), rows, empty="no active runs")
     for run in report["active_runs"]:
         if run["waits_for"]:
-            output.say(f"{run['id']} waits: {run['waits_for']}")
+            click.echo(f"{run['id']} waits: {run['waits_for']}")
 
 
 def _slot(row: dict, gpus: dict) -> tuple:

@@ -72,9 +72,9 @@ def _submit(place: Home, wanted: TrainRequest, predicted: Prediction) -> str:
 
 def _say_if_it_waits(place: Home, run_id: str) -> None:
     """A run whose slots are all in quarantine would wait in silence."""
-    found = cluster.require(place)
+    found = cluster.find(place)
     with closing(Ledger(place.ledger, read_only=True)) as ledger:
-        why = health.why_waiting(ledger.run(run_id), found.slots, ledger.quarantines())
+        why = health.why_waiting(ledger.run(run_id), found.slots if found else (), ledger.quarantines())
     if why:
         output.say(f"not started: {why}")
 

@@ -78,6 +78,11 @@ class Tandem:
     def http(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
+    @property
+    def notices(self) -> Path:
+        """Where the session's cluster writes what it tells people, one JSON object a line."""
+        return self.home.root / "notices.jsonl"
+
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.http}/v1", api_key="none", max_retries=0, timeout=60)
 
@@ -159,7 +164,7 @@ def new_tandem() -> Iterator[Callable[[], Tandem]]:
 def tandem(new_tandem: Callable[[], Tandem]) -> Tandem:
     """The session's cluster, up."""
     made = new_tandem()
-    made.up()
+    made.up("--set", f'notify.command=[sh, -c, "{{ cat; echo; }} >> {made.notices}"]')
     return made
 
 

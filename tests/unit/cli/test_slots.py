@@ -54,7 +54,7 @@ def test_status_shows_the_quarantine_and_why_a_run_waits(server, invoke):
     assert f"not started: {waits}" in run.err
     status = invoke("status")
     assert "in quarantine: the fan rattles" in status.out
-    assert f"{run.out.strip()} waits: {waits}" in status.err
+    assert f"{run.out.strip()} waits: {waits}" in status.out
     report = json.loads(invoke("status", "--json").out)
     assert [slot["quarantine"] and slot["quarantine"]["reason"] for slot in report["slots"]] == [
         "the fan rattles",

@@ -90,6 +90,14 @@ def test_the_commented_slots_of_the_cluster_file_load_too():
     assert [(slot.name, slot.gpu, slot.roles) for slot in config.slots] == [("0", 0, ("train",)), ("1", 1, ("serve",))]
 
 
+def test_the_commented_notifications_of_the_cluster_file_load_too():
+    text = CLUSTER_CONFIG.read_text()
+    written_out = text[text.index("# notify:") : text.index("slots: auto")].replace("# ", "")
+    notify = load.validate(ClusterConfig, yaml.safe_load(written_out), source="comment").notify
+    assert [url.get_secret_value() for url in notify.urls] == ["ntfys://my-topic"]
+    assert notify.command == ("/usr/local/bin/tell-me",)
+
+
 def test_the_shipped_serve_files_arguments_load_and_listen_on_loopback_only():
     written = yaml.safe_load(SERVE_CONFIG.read_text())
     (application,) = written["applications"]
