@@ -7,7 +7,7 @@ says what is wrong with them. Knows neither files nor tokenizers; called by `job
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,8 @@ MAX_BYTES = 8 * 2**20
 """UTF-8 bytes of one row. The longest context, 131,072 tokens, is about 0.6 MB of text."""
 MAX_DEPTH = 50
 """Levels of nested lists and objects in a row; json and the chat template walk them recursively."""
+MAX_NAMES, MAX_NAME = 20, 60
+"""Names of columns or keys that an error message lists, and characters of each."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,19 @@ def check_depth(value: Any) -> Any:
 def short(value: Any) -> str:
     """A value in an error message: one line, not too long."""
     return reprlib.repr(value)
+
+
+def names(given: Iterable[Any]) -> str:
+    """Names out of a file in an error message: the first MAX_NAMES of them, each on one line and not too long."""
+    given = [one_line(str(name), MAX_NAME) for name in given]
+    more = f" and {len(given) - MAX_NAMES} more" if len(given) > MAX_NAMES else ""
+    return ", ".join(given[:MAX_NAMES]) + more
+
+
+def one_line(text: str, most: int) -> str:
+    """At most `most` characters of `text` and what escapes add: as itself if a line can show it, or as a literal."""
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    return cut if cut.isprintable() else repr(cut)[1:-1]
 
 
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"

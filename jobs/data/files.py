@@ -203,7 +203,7 @@ def _folder(path: Path, split: str) -> Rows:
         ) from None
     if isinstance(data, DatasetDict):
         if split not in data:
-            raise DataError(f"{path} has no split '{split}'", hint=f"splits: {', '.join(data)}")
+            raise DataError(f"{path} has no split '{split}'", hint=f"splits: {dialogue.names(data)}")
         data = data[split]
     return _arrow(data, path.name)
 
@@ -227,4 +227,4 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:300] or type(error).__name__
+    return dialogue.one_line(next(iter(str(error).splitlines()), ""), 300) or type(error).__name__

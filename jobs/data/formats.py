@@ -78,7 +78,7 @@ def _complete(row: Mapping[str, Any], layout: DataFormat, columns: Mapping[str, 
 
 
 def _found(row: Mapping[str, Any]) -> str:
-    return "columns " + ", ".join(str(key) for key in list(row)[:20]) if row else "no columns"
+    return f"columns {dialogue.names(row)}" if row else "no columns"
 
 
 def _mapped(columns: Mapping[str, str]) -> str:
@@ -108,7 +108,7 @@ def _sharegpt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise DataError(f"entry {index}: no `value` that is text")
         if entry.get("from") == "function_call":
             _add_calls(messages, dialogue.parsed_part(entry["value"], f"entry {index}: function_call"))
-        elif entry.get("from") in SPEAKERS:
+        elif entry.get("from") in [*SPEAKERS]:  # a list or an object may stand there, which no dict can be asked for
             messages.append({"role": SPEAKERS[entry["from"]], "content": entry["value"]})
         else:
             known = ", ".join([*SPEAKERS, "function_call"])

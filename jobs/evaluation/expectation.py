@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.errors import DataError
+from jobs.data.dialogue import names, one_line
 
 KINDS = ("exact", "regex", "call")
 
@@ -25,9 +26,7 @@ def checked(value: Any, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: `expect` is not an object with one of {', '.join(KINDS)}")
     given = {kind: wanted for kind, wanted in value.items() if wanted is not None}  # Arrow fills absent keys with None
     if len(given) != 1 or not given.keys() <= set(KINDS):
-        raise DataError(
-            f"{where}: `expect` has {', '.join(map(str, given)) or 'nothing'}, not one of {', '.join(KINDS)}"
-        )
+        raise DataError(f"{where}: `expect` has {names(given) or 'nothing'}, not one of {', '.join(KINDS)}")
     ((kind, wanted),) = given.items()
     if kind == "call":
         if not isinstance(wanted, Mapping) or not isinstance(wanted.get("name"), str):
@@ -37,8 +36,8 @@ def checked(value: Any, where: str) -> dict[str, Any]:
     elif kind == "regex":
         try:
             re.compile(wanted)
-        except re.error as error:
-            raise DataError(f"{where}: `expect.regex` is no regular expression: {error}") from None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise DataError(f"{where}: `expect.regex` is no regular expression: {one_line(str(error), 200)}") from None
     return given
 
 

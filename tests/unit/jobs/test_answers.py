@@ -178,6 +178,8 @@ def test_questions_are_read_from_a_file(tmp_path):
         ('{"prompt": "a", "expect": "b"}', "`expect` is not an object with one of exact, regex, call"),
         ('{"prompt": "a", "expect": {"exact": "b", "regex": "c"}}', "`expect` has exact, regex, not one of"),
         ('{"prompt": "a", "expect": {"regex": "("}}', "no regular expression"),
+        ('{"prompt": "a", "expect": {"regex": "a{99999999999}"}}', "no regular expression: the repetition number"),
+        ('{"prompt": "a", "expect": {"a\\nb": 5}}', "`expect` has a\\nb, not one of"),
         ('{"prompt": "a", "expect": {"exact": 5}}', "`expect.exact` is not text"),
         ('{"prompt": "a", "expect": {"call": {}}}', "`expect.call` has no name"),
     ],

@@ -170,6 +170,19 @@ def test_bad_rows_alone_are_an_empty_data_set_that_says_why(tmp_path):
     assert "is empty: a.jsonl:1: not JSON" in message
 
 
+def test_names_out_of_a_file_stay_on_one_line_of_a_message(tmp_path):
+    columns = b'\0\0,\0,\x01,"\0\n\0",\x02'
+    message = refused(write(tmp_path / "a.csv", columns + b"\n,,,\0,")).message
+    assert message.startswith("a.csv:3: cannot tell the layout: found columns \\x00\\n\\x00; expected messages")
+    rows = [{"\x1b[2J": 1, "a\u2028b": 2, "é " * 500: 3}, {f"column {n}": n for n in range(500)}]
+    message = refused(write(tmp_path / "a.json", json.dumps(rows))).message
+    assert f"found columns \\x1b[2J, a\\u2028b, {'é ' * 30}...; expected" in message
+    assert "column 18, column 19 and 480 more; expected" in message
+    expect = json.dumps({"messages": MESSAGES, "expect": {"regex": "[z-\n]"}})
+    message = refused(write(tmp_path / "a.jsonl", expect)).message
+    assert message.startswith("a.jsonl:1: `expect.regex` is no regular expression: bad character range z-\\n")
+
+
 CSV_ROWS = {
     "too many cells": ("a,b,c", "3 cells, the header has 2"),
     "too few cells": ("a", "1 cells, the header has 2"),

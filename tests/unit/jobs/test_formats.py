@@ -186,6 +186,7 @@ def test_a_mapping_to_a_column_of_ours_that_does_not_exist_is_refused():
         ({"conversations": []}, "no list `conversations`"),
         ({"conversations": ["x"]}, "entry 1: no `value` that is text"),
         ({"conversations": [{"from": "bot", "value": "x"}]}, "entry 1: from 'bot' is none of system, human"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "entry 1: from ['human'] is none of system, human"),
         ({"conversations": [{"from": "function_call", "value": "x"}]}, "entry 1: function_call: not JSON: "),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "message 2: call 1: no function"),
         (
