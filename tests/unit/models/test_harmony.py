@@ -409,7 +409,7 @@ def test_any_output_cut_anywhere_gives_the_same(tokens, cuts):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, min(SPECIALS.values()) - 1), max_size=40))
 def test_no_text_of_a_message_is_lost(tokens):
-    expected = b"".join(harmony._vocabulary(TOKENIZER).piece(t) for t in tokens).decode("utf-8", "replace")
+    expected = b"".join(harmony.token_bytes(TOKENIZER, t) for t in tokens).decode("utf-8", "replace")
     framed = [*ids("<|channel|>final<|message|>"), *tokens, *ids("<|return|>")]
     assert parse(TOKENIZER, framed) == [Message("final", None, expected, True)]
     assert expected == TOKENIZER.decode(tokens, clean_up_tokenization_spaces=False)
