@@ -21,28 +21,18 @@ from openai.types.responses import (
     ResponseCreatedEvent,
     ResponseError,
     ResponseFailedEvent,
-    ResponseFunctionCallArgumentsDeltaEvent,
-    ResponseFunctionCallArgumentsDoneEvent,
-    ResponseFunctionToolCall,
     ResponseIncompleteEvent,
     ResponseInProgressEvent,
     ResponseOutputItemAddedEvent,
     ResponseOutputItemDoneEvent,
-    ResponseOutputMessage,
-    ResponseOutputText,
-    ResponseReasoningItem,
-    ResponseReasoningTextDeltaEvent,
-    ResponseReasoningTextDoneEvent,
-    ResponseTextDeltaEvent,
-    ResponseTextDoneEvent,
     ResponseUsage,
 )
 from openai.types.responses.response import IncompleteDetails
-from openai.types.responses.response_reasoning_item import Content
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from pydantic import BaseModel
 
 from serve.wire.errors import error_body
+from serve.wire.response_output import Call, Item, Message, Reasoning
 from serve.wire.responses import ResponsesRequest
 
 Event = TypeVar("Event", bound=BaseModel)
@@ -64,7 +54,7 @@ class EventWriter:
         self._fingerprint = fingerprint
         self._events = 0
         self._done: list[BaseModel] = []
-        self._item: _Item | None = None
+        self._item: Item | None = None
         self._status = "in_progress"
         self._usage: ResponseUsage | None = None
         self._error: ResponseError | None = None
@@ -131,16 +121,16 @@ class EventWriter:
         events: list[BaseModel] = []
         delta = choice.delta
         if text := getattr(delta, "reasoning_content", None):
-            events += self._grow(_Reasoning, text)
+            events += self._grow(Reasoning, text)
         if delta.content:
-            events += self._grow(_Message, delta.content, _logprobs(choice))
+            events += self._grow(Message, delta.content, _logprobs(choice))
         for call in delta.tool_calls or []:
             if call.id:
-                events += self._open(_Call(len(self._done) + bool(self._item), call.id, call.function.name))
+                events += self._open(Call(len(self._done) + bool(self._item), call.id, call.function.name))
             events += self._add(call.function.arguments or "")
         return events
 
-    def _grow(self, kind: type["_Item"], text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
+    def _grow(self, kind: type[Item], text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
         if isinstance(self._item, kind):
             return self._add(text, logprobs)
         # The chunks set messages of one kind apart by an empty line; here they are items of their own.
@@ -148,7 +138,7 @@ class EventWriter:
         events = self._open(kind(len(self._done) + bool(self._item)))
         return events + self._add(text.removeprefix("\n\n") if again else text, logprobs)
 
-    def _open(self, item: "_Item") -> list[BaseModel]:
+    def _open(self, item: Item) -> list[BaseModel]:
         events = self._close("completed")
         self._item = item
         opened = {"output_index": item.index, "item": item.item("in_progress")}
@@ -188,96 +178,6 @@ class EventWriter:
         event = kind(type=name, sequence_number=self._events, **fields)
         self._events += 1
         return event
-
-
-class _Item:
-    """One output item while it grows."""
-
-    prefix: str
-    made: type[BaseModel]
-    delta: tuple[type[BaseModel], str]
-    done: tuple[type[BaseModel], str]
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.id = f"{self.prefix}_{uuid.uuid4().hex}"
-        self.text = ""
-
-    def at(self) -> dict[str, Any]:
-        """Where in the output an event belongs."""
-        return {"item_id": self.id, "output_index": self.index, "content_index": 0}
-
-    def gain(self, text: str, logprobs: Sequence[dict]) -> dict[str, Any]:
-        """Grow; what the event says beside the text."""
-        self.text += text
-        return {}
-
-    def said(self) -> dict[str, Any]:
-        """What the event says that ends it."""
-        return {"text": self.text}
-
-    def part(self) -> dict[str, Any] | None: ...
-
-    def item(self, status: str) -> BaseModel: ...
-
-
-class _Reasoning(_Item):
-    prefix, made = "rs", ResponseReasoningItem
-    delta = ResponseReasoningTextDeltaEvent, "response.reasoning_text"
-    done = ResponseReasoningTextDoneEvent, "response.reasoning_text"
-
-    def part(self) -> dict[str, Any]:
-        return {"type": "reasoning_text", "text": self.text}
-
-    def item(self, status: str) -> BaseModel:
-        content = [] if status == "in_progress" else [Content(type="reasoning_text", text=self.text)]
-        return ResponseReasoningItem(id=self.id, type="reasoning", status=status, summary=[], content=content)
-
-
-class _Message(_Item):
-    prefix, made = "msg", ResponseOutputMessage
-    delta = ResponseTextDeltaEvent, "response.output_text"
-    done = ResponseTextDoneEvent, "response.output_text"
-
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.logprobs: list[dict] = []
-
-    def gain(self, text: str, logprobs: Sequence[dict]) -> dict[str, Any]:
-        self.text += text
-        self.logprobs += logprobs
-        return {"logprobs": list(logprobs)}
-
-    def said(self) -> dict[str, Any]:
-        return {"text": self.text, "logprobs": self.logprobs}
-
-    def part(self) -> dict[str, Any]:
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs}
-
-    def item(self, status: str) -> BaseModel:
-        content = [] if status == "in_progress" else [ResponseOutputText(**self.part())]
-        return ResponseOutputMessage(id=self.id, type="message", role="assistant", status=status, content=content)
-
-
-class _Call(_Item):
-    prefix, made = "fc", ResponseFunctionToolCall
-    delta = ResponseFunctionCallArgumentsDeltaEvent, "response.function_call_arguments"
-    done = ResponseFunctionCallArgumentsDoneEvent, "response.function_call_arguments"
-
-    def __init__(self, index: int, call_id: str, name: str) -> None:
-        super().__init__(index)
-        self.call_id, self.name = call_id, name
-
-    def said(self) -> dict[str, Any]:
-        return {"arguments": self.text}
-
-    def at(self) -> dict[str, Any]:
-        return {"item_id": self.id, "output_index": self.index}
-
-    def item(self, status: str) -> BaseModel:
-        return ResponseFunctionToolCall(
-            id=self.id, type="function_call", call_id=self.call_id, name=self.name, arguments=self.text, status=status
-        )
 
 
 def _logprobs(choice: Choice) -> list[dict]:
