@@ -1,5 +1,6 @@
 """A real Tandem per test session, driven as a person drives it: by the `tandem` command, HTTP and Ray's own tools."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -90,6 +91,17 @@ class Tandem:
         how = {"model": "prod", "temperature": 0} | how
         messages = [{"role": "user", "content": question}]
         return self.client().chat.completions.create(messages=messages, **how).choices[0].message.content
+
+    @contextlib.contextmanager
+    def long_answer(self) -> Iterator[openai.Stream]:
+        """The stream of an answer that goes on for seconds, once its first chunk is here."""
+        with self.client() as client:
+            stream = client.chat.completions.create(
+                model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True,
+                temperature=2, max_tokens=1900,
+            )  # fmt: skip
+            next(iter(stream))
+            yield stream
 
     def post(self, path: str, body: dict) -> httpx.Response:
         return httpx.post(f"{self.http}{path}", json=body, timeout=120)

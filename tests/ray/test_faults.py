@@ -27,12 +27,7 @@ def _processes(tandem, words: str) -> list[psutil.Process]:
 
 def test_a_dead_engine_ends_its_streams_with_an_error_and_comes_back(tandem):
     serving = tandem.json("status")["slots"][1]["pid"]
-    with tandem.client() as client:
-        stream = client.chat.completions.create(
-            model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True, temperature=2,
-            max_tokens=1900,
-        )  # fmt: skip
-        next(iter(stream))
+    with tandem.long_answer() as stream:
         psutil.Process(serving).kill()
         with pytest.raises(Exception, match="engine engine_1 died"):
             for _ in stream:
@@ -48,12 +43,7 @@ def test_a_dead_engine_ends_its_streams_with_an_error_and_comes_back(tandem):
 @pytest.mark.parametrize("words", ["/bin/haproxy", "ServeReplica:tandem:gateway"])
 def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
     (victim,) = _processes(tandem, words)
-    with tandem.client() as client:
-        stream = client.chat.completions.create(
-            model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True, temperature=2,
-            max_tokens=1900,
-        )  # fmt: skip
-        next(iter(stream))
+    with tandem.long_answer() as stream:
         victim.kill()
         with pytest.raises(openai.APIConnectionError):
             for _ in stream:

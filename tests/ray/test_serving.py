@@ -63,12 +63,7 @@ def test_a_seeded_request_repeats_itself_among_many_others(tandem):
 
 
 def test_a_client_that_leaves_frees_its_place(tandem):
-    with tandem.client() as client:
-        stream = client.chat.completions.create(
-            model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True, temperature=2,
-            max_tokens=1500,
-        )  # fmt: skip
-        next(iter(stream))
+    with tandem.long_answer() as stream:
         stream.close()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
