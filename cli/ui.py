@@ -7,6 +7,7 @@ import click
 
 from actors import cluster
 from cli import output
+from cli.chat import options
 from configs.paths import home
 
 
@@ -37,7 +38,8 @@ def ui(port: int, server_name: str, url: str | None, share: bool, password: str 
     access = Access(server_name, port, share, password or "")
     access.check()
     key = os.environ.get("OPENAI_API_KEY", "none") if url else "none"
-    server = Server(url or f"{cluster.require(home()).http}/v1", home(), access, api_key=key)
+    address = None if url else options.cluster_address
+    server = Server(url or f"{cluster.require(home()).http}/v1", home(), access, api_key=key, address=address)
     if share:
         output.say("--share: whoever has the address and the password can chat here and read every saved conversation,")
         output.say("and all of it passes through Gradio's servers. Ctrl-C ends it.")

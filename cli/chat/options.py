@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actors import cluster
-from configs.errors import ConfigError
+from configs.errors import ClusterError, ConfigError
 from configs.paths import home
 
 if TYPE_CHECKING:
@@ -33,19 +33,29 @@ def asking(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def endpoint(url: str | None) -> "Endpoint":
-    """The one at `url`, with the key in OPENAI_API_KEY; without a URL that of the running cluster.
+    """The one at `url`, with the key in OPENAI_API_KEY; without a URL that of the running cluster, wherever `tandem up`
+    may start it next.
 
     Raises ClusterError if nothing runs, ConfigError for what is no URL.
     """
+    address = None
     if url is None:
-        url, key = f"{cluster.require(home()).http}/v1", "none"
+        url, key, address = f"{cluster.require(home()).http}/v1", "none", cluster_address
     elif url.startswith(("http://", "https://")):
         key = os.environ.get("OPENAI_API_KEY", "none")
     else:
         raise ConfigError(f"--url {url!r} is no address", hint="such as http://127.0.0.1:8000/v1")
     from serve.client.endpoint import Endpoint  # OpenAI's client takes half a second
 
-    return Endpoint(url, api_key=key)
+    return Endpoint(url, api_key=key, address=address)
+
+
+def cluster_address() -> str | None:
+    """The base URL of this home's cluster as it is now; None while there is none."""
+    try:
+        return f"{cluster.require(home()).http}/v1"
+    except ClusterError:
+        return None
 
 
 def chosen(model: str | None, effort: str | None, **others: Any) -> dict[str, Any]:

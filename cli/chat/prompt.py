@@ -22,9 +22,11 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
-from cli.printable import sendable
+from cli.printable import printable, sendable
 
 MARK = "> "
+SHOWN_DRAFT = 1000
+"""Characters of a draft that are shown where it cannot be edited."""
 Complete = Callable[[str], tuple[str, Iterable[str]]]
 """From the text before the cursor to its unfinished end and what that may become."""
 
@@ -87,7 +89,10 @@ class EditedPrompt:
 
 
 class PlainPrompt:
-    """Lines of a stream. A trailing backslash joins the next line; there is no editing."""
+    """Lines of a stream. A trailing backslash joins the next line; there is no editing.
+
+    On a terminal a draft is shown, and an empty line sends it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.interactive = stream.isatty()
@@ -97,6 +102,12 @@ class PlainPrompt:
 
     async def read(self, draft: str = "") -> str:
         self._start()
+        if self.interactive and draft:
+            sys.stderr.write(f"{_beginning(draft)}\n(Enter sends this; a space and Enter drop it)\n")
+        message = await self._message()
+        return draft if self.interactive and not message else message
+
+    async def _message(self) -> str:
         message = ""
         while True:
             if self.interactive:
@@ -127,6 +138,11 @@ class PlainPrompt:
             for line in self._stream:
                 loop.call_soon_threadsafe(self._lines.put_nowait, line)
             loop.call_soon_threadsafe(self._lines.put_nowait, EOFError)
+
+
+def _beginning(text: str) -> str:
+    more = f" ... ({len(text):,} characters)" if len(text) > SHOWN_DRAFT else ""
+    return printable(text[:SHOWN_DRAFT]) + more
 
 
 class _Words(Completer):

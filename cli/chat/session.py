@@ -153,11 +153,16 @@ class Chat:
                 self.screen.say(f"{model}: {statistics(Statistics.of(reply), reply.version)}{note}")
 
     async def _answer(self) -> bool:
-        """Whether the last question was answered, be it in part."""
+        """Whether the last question was answered, be it in part. Raises what lost the endpoint if no person is there to
+        wait for it; what came is kept."""
         with self.prompt.quiet():
             while True:
                 reply, error = await self._one_reply()
                 match error:
+                    case ClusterError() | OverloadError() if not self.prompt.interactive:
+                        if reply.came:
+                            self._keep(reply, stopped=True)
+                        raise error
                     case ClusterError() | OverloadError():
                         if await self._endpoint_is_back(error):
                             continue
@@ -186,9 +191,7 @@ class Chat:
         return reply, None
 
     async def _endpoint_is_back(self, error: TandemError) -> bool:
-        """Wait until it answers; False if a person gave up. Raises `error` if no person is there."""
-        if not self.prompt.interactive:
-            raise error
+        """Wait until it answers; False if a person gave up."""
         self.screen.complain(error)
         self.screen.say(f"waiting for {self.endpoint.url}, then asking again (Ctrl-C gives up)")
         try:
@@ -200,7 +203,7 @@ class Chat:
 
     def _keep(self, reply: Reply, *, stopped: bool) -> bool:
         """Put what came into the conversation and on disk; False if nothing came."""
-        if not (reply.text or reply.thinking or reply.tool_calls):
+        if not reply.came:
             self.screen.say("(stopped before anything came)" if stopped else "(the answer is empty)")
             return False
         self.conversation.answer(reply, cut=stopped)

@@ -7,7 +7,7 @@ Talks to any OpenAI-compatible server through OpenAI's own client; `reasoning_co
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -76,6 +76,11 @@ class Reply:
         return (self.completion_tokens - 1) / (self.seconds - self.first_token_s)
 
     @property
+    def came(self) -> bool:
+        """There is anything of an answer."""
+        return bool(self.text or self.thinking or self.tool_calls)
+
+    @property
     def cut(self) -> bool:
         """The answer ended at the token limit, so it may be incomplete or empty."""
         return self.finish_reason == "length"
@@ -123,9 +128,18 @@ class Generation:
 class Endpoint:
     """An async context: `async with Endpoint("http://127.0.0.1:8000/v1") as endpoint`."""
 
-    def __init__(self, url: str, *, api_key: str = "none", http_client: httpx2.AsyncClient | None = None) -> None:
-        """`url` is what an OpenAI client calls base_url."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str = "none",
+        http_client: httpx2.AsyncClient | None = None,
+        address: Callable[[], str | None] | None = None,
+    ) -> None:
+        """`url` is what an OpenAI client calls base_url. `address` says before every request where that is now, for an
+        endpoint that may come back elsewhere; None means that it is not known."""
         self.url = url.rstrip("/")
+        self._address = address
         timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = openai.AsyncOpenAI(
             base_url=self.url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http_client
@@ -140,7 +154,7 @@ class Endpoint:
     async def models(self) -> list[str]:
         """Names that `model` may have now. Raises ClusterError if nothing answers."""
         try:
-            return [model.id for model in (await self._client.models.list()).data]
+            return [model.id for model in (await self._found().models.list()).data]
         except openai.OpenAIError as error:
             raise self._translated(error) from None
 
@@ -165,7 +179,7 @@ class Endpoint:
         """
         started, answer = time.perf_counter(), Reply()
         try:
-            stream = await self._client.chat.completions.create(**self._body(messages, settings, more))
+            stream = await self._found().chat.completions.create(**self._body(messages, settings, more))
             async with aclosing(stream.__aiter__()) as chunks, stream:
                 async for chunk in chunks:
                     if answer.take(chunk, time.perf_counter() - started):
@@ -183,13 +197,19 @@ class Endpoint:
         asked = self._body(messages, settings, {"return_token_ids": True}) | {"stream": False}
         del asked["stream_options"]
         try:
-            done = await self._client.chat.completions.create(**asked)
+            done = await self._found().chat.completions.create(**asked)
         except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
             raise self._translated(error) from None
         prompt, generated = getattr(done, "prompt_token_ids", None), getattr(done.choices[0], "token_ids", None)
         if not isinstance(prompt, list) or not isinstance(generated, list):
             raise ClusterError(f"{self.url} gave no token ids", hint="it must speak vLLM's return_token_ids")
         return Generation(prompt, generated, done.choices[0].finish_reason, done.system_fingerprint)
+
+    def _found(self) -> openai.AsyncOpenAI:
+        """The client, pointed to where the endpoint is now."""
+        if self._address and (url := self._address()):
+            self._client.base_url = self.url = url.rstrip("/")
+        return self._client
 
     def _body(self, messages: Sequence[dict[str, Any]], settings: Settings, more: dict[str, Any]) -> dict[str, Any]:
         asked = settings.model_dump(exclude_none=True, exclude={"max_tokens", "top_k"})

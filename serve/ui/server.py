@@ -1,8 +1,10 @@
 """What listens for browsers: Gradio's server behind our guard, open to others only with a password."""
 
+import asyncio
 import hmac
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from configs.errors import ClusterError, ConfigError
@@ -14,6 +16,8 @@ from serve.ui.votes import Votes
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_PASSWORD = 8
 LARGEST_UPLOAD = "20mb"
+WRONG_PASSWORD_S = 1.0
+"""What a wrong password costs whoever sent it, and everyone who logs in at that moment."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,19 @@ class Access:
 class Server:
     """The page on a port, from `start` to `close`. `url` is where; `share_url` is the public address, if asked for."""
 
-    def __init__(self, endpoint: str, home: Home, access: Access, *, api_key: str = "none") -> None:
-        """`endpoint` is its base URL. Raises ConfigError as `Access.check` does."""
+    def __init__(
+        self,
+        endpoint: str,
+        home: Home,
+        access: Access,
+        *,
+        api_key: str = "none",
+        address: Callable[[], str | None] | None = None,
+    ) -> None:
+        """`endpoint` is its base URL, `address` as `Endpoint` has it. Raises ConfigError as `Access.check` does."""
         access.check()
-        self._endpoint, self._home, self._access = Endpoint(endpoint, api_key=api_key), home, access
+        self._endpoint, self._home, self._access = Endpoint(endpoint, api_key=api_key, address=address), home, access
+        self._judging = asyncio.Lock()
 
     def start(self) -> None:
         """Returns once it answers. Raises ClusterError if the port is taken or no public address can be had."""
@@ -84,6 +97,11 @@ class Server:
     def close(self) -> None:
         self._page.close(verbose=False)
 
-    def _admits(self, name: str, password: str) -> bool:
-        """Any name will do; the password is what counts."""
-        return hmac.compare_digest(password.encode(), self._access.password.encode())
+    async def _admits(self, name: str, password: str) -> bool:
+        """Any name will do; the password is what counts. One attempt is judged at a time, and a wrong one takes long:
+        however many are sent at once, few can be tried."""
+        async with self._judging:
+            right = hmac.compare_digest(password.encode(), self._access.password.encode())
+            if not right:
+                await asyncio.sleep(WRONG_PASSWORD_S)
+        return right

@@ -71,14 +71,16 @@ def server(shared) -> Server:
 
 @pytest.fixture
 def talk(server, home):
-    def run(*steps: Step, url: str = "", interactive: bool = True, meanwhile=None, **conversation) -> Talk:
+    def run(
+        *steps: Step, url: str = "", address=None, interactive: bool = True, meanwhile=None, **conversation
+    ) -> Talk:
         shown = io.StringIO()
         console = Console(file=shown, force_terminal=True, color_system=None, width=100, height=30)
         prompt = Script(*steps)
         prompt.interactive = interactive
 
         async def main() -> Chat:
-            async with Endpoint(url or f"{server.url}/v1") as endpoint:
+            async with Endpoint(url or f"{server.url}/v1", address=address) as endpoint:
                 chat = Chat(
                     endpoint,
                     prompt,
@@ -353,6 +355,34 @@ def test_ctrl_c_gives_up_waiting_and_keeps_what_was_typed(talk):
 def test_nobody_waits_where_nobody_is_there(talk):
     with pytest.raises(ClusterError, match="no answer from"):
         talk("Hi", url="http://127.0.0.1:9/v1", interactive=False)
+
+
+def test_where_nobody_waits_what_came_before_the_loss_is_kept(talk, server, home):
+    server.engine.script = tokens(LONG)
+    server.remote.dies_after = 30
+    with pytest.raises(ClusterError, match="died while answering"):
+        talk("Hi", interactive=False)
+    (saved,) = Conversations(home.conversations).saved()
+    question, answer = saved.turns
+    assert (question.content, answer.cut, answer.thinking) == ("Hi", True, "Hm.")
+    assert answer.content.startswith("word word") and len(answer.content) < len("word " * 200)
+
+
+def test_an_endpoint_that_comes_back_elsewhere_is_found_there(talk, tmp_path):
+    first, second = (Server(Home(tmp_path / name)) for name in "ab")
+    running = [first]
+
+    def move(script: Script) -> None:
+        first.stop()
+        running[:] = [second]
+        second.start()
+
+    first.start()
+    done = talk("Hi", move, "Ho", address=lambda: f"{running[0].url}/v1" if running else None, url=f"{first.url}/v1")
+    second.stop()
+    assert done.turns[-1] == ("assistant", "Hello there.", False)
+    assert len(second.engine.requests) == 1
+    assert done.chat.endpoint.url == f"{second.url}/v1"
 
 
 def test_a_disk_that_takes_nothing_is_said_and_the_chat_goes_on(talk, home):

@@ -63,6 +63,22 @@ def test_history_is_kept_on_disk_for_its_owner_only(tmp_path):
     assert typed(UP + ENTER, history=path) == ["second"]
 
 
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_an_editor_a_terminal_shows_the_draft_and_an_empty_line_sends_it(capsys):
+    async def run(draft: str) -> list[str]:
+        prompt = PlainPrompt(Keyboard("\nother\n \n\n"))
+        return [await asyncio.wait_for(prompt.read(each), 10) for each in (draft, draft, draft, "")]
+
+    assert asyncio.run(run("What\nis \x1b[2J?")) == ["What\nis \x1b[2J?", "other", " ", ""]
+    assert capsys.readouterr().err.count("What\nis \u241b[2J?\n(Enter sends this; a space and Enter drop it)\n> ") == 3
+    assert asyncio.run(run("x" * 5000))[0] == "x" * 5000
+    assert f"{'x' * 1000} ... (5,000 characters)\n" in capsys.readouterr().err
+
+
 def test_a_pipe_gives_line_by_line_and_then_the_end():
     stream = io.TextIOWrapper(io.BytesIO(b"one\ntwo\\\nmore\n\xff\nlast"), encoding="utf-8", errors="replace")
 

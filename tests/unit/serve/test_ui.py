@@ -1,6 +1,7 @@
 """The browser's page without a browser: what is shown of a text, who may open it, how votes are kept."""
 
 import asyncio
+import functools
 import json
 import os
 import socket
@@ -210,6 +211,27 @@ def test_the_page_asks_for_the_password_and_its_api_too(served):
     right = httpx.post(f"{served.url}login", data={"username": "me", "password": "a long password"})
     assert right.status_code == 200
     assert "conversations" in httpx.get(served.url, cookies=right.cookies).text
+
+
+def test_passwords_are_tried_one_by_one_and_a_wrong_one_costs_a_second(monkeypatch, home):
+    page = Server("http://127.0.0.1:9/v1", home, Access(password="a long password"))
+    waiting, slept = 0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal waiting
+        waiting += 1
+        assert waiting == 1, "two attempts are judged at once"
+        slept.append(seconds)
+        await yielded()
+        waiting -= 1
+
+    async def attempts() -> list[bool]:
+        return await asyncio.gather(*(page._admits("me", word) for word in ["wrong", "a long password", "", "wrong"]))
+
+    yielded = functools.partial(asyncio.sleep, 0)
+    monkeypatch.setattr("serve.ui.server.asyncio.sleep", sleep)
+    assert asyncio.run(attempts()) == [False, True, False, False]
+    assert slept == [1.0] * 3
 
 
 def test_every_response_forbids_scripts_and_addresses_that_are_not_ours(served):
