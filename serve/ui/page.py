@@ -8,6 +8,7 @@ from serve.client.conversation import Conversations
 from serve.client.endpoint import Endpoint
 from serve.ui.answering import Answers
 from serve.ui.chat import ChatTab
+from serve.ui.clipboard import Clipboard
 from serve.ui.compare import CompareTab
 from serve.ui.controls import Controls
 from serve.ui.library import Library
@@ -43,6 +44,9 @@ def build(endpoint: Endpoint, store: Conversations, votes: Votes) -> gr.Blocks:
                 chat = ChatTab(endpoint, store, answers, controls)
             with gr.Tab("Side by side", id="compare", scale=1):
                 compare = CompareTab(endpoint, votes, answers, controls)
+        clipboard = Clipboard()
+        for log in (chat.log, *compare.logs):
+            clipboard.follow(log)
         library.listen(page, chat, controls)
         compare.listen()
         theme.click(None, js=TOGGLE)

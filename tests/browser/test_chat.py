@@ -48,6 +48,30 @@ def test_an_answer_streams_and_ends_with_its_statistics(stage, window):
     assert seen.box() == ""
 
 
+def test_tokens_are_counted_while_the_answer_is_written(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    line = seen.page.locator("#statistics")
+    expect(line).to_have_text(re.compile(r"base · \d+ tokens · "))
+    first = int(re.search(r"(\d+) tokens", line.inner_text())[1])
+    expect(line).not_to_contain_text(f"· {first} tokens")
+    later = int(re.search(r"(\d+) tokens", line.inner_text())[1])
+    assert 0 < first < later < len(stage.engine.script)
+    seen.page.locator("#question .stop-button").click()
+    seen.ready()
+
+
+def test_a_copied_message_is_the_text_that_was_said(stage, window):
+    said = "A <b> b, &lt; and &amp;lt;\n\n```html\n&lt;i&gt; <i>\n```\n\n![x](y)"
+    seen = window(permissions=["clipboard-read", "clipboard-write"])
+    stage.recite(said)
+    seen.ask("Say")
+    seen.answers(re.compile("A <b> b, &lt; and &amp;lt;"))
+    seen.page.get_by_label("Copy message").last.click()
+    until(lambda: seen.page.evaluate("navigator.clipboard.readText()") == said)
+    assert seen.page.locator("#log b, #log [data-testid=bot] img").count() == 0
+
+
 def test_settings_reach_the_engine(stage, window):
     seen = window()
     seen.settings()
