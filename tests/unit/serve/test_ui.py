@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -229,7 +230,7 @@ def test_passwords_are_tried_one_by_one_and_a_wrong_one_costs_a_second(monkeypat
         return await asyncio.gather(*(page._admits("me", word) for word in ["wrong", "a long password", "", "wrong"]))
 
     yielded = functools.partial(asyncio.sleep, 0)
-    monkeypatch.setattr("serve.ui.server.asyncio.sleep", sleep)
+    monkeypatch.setattr("serve.ui.server.asyncio", SimpleNamespace(sleep=sleep))
     assert asyncio.run(attempts()) == [False, True, False, False]
     assert slept == [1.0] * 3
 
