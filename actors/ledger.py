@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -377,6 +377,11 @@ class Ledger:
         """Newest first."""
         return [Swap(**row) for row in self._rows("SELECT * FROM swaps ORDER BY id DESC LIMIT ?", limit)]
 
+    def count_swaps(self) -> dict[str, int]:
+        """How many tries had each outcome."""
+        rows = self._rows("SELECT outcome, count(*) AS number FROM swaps GROUP BY outcome")
+        return {row["outcome"]: row["number"] for row in rows}
+
     # Events
 
     def note(self, kind: str, text: str, run_id: str | None = None) -> None:
@@ -404,6 +409,12 @@ class Ledger:
             db.execute("DELETE FROM marks WHERE name = ?", (name,))
             if seq is not None:
                 db.execute("INSERT INTO marks VALUES (?,?)", (name, seq))
+
+    def count_events(self, run_id: str, kinds: Sequence[str]) -> int:
+        """How many events of these kinds a run has."""
+        places = ", ".join("?" * len(kinds))
+        sql = f"SELECT count(*) AS number FROM events WHERE run_id = ? AND kind IN ({places})"
+        return self._rows(sql, run_id, *kinds)[0]["number"]
 
 
 def _run(row: sqlite3.Row) -> Run:

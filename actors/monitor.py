@@ -28,6 +28,10 @@ class GpuReading:
     """Degrees Celsius."""
     power: float | None
     """Watts."""
+    clock: float | None = None
+    """Of the multiprocessors, in Hz."""
+    energy: float | None = None
+    """Joules since the driver was loaded; cards before Volta do not count them."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +113,8 @@ def device_name(device: str) -> str:
 
 def energy_joules() -> float | None:
     """Joules that this process's GPU has used since its driver was loaded; None if it does not count them."""
-    import pynvml
-
     mine = _mine(gpus())
-    if mine is None:
-        return None
-    pynvml.nvmlInit()
-    try:
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(mine.index)) / 1000
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    return mine.energy if mine else None
 
 
 def _mine(readings: list[GpuReading]) -> GpuReading | None:
@@ -151,6 +145,8 @@ def _read(nvml, index: int) -> GpuReading:
     utilization = attempt(nvml.nvmlDeviceGetUtilizationRates)
     temperature = attempt(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
     milliwatts = attempt(nvml.nvmlDeviceGetPowerUsage)
+    megahertz = attempt(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
+    millijoules = attempt(nvml.nvmlDeviceGetTotalEnergyConsumption)
     return GpuReading(
         index=index,
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
@@ -160,6 +156,8 @@ def _read(nvml, index: int) -> GpuReading:
         utilization=None if utilization is None else utilization.gpu / 100,
         temperature=None if temperature is None else float(temperature),
         power=None if milliwatts is None else milliwatts / 1000,
+        clock=None if megahertz is None else megahertz * 1e6,
+        energy=None if millijoules is None else millijoules / 1000,
     )
 
 

@@ -5,8 +5,7 @@ import threading
 import click
 
 from cli import output
-from configs.errors import ClusterError
-from configs.paths import home
+from configs.paths import MONITORING, home
 
 
 @click.command()
@@ -15,24 +14,29 @@ def metrics(port: int) -> None:
     """Serve Prometheus metrics until Ctrl-C: GPUs, slots, queue, runs, adapters, and the gateway's while it is up.
 
     \b
-    Example:
-      tandem metrics --port 9464
+      /metrics  what docs/metrics.md lists; `tandem_up 0` while the cluster is down
+      /ray      where Ray's own metrics are, for Prometheus's http_sd_configs
+
+    \b
+    Shipped in configs/monitoring:
+      prometheus.yml       scrapes this exporter and Ray, and watches the alerts
+      alerts.yml           alert rules; alerts_test.yml tests them with promtool
+      grafana/tandem.json  a dashboard: in Grafana, Dashboards > New > Import
+
+    \b
+    Examples:
+      tandem metrics
+      tandem metrics --port 9465
+      prometheus --config.file configs/monitoring/prometheus.yml --web.listen-address 127.0.0.1:9090
     """
-    from prometheus_client import CollectorRegistry, start_http_server
+    from cli.exporter import Exporter  # prometheus_client, psutil and NVML: too much for --help
 
-    from actors.cluster import LOOPBACK
-    from actors.metrics import ClusterCollector, GatewayCollector
-
-    registry = CollectorRegistry()
-    registry.register(ClusterCollector(home()))
-    registry.register(GatewayCollector(home()))
-    try:
-        server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
-    except OSError:
-        raise ClusterError(f"port {port} is in use", hint="tandem metrics --port <another>") from None
-    output.say(f"metrics at http://{LOOPBACK}:{port}/metrics, Ctrl-C ends")
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        server.shutdown()
-        thread.join()
+    with Exporter(home(), port) as exporter:
+        output.say(f"metrics at {exporter.url}/metrics, Ctrl-C ends; for Prometheus: {MONITORING / 'prometheus.yml'}")
+        thread = threading.Thread(target=exporter.serve_forever, daemon=True)
+        thread.start()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            exporter.shutdown()
+            thread.join()

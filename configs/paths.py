@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 
 PROFILES = SOURCE / "configs" / "profiles"
 CLUSTER_CONFIG = SOURCE / "configs" / "cluster.yaml"
+MONITORING = SOURCE / "configs" / "monitoring"
 SERVE_CONFIG = SOURCE / "configs" / "serve.yaml"
 TINY_MODEL = SOURCE / "models" / "tiny" / "weights"
 TINY_DATASET = SOURCE / "models" / "tiny" / "demo.jsonl"

@@ -51,7 +51,7 @@ class Gateway:
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
         self.scrape = CollectorRegistry()
         self.requests = RequestMetrics(self.scrape)
-        self.engine_metrics = EngineMetrics(self.scrape)
+        self.engine_metrics = EngineMetrics(self.scrape, described.name)
         self.scrape.register(ClusterCollector(home()))
         tokenizer = checkpoint.load_tokenizer(base)
         self.chat = Chat(tokenizer, self.catalog, self.fleet, self.requests)

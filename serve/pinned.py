@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from actors.metrics import RequestMetrics
-from configs.errors import ClusterError, NotFoundError
+from configs.errors import ClusterError, NotFoundError, TandemError
 from serve.catalog import Catalog, Target
 from serve.engine.protocol import GenerationRequest, TokenChunk
 from serve.engine.sampling import SamplingParams
@@ -119,7 +119,8 @@ class Pinned:
         self._metrics = metrics
         self._started = started
         if first.ids:
-            metrics.first_token.labels(target.kind).observe(time.perf_counter() - started)
+            inside = vars(first.first_token) if first.first_token else {}
+            metrics.began(target.kind, time.perf_counter() - started, **inside)
 
     async def close(self) -> None:
         """Abandon it before anything of it was read."""
@@ -143,10 +144,15 @@ class Pinned:
                     yield chunk
                     if chunk.finish_reason or enough():
                         return
-        finally:
-            self._metrics.active.dec()
+        except TandemError:
+            self._metrics.broken.inc()
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
             if not (chunk.finish_reason or enough()):
                 self._metrics.abandoned.inc()
+            raise
+        finally:
+            self._metrics.active.dec()
             self._metrics.prompt_tokens.labels(kind).inc(chunk.prompt_tokens)
             self._metrics.output_tokens.labels(kind).inc(chunk.completion_tokens)
             self._metrics.duration.labels(kind).observe(time.perf_counter() - self._started)

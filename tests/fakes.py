@@ -12,7 +12,15 @@ from ray.exceptions import ActorDiedError
 from actors.ray_jobs import JobState
 from actors.run import RunKind
 from configs.errors import NotFoundError
-from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
+from serve.engine.protocol import (
+    AdapterCheck,
+    EngineStats,
+    FirstToken,
+    GenerationRequest,
+    PromptLogprobs,
+    TokenChunk,
+    TokenLogprob,
+)
 from serve.engine.replica import EngineReplica
 from serve.fleet import EngineLostError
 
@@ -58,7 +66,8 @@ class FakeEngine:
                 reason = "stop" if stopped else "length" if count == len(answer) else None
                 reason = reason if request.request_id in self._running else "abort"
                 own = None if request.logprobs is None else [{token: self._score(request, token)}]
-                yield TokenChunk([token], reason, len(request.prompt_ids), count, scores if count == 1 else None, own)
+                first = (scores, own, FirstToken(0.0, self.delay)) if count == 1 else (None, own)
+                yield TokenChunk([token], reason, len(request.prompt_ids), count, *first)
                 if reason:
                     return
         finally:

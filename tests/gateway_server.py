@@ -91,7 +91,7 @@ class Server:
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()
         gateway.requests = RequestMetrics(gateway.scrape)
-        gateway.engine_metrics = EngineMetrics(gateway.scrape)
+        gateway.engine_metrics = EngineMetrics(gateway.scrape, "tiny")
         gateway.scrape.register(ClusterCollector(self.home))
         gateway.chat = Chat(TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests)
         gateway.swapper = Swapper(

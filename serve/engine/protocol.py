@@ -62,6 +62,16 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
+class FirstToken:
+    """Where the time to a request's first token went inside the engine, in seconds."""
+
+    queue: float
+    """From its arrival until it held a row."""
+    prefill: float
+    """From there to its first token, whatever else the engine did between."""
+
+
+@dataclass(frozen=True)
 class TokenChunk:
     """The tokens that a request gained since its last chunk; those ready together leave together."""
 
@@ -76,11 +86,14 @@ class TokenChunk:
     """On the first chunk of a request that asked for them."""
     logprobs: list[dict[int, TokenLogprob]] | None = None
     """One entry per id, for a request that asked for them: the id itself first, then the likeliest others."""
+    first_token: FirstToken | None = None
+    """On the chunk that holds the request's first token."""
 
     def followed_by(self, later: "TokenChunk") -> "TokenChunk":
         """This chunk and the next one of the same request as one."""
         logprobs = None if self.logprobs is None else self.logprobs + (later.logprobs or [])
-        return replace(later, ids=self.ids + later.ids, prompt_logprobs=self.prompt_logprobs, logprobs=logprobs)
+        first = {"prompt_logprobs": self.prompt_logprobs, "first_token": self.first_token}
+        return replace(later, ids=self.ids + later.ids, logprobs=logprobs, **first)
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,7 @@ class TransformersEngine:
             for row, occupant in enumerate(self._rows):
                 if occupant is None and self._waiting:
                     self._rows[row] = self._waiting.popleft()
-                    self._rows[row].row = row
+                    self._rows[row].admit(row)
 
     def _prefill(self) -> None:
         """At most `prefill_chunk` tokens of the prompts that came first, those to be scored after all others.

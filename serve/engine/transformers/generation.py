@@ -1,9 +1,10 @@
 """One request on its way through the Transformers engine, and the chunks that it becomes. Knows no model."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
-from serve.engine.protocol import FinishReason, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
+from serve.engine.protocol import FinishReason, FirstToken, GenerationRequest, PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import Sampler
 
 
@@ -18,6 +19,9 @@ class Generation:
     sampler: Sampler
     events: asyncio.Queue = field(default_factory=asyncio.Queue)
     row: int | None = None
+    arrived: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    """When it got its row; 0 before."""
     cached: int = 0
     """Tokens of the request in the KV cache."""
     generated: list[int] = field(default_factory=list)
@@ -34,6 +38,10 @@ class Generation:
         """Its prompt is scored, and not yet to its end."""
         return self.request.prompt_logprobs is not None and self.prefilling
 
+    def admit(self, row: int) -> None:
+        """It holds `row` of the KV cache from now on."""
+        self.row, self.admitted = row, time.perf_counter()
+
     def gain(self, token: int, logprobs: dict[int, TokenLogprob] | None) -> TokenChunk:
         """The chunk for the next token, with a finish reason if it is the last one."""
         self.generated.append(token)
@@ -48,7 +56,12 @@ class Generation:
     ) -> TokenChunk:
         asked, count = self.request.prompt_logprobs is not None, len(self.generated)
         scores = self.scores if asked and count == len(ids) else None
-        return TokenChunk(ids, reason, len(self.request.prompt_ids), count, scores, logprobs)
+        return TokenChunk(ids, reason, len(self.request.prompt_ids), count, scores, logprobs, self._first_token(ids))
+
+    def _first_token(self, ids: list[int]) -> FirstToken | None:
+        if not ids or len(self.generated) > len(ids):
+            return None
+        return FirstToken(self.admitted - self.arrived, time.perf_counter() - self.admitted)
 
     async def next_chunk(self) -> TokenChunk:
         """All tokens that are there, or the first ones to come. Raises the error that ended the generation."""
