@@ -12,6 +12,7 @@ demo: .venv/tandem-setup
 	@.venv/bin/tandem demo
 
 test: lint
+	@tests/prometheus.sh
 	@.venv/bin/python -m pytest
 
 lint: .venv/tandem-setup

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,15 @@ from prometheus_client import CollectorRegistry
 
 from actors import notices, notifier
 from actors.ledger import Ledger
-from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
+from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics
 from actors.run import FOLLOWING, RunState
 from cli.main import COMMANDS, tandem
 from configs import load, paths, reference
-from configs.schema import ClusterConfig, NotifyConfig, RunConfig
+from configs.schema import ClusterConfig, NotifyConfig, RunConfig, Slot
 from jobs import train as train_job
 from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
+from serve.engine.protocol import EngineStats
 from serve.wire import body, chat, completions, errors, lora, responses
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
@@ -238,12 +240,16 @@ def test_the_configuration_page_is_what_the_schema_says():
 def test_the_metrics_page_is_what_is_exposed(home):
     with_samples = Ledger(home.ledger)
     with_samples.flip("prod", None, reason="so that the info metric has a sample", seconds=0)
+    with_samples.submit("a", config={})
+    with_samples.grant("a", Slot(name="0", roles=("train",)))
     registry = CollectorRegistry()
-    kept = (RequestMetrics(registry), EngineMetrics(registry))
+    kept = (RequestMetrics(registry), EngineMetrics(registry, "tiny"))
+    kept[1].update("engine_1", asdict(EngineStats(0, 0, 0, 1, {}, 0, "cpu", 0)))
     exposed = {}
-    for collector in [*registry._collector_to_names, ClusterCollector(home)]:  # the one list that has their labels
+    read = [ClusterCollector(home), GatewayCollector(home)]
+    for collector in [*registry._collector_to_names, *read]:  # the one list that has their labels
         for family in collector.collect():
-            source = family if isinstance(collector, ClusterCollector) else collector
+            source = family if collector in read else collector
             labels = set(getattr(source, "_labelnames", ())) | {key for s in family.samples for key in s.labels}
             name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
             exposed[name] = (family.type, labels - {"le"}, family.documentation)

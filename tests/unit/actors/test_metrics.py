@@ -1,8 +1,13 @@
 """What is scraped: values from a real ledger and real folders, read back by prometheus_client's own parser."""
 
 import json
+import math
 import os
+import platform
+import shutil
+import time
 from dataclasses import asdict
+from importlib.metadata import version
 
 import psutil
 import pytest
@@ -12,15 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from actors import cluster, monitor
 from actors.cluster import Cluster
 from actors.ledger import Ledger
-from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics
+from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics, ray_targets
 from actors.monitor import GpuReading
 from actors.run import RunState
+from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from models.registry import Registry
 from serve.engine.protocol import EngineStats
 from tests.samples import RUN_CONFIG, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
+PARTS = ("gateway", "queue", "prefill")
 
 
 def scrape(*collectors, registry: CollectorRegistry | None = None) -> dict[tuple, float]:
@@ -37,9 +44,10 @@ def scrape(*collectors, registry: CollectorRegistry | None = None) -> dict[tuple
     return values
 
 
-def note_cluster(home, pid: int = os.getpid()) -> None:
+def note_cluster(home, pid: int = os.getpid(), slots: tuple[Slot, ...] = SLOTS, http_port: int = 1) -> None:
     """Leave a cluster.json as `tandem up` does, with `pid` as the head."""
-    known = Cluster(pid, psutil.Process(os.getpid()).create_time(), "127.0.0.1:1", 1, 2, SLOTS, ClusterConfig())
+    started = psutil.Process(os.getpid()).create_time()
+    known = Cluster(pid, started, "127.0.0.1:1", http_port, 2, slots, ClusterConfig())
     cluster._write(home.cluster, known)
 
 
@@ -94,6 +102,76 @@ def test_runs_are_counted_by_state_and_the_running_one_shows_its_progress(home, 
     assert values[("tandem_run_loss", "a")] == 1.25
     assert values[("tandem_run_tokens_per_second", "a")] == 830.5
     assert ("tandem_run_step", "b") not in values
+    assert values[("tandem_run_info", "train", "custom", "a", "0")] == 1
+
+
+def start(ledger: Ledger, run_id: str = "a") -> None:
+    ledger.submit(run_id, config=RUN_CONFIG)
+    ledger.grant(run_id, SLOTS[0])
+    ledger.progress(run_id, step=7, max_steps=60, loss=1.25, tokens_per_s=830.5)
+
+
+def curve(home: Home, *lines: str) -> None:
+    home.run("a").mkdir(parents=True, exist_ok=True)
+    (home.run("a") / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(home, ledger):
+    start(ledger)
+    assert ("tandem_run_eval_loss", "a") not in scrape(ClusterCollector(home)), "it was never evaluated"
+    curve(
+        home,
+        '{"step": 6, "loss": 1.5}',
+        '{"step": 6, "eval_loss": 1.75}',
+        '{"step": 7, "loss": NaN}',
+        '{"step": 8, "lo',
+    )
+    values = scrape(ClusterCollector(home))
+    assert math.isnan(values[("tandem_run_loss", "a")])
+    assert values[("tandem_run_eval_loss", "a")] == 1.75
+
+
+@pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{"], ids=repr)
+def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
+    start(ledger)
+    curve(home, lines)
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_run_loss", "a")] == 1.25
+    assert values[("tandem_scrape_errors", "runs")] == 0
+
+
+def test_a_long_curve_is_read_from_its_end(home, ledger):
+    start(ledger)
+    curve(home, '{"step": 1, "eval_loss": 9.0}', *(f'{{"step": {step}, "loss": {step}.5}}' for step in range(20_000)))
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_run_loss", "a")] == 19999.5
+    assert ("tandem_run_eval_loss", "a") not in values, "further back than is read"
+
+
+def test_a_runs_watchdog_and_sign_of_life_are_shown(home, ledger, monkeypatch):
+    start(ledger)
+    assert scrape(ClusterCollector(home))[("tandem_run_watchdog_total", "a")] == 0
+    ledger.note("watchdog", "the loss is 3 times its median", "a")
+    ledger.note("rollback", "back to step 5", "a")
+    ledger.note("fit", "micro-batch 4", "a")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 100)
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_run_watchdog_total", "a")] == 2
+    assert values[("tandem_run_heartbeat_age_seconds", "a")] == pytest.approx(100, abs=5)
+    monkeypatch.setattr(time, "time", lambda: now - 1000)
+    assert scrape(ClusterCollector(home))[("tandem_run_heartbeat_age_seconds", "a")] == 0, "the clock was set back"
+
+
+def test_a_full_queue_hides_no_run_and_makes_no_series(home, ledger):
+    start(ledger)
+    before = scrape(ClusterCollector(home))
+    for index in range(150):
+        ledger.submit(f"waiting-{index}", config=RUN_CONFIG)
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_run_step", "a")] == 7
+    assert values[("tandem_queue_length",)] == 150
+    assert values.keys() == before.keys()
 
 
 def test_a_run_that_has_ended_is_no_label_any_more(home, ledger):
@@ -105,13 +183,13 @@ def test_a_run_that_has_ended_is_no_label_any_more(home, ledger):
 
 
 def test_adapters_aliases_and_swaps_are_shown(home, ledger):
-    version = publish(Registry(home.models)).version
-    ledger.flip("prod", version, reason="x", seconds=0.5)
+    adapter = publish(Registry(home.models)).version
+    ledger.flip("prod", adapter, reason="x", seconds=0.5)
     ledger.refuse_swap("prod", "broken", reason="x", seconds=0.5)
     ledger.refuse_swap("prod", "foreign", reason="x", seconds=0.5)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_adapters",)] == 1
-    assert values[("tandem_alias_info", "prod", version)] == 1
+    assert values[("tandem_alias_info", "prod", adapter)] == 1
     assert values[("tandem_alias_info", "previous", "base")] == 1
     assert values[("tandem_swaps_total", "done")] == 1
     assert values[("tandem_swaps_total", "refused")] == 2
@@ -119,7 +197,7 @@ def test_adapters_aliases_and_swaps_are_shown(home, ledger):
 
 def test_gpus_are_shown_in_base_units_and_unknown_readings_left_out(home, monkeypatch):
     readings = [
-        GpuReading(0, "GPU-a", "RTX 3090", 24 * 2**30, 2**30, 0.5, 61.0, 250.5),
+        GpuReading(0, "GPU-a", "RTX 3090", 24 * 2**30, 2**30, 0.5, 61.0, 250.5, 1.695e9, 7200.5),
         GpuReading(1, "GPU-b", "RTX 3090", 24 * 2**30, 0, None, None, None),
     ]
     monkeypatch.setattr(monitor, "gpus", lambda: readings)
@@ -129,8 +207,46 @@ def test_gpus_are_shown_in_base_units_and_unknown_readings_left_out(home, monkey
     assert values[("tandem_gpu_utilization_ratio", "0", "RTX 3090", "GPU-a")] == 0.5
     assert values[("tandem_gpu_temperature_celsius", "0", "RTX 3090", "GPU-a")] == 61
     assert values[("tandem_gpu_power_watts", "0", "RTX 3090", "GPU-a")] == 250.5
+    assert values[("tandem_gpu_clock_hertz", "0", "RTX 3090", "GPU-a")] == 1.695e9
+    assert values[("tandem_gpu_energy_joules_total", "0", "RTX 3090", "GPU-a")] == 7200.5
     assert ("tandem_gpu_power_watts", "1", "RTX 3090", "GPU-b") not in values
+    assert ("tandem_gpu_energy_joules_total", "1", "RTX 3090", "GPU-b") not in values
     assert values[("tandem_gpu_memory_bytes", "1", "RTX 3090", "GPU-b")] == 24 * 2**30
+
+
+def test_a_slots_gpu_that_the_driver_does_not_find_is_shown(home, monkeypatch):
+    slots = (
+        Slot(name="0", gpu=0, uuid="GPU-a", roles=("train",)),
+        Slot(name="1", gpu=1, uuid="GPU-b", roles=("serve",)),
+    )
+    monkeypatch.setattr(monitor, "gpus", lambda: [GpuReading(0, "GPU-b", "RTX 3090", 1, 0, None, None, None)])
+    note_cluster(home, slots=slots)
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_slot_gpu_up", "0", "GPU-a")] == 0, "another card has its index now"
+    assert values[("tandem_slot_gpu_up", "1", "GPU-b")] == 1
+
+
+def test_versions_and_the_homes_disk_are_shown(home):
+    values = scrape(ClusterCollector(Home(home.root / "not" / "made" / "yet")))
+    versions = (platform.python_version(), version("ray"), version("tandem"))
+    assert values[("tandem_info", *versions)] == 1
+    usage = shutil.disk_usage(home.root)
+    assert values[("tandem_disk_bytes",)] == usage.total
+    assert values[("tandem_disk_free_bytes",)] == pytest.approx(usage.free, rel=0.2)
+
+
+def test_a_part_that_cannot_be_read_shows_and_hides_no_other(home, ledger, monkeypatch):
+    whole = scrape(ClusterCollector(home))
+    assert {value for key, value in whole.items() if key[0] == "tandem_scrape_errors"} == {0}
+
+    def broken():
+        raise RuntimeError("the driver was replaced under us")
+
+    monkeypatch.setattr(monitor, "host", broken)
+    values = scrape(ClusterCollector(home))
+    assert [key[1] for key, value in values.items() if key[0] == "tandem_scrape_errors" and value] == ["host"]
+    assert values[("tandem_queue_length",)] == 0
+    assert ("tandem_host_cpus",) not in values
 
 
 def test_the_ledger_is_shown_while_the_cluster_is_down(home, ledger):
@@ -148,6 +264,8 @@ def test_a_damaged_cluster_file_counts_as_down_and_the_rest_is_still_shown(text,
     values = scrape(ClusterCollector(home))
     assert values[("tandem_up",)] == 0
     assert values[("tandem_queue_length",)] == 1
+    assert values[("tandem_scrape_errors", "cluster")] == 1
+    assert values[("tandem_ledger_readable",)] == 1
 
 
 @pytest.mark.parametrize("damage", ["whole file", "after the first page", "empty"])
@@ -162,11 +280,14 @@ def test_a_corrupt_ledger_leaves_the_hardware_readable(damage, home):
     values = scrape(ClusterCollector(home))
     assert values[("tandem_host_cpus",)] == psutil.cpu_count()
     assert values[("tandem_up",)] == 0
+    assert values[("tandem_ledger_readable",)] == 0
+    assert any(values[("tandem_scrape_errors", part)] for part in ("ledger", "queue", "runs", "adapters"))
+    assert values[("tandem_scrape_errors", "host")] == 0
 
 
 def test_engine_gauges_follow_the_engine_and_fall_to_zero_without_it():
     registry = CollectorRegistry()
-    engines = EngineMetrics(registry)
+    engines = EngineMetrics(registry, "gpt-oss-20b")
     engines.update("engine_1", asdict(EngineStats(3, 2, 100, 4096, {"v1": 1, "v2": 0}, 9, "cpu", 2**20)))
     engines.update("engine_2", None)
     values = scrape(registry=registry)
@@ -178,6 +299,7 @@ def test_engine_gauges_follow_the_engine_and_fall_to_zero_without_it():
     assert values[("tandem_engine_adapters_loaded", "engine_1")] == 2
     assert values[("tandem_engine_memory_bytes", "engine_1")] == 2**20
     assert values[("tandem_engine_up", "engine_2")] == 0
+    assert values[("tandem_engine_info", "gpt-oss-20b", "cpu", "engine_1")] == 1
     engines.update("engine_1", None)
     assert scrape(registry=registry)[("tandem_engine_requests_running", "engine_1")] == 0
 
@@ -185,7 +307,7 @@ def test_engine_gauges_follow_the_engine_and_fall_to_zero_without_it():
 def test_every_name_has_our_prefix_and_base_units(home, ledger):
     registry = CollectorRegistry()
     RequestMetrics(registry)
-    EngineMetrics(registry)
+    EngineMetrics(registry, "tiny")
     registry.register(ClusterCollector(home))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len(families) > 25
@@ -196,8 +318,55 @@ def test_every_name_has_our_prefix_and_base_units(home, ledger):
 
 
 def test_the_exporter_shows_nothing_of_a_gateway_that_does_not_run(home):
-    assert scrape(GatewayCollector(home)) == {}
+    assert scrape(GatewayCollector(home)) == {("tandem_gateway_up",): 0}
     note_cluster(home)
     config = json.loads(home.cluster.read_text())
     assert config["http_port"] == 1, "nothing listens there"
-    assert scrape(GatewayCollector(home)) == {}
+    assert scrape(GatewayCollector(home)) == {("tandem_gateway_up",): 0}
+
+
+def test_ray_is_where_its_own_discovery_file_says_and_nowhere_while_the_cluster_is_down(home):
+    home.ray.mkdir()
+    told = [{"labels": {"job": "ray"}, "targets": ["127.0.0.1:1234", "127.0.0.1:1235"]}]
+    (home.ray / "prom_metrics_service_discovery.json").write_text(json.dumps(told))
+    assert ray_targets(home) == []
+    note_cluster(home)
+    assert ray_targets(home) == told
+    note_cluster(home, pid=2**22 - 1)
+    assert ray_targets(home) == [], "the file outlives the cluster"
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "null"])
+def test_a_damaged_discovery_file_of_ray_is_no_target(text, home):
+    note_cluster(home)
+    home.ray.mkdir()
+    assert ray_targets(home) == [], "not written yet"
+    (home.ray / "prom_metrics_service_discovery.json").write_text(text)
+    assert ray_targets(home) == []
+
+
+def test_the_parts_of_the_first_tokens_time_add_up_to_it():
+    registry = CollectorRegistry()
+    metrics = RequestMetrics(registry)
+    metrics.began("prod", 1.0, queue=0.25, prefill=0.5)
+    metrics.began("base", 0.5, queue=0.0, prefill=0.25)
+    metrics.began("prod", 0.125, queue=0.0625, prefill=0.25)  # a clock that jumped in the engine
+    values = scrape(registry=registry)
+    part = {name: values[("tandem_time_to_first_token_part_seconds_sum", name)] for name in PARTS}
+    assert part == {"gateway": 0.5, "queue": 0.3125, "prefill": 0.8125}
+    assert sum(part.values()) == sum(
+        values[("tandem_time_to_first_token_seconds_sum", target)] for target in ("prod", "base")
+    )
+    assert {values[("tandem_time_to_first_token_part_seconds_count", name)] for name in PARTS} == {3}
+
+
+@pytest.mark.parametrize(("seconds", "below"), [(0.004, "0.005"), (0.3, "0.5"), (45.0, "60.0"), (119.0, "120.0")])
+def test_the_buckets_tell_the_embedded_model_from_a_20b_one_that_waits(seconds, below):
+    registry = CollectorRegistry()
+    RequestMetrics(registry).began("prod", seconds)
+    buckets = {
+        key[1]: value
+        for key, value in scrape(registry=registry).items()
+        if key[0] == "tandem_time_to_first_token_seconds_bucket"
+    }
+    assert min((bound for bound, value in buckets.items() if value), key=float) == below

@@ -239,6 +239,17 @@ def test_the_exporters_port_in_use_is_named():
         assert f"port {port} is in use" in one_error_line(run("metrics", "--port", str(port)), 1)
 
 
+def test_a_port_that_only_root_may_have_is_not_called_in_use(monkeypatch, home):
+    from cli.exporter import Exporter
+
+    def refuse(self) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Exporter, "server_bind", refuse)
+    with pytest.raises(ClusterError, match="port 80 is for root alone"):
+        Exporter(home, 80)
+
+
 def test_results_go_to_stdout_and_talk_to_stderr(home):
     done = run("runs", "list", "--json")
     assert (json.loads(done.stdout), done.stderr, done.returncode) == ([], "", 0)

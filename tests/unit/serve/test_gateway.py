@@ -385,6 +385,48 @@ def test_metrics_show_engines_swaps_and_the_ledger(server):
     assert server.metrics()[("tandem_engine_up", "engine_1")] == 0
 
 
+def test_the_first_tokens_time_is_split_and_the_parts_add_up(server):
+    server.engine.delay = 0.02
+    for stream in (True, False, False):
+        server.post(body=BASIC | {"stream": stream})
+    values = server.metrics()
+    parts = {p: values[("tandem_time_to_first_token_part_seconds_sum", p)] for p in ("gateway", "queue", "prefill")}
+    assert sum(parts.values()) == pytest.approx(values[("tandem_time_to_first_token_seconds_sum", "prod")])
+    assert (parts["prefill"], parts["queue"]) == (pytest.approx(3 * 0.02), 0)
+    assert parts["gateway"] > 0
+    assert values[("tandem_time_to_first_token_part_seconds_count", "gateway")] == 3
+
+
+def test_an_answer_that_an_engine_breaks_off_is_not_a_client_that_left(server):
+    server.remote.dies_after = 3
+    assert '"error"' in server.post(body=BASIC | {"stream": True}).text
+    values = server.metrics()
+    assert values[("tandem_requests_broken_total",)] == 1
+    assert values[("tandem_requests_abandoned_total",)] == 0
+    assert values[("tandem_requests_active",)] == 0
+
+
+def test_no_client_makes_series(server):
+    names = ["prod", "tiny", "none", "nope"]
+    routes = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+
+    def everything(word: str) -> None:
+        for route in routes:
+            for body in ({"model": word}, {"model": word, "messages": ASK, "prompt": "x", "input": "x", word: 1}, word):
+                server.post(route, json=body, headers={"x-request-id": word, "user-agent": word})
+        server.get(f"/v1/models/{word}")
+        server.post(f"/api/aliases/{word}", json={"adapter": word})
+        server.post(f"/api/runs/{word}/stop")
+
+    for word in names:
+        everything(word)
+    before = server.metrics().keys()
+    for index in range(20):
+        everything(f"hostile-{index}")
+    assert server.metrics().keys() == before
+    assert "hostile" not in server.get("/metrics").text
+
+
 def test_a_clients_own_words_never_become_a_label(refusing):
     for name in ("x" * 50, "gpt-4"):
         refusing.post(body=BASIC | {"model": name})

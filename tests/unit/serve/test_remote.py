@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import ClusterError, NotFoundError, OverloadError, TandemError
 from serve.engine.outbox import Outbox
-from serve.engine.protocol import GenerationRequest, TokenChunk, TokenLogprob
+from serve.engine.protocol import FirstToken, GenerationRequest, TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
 from serve.fleet import Fleet
 from serve.remote import EngineLostError, Remote
@@ -119,10 +119,11 @@ def test_a_slow_reader_holds_up_nobody_and_misses_nothing():
 
 
 def test_chunks_joined_keep_every_token_its_scores_and_what_the_last_one_says():
-    first = TokenChunk([1], None, 9, 1, [None, {7: TokenLogprob(-0.5, 1)}], [{1: TokenLogprob(-0.1, 1)}])
+    told = FirstToken(0.25, 0.5)
+    first = TokenChunk([1], None, 9, 1, [None, {7: TokenLogprob(-0.5, 1)}], [{1: TokenLogprob(-0.1, 1)}], told)
     last = TokenChunk([2, 3], "stop", 9, 3, None, [{2: TokenLogprob(-0.2, 1)}, {3: TokenLogprob(-0.3, 2)}])
     assert first.followed_by(last) == TokenChunk(
-        [1, 2, 3], "stop", 9, 3, first.prompt_logprobs, [*first.logprobs, *last.logprobs]
+        [1, 2, 3], "stop", 9, 3, first.prompt_logprobs, [*first.logprobs, *last.logprobs], told
     )
     assert TokenChunk([1]).followed_by(TokenChunk([2])) == TokenChunk([1, 2])
 

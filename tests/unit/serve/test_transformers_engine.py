@@ -24,7 +24,7 @@ from transformers import (
 from configs.errors import AdapterError, ConfigError, NotFoundError, OverloadError, RequestError, TandemError
 from configs.paths import TINY_MODEL
 from models.harmony import render, stop_token_ids
-from serve.engine.protocol import GenerationRequest
+from serve.engine.protocol import FirstToken, GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.engine.transformers import TransformersEngine
 
@@ -100,6 +100,26 @@ def test_a_single_request_equals_generate(model, chunk):
             out, reason = asyncio.run(collect(engine, ids, greedy(24)))
             assert out == reference(model, ids, 24)
             assert reason == ("stop" if out[-1] in STOPS else "length")
+
+
+def test_the_chunk_with_the_first_token_says_how_long_it_queued_and_prefilled(model):
+    async def told(engine, name: str) -> tuple[list[FirstToken | None], float]:
+        started, spent, found = time.perf_counter(), 0.0, []
+        async for chunk in engine.generate(GenerationRequest(name, LONG, greedy(8))):
+            spent = spent or time.perf_counter() - started
+            found.append(chunk.first_token)
+        return found, spent
+
+    async def both(engine):
+        return await asyncio.gather(told(engine, "first"), told(engine, "second"))
+
+    with engine_for(model, max_batch=1, prefill_chunk=50) as engine:
+        (first, spent), (second, second_spent) = asyncio.run(both(engine))
+    for chunks, seconds in ((first, spent), (second, second_spent)):
+        assert chunks[0] is not None and set(chunks[1:]) <= {None}
+        assert 0 < chunks[0].queue + chunks[0].prefill <= seconds
+        assert chunks[0].prefill > 0
+    assert second[0].queue > first[0].queue + first[0].prefill, "there is one row, and it was the first one's"
 
 
 def test_an_answer_longer_than_the_sliding_window_equals_generate(model):

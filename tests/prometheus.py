@@ -1,0 +1,81 @@
+"""Debian's Prometheus as `tests/prometheus.sh` unpacks it, or the one on PATH, started with a configuration."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from actors import cluster
+from configs.paths import MONITORING, SOURCE
+
+UNPACKED = SOURCE / ".venv" / "debian" / "usr" / "bin"
+
+
+def binary(name: str) -> str:
+    """The path of `prometheus` or `promtool`; skips the test where there is none, and fails it with CI set."""
+    found = shutil.which(name, path=os.pathsep.join((str(UNPACKED), os.environ.get("PATH", ""))))
+    if found is None:
+        missing = f"no {name} here: tests/prometheus.sh unpacks Debian's, or apt-get install prometheus"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return found
+
+
+class Prometheus:
+    """One that runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of every series of the answer. Raises for an expression that Prometheus refuses."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        assert answer["status"] == "success", f"{expression}: {answer}"
+        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
+
+    def wait(self, holds: Callable[[], bool], seconds: float = 30) -> bool:
+        """Whether `holds` came true in time."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
+
+
+@contextmanager
+def running(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
+    """With the shipped configuration, but every second and with the exporter on another port. `folder` is its own."""
+    (port,) = cluster.free_ports(1)
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text().replace("9464", str(exporter_port)))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
+    config["rule_files"] = [str(MONITORING / name) for name in config["rule_files"]]
+    for job in config["scrape_configs"]:
+        job |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        for source in job.get("http_sd_configs", ()):
+            source["refresh_interval"] = "1s"
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    command = [binary("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    process = subprocess.Popen(command)
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
+    try:
+        assert prometheus.wait(lambda: _ready(prometheus.url)), "Prometheus did not start"
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready", timeout=1).status_code == 200
+    except httpx.HTTPError:
+        return False
