@@ -62,7 +62,11 @@ def running(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
         for source in job.get("http_sd_configs", ()):
             source["refresh_interval"] = "1s"
     (folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [binary("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    command = [
+        binary("prometheus"),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+    ]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
     process = subprocess.Popen(command)
     prometheus = Prometheus(f"http://127.0.0.1:{port}")

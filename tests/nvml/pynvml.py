@@ -1,4 +1,4 @@
-"""NVIDIA's library with two cards, for a process that has this folder on its PYTHONPATH; the second counts no energy."""
+"""NVIDIA's library with two cards, for a process that has this folder on its PYTHONPATH. One counts no energy."""
 
 import time
 from types import SimpleNamespace

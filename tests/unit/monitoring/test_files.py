@@ -20,7 +20,9 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 ROWS = ["Overview", "GPUs", "Training", "Requests", "Engines", "Host"]
 
 
-@pytest.mark.parametrize("command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"])
+@pytest.mark.parametrize(
+    "command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
+)
 def test_promtool_is_content(command):
     done = subprocess.run([binary("promtool"), *command.split()], cwd=MONITORING, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,7 +32,9 @@ def test_promtool_is_content(command):
 def test_every_name_that_is_asked_for_is_documented(expression):
     kinds = {name: kind for name, (kind, *_) in table(SOURCE / "docs" / "metrics.md", "name").items()}
     known = {*kinds, "up"}
-    known |= {f"{name}_{part}" for name, kind in kinds.items() if kind == "histogram" for part in ("bucket", "sum", "count")}
+    known |= {
+        f"{name}_{part}" for name, kind in kinds.items() if kind == "histogram" for part in ("bucket", "sum", "count")
+    }
     asked = set(re.findall(r"\b(?:tandem_\w+|up)\b(?!\()", expression))
     assert asked and asked <= known
 
@@ -45,6 +49,11 @@ def test_every_alert_says_what_to_do_and_is_shown_to_fire_and_to_be_quiet(rule):
             check(command, rest)
     judged = [each for test in TESTS for each in test["alert_rule_test"] if each["alertname"] == rule["alert"]]
     assert {bool(each["exp_alerts"]) for each in judged} == {True, False}
+
+
+def test_the_documentation_lists_every_alert_with_its_severity():
+    listed = {name: severity for name, (severity, _) in table(SOURCE / "docs" / "metrics.md", "alert").items()}
+    assert listed == {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
 
 
 def test_the_dashboard_has_its_rows_and_every_panel_a_title_a_description_and_a_unit():

@@ -1,4 +1,4 @@
-"""A real Prometheus with the shipped files scrapes `tandem metrics` beside a gateway that answers, with two fake GPUs."""
+"""A real Prometheus with the shipped files scrapes `tandem metrics`, with a gateway that answers and two fake GPUs."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from tests.nvml.pynvml import UUIDS
 from tests.prometheus import Prometheus, binary, running
 from tests.samples import TRAIN, publish
 from tests.unit.actors.test_metrics import note_cluster
-from tests.unit.monitoring.test_files import PANELS, RULES
+from tests.unit.monitoring.test_files import PANELS
 
 SLOTS = tuple(Slot(name=str(n), gpu=n, uuid=UUIDS[n], roles=(role,)) for n, role in enumerate(("train", "serve")))
 EXPORTER = [sys.executable, "-c", "from cli.main import main; main()", "metrics", "--port"]
@@ -150,8 +150,9 @@ def test_no_alert_speaks_while_all_is_well_and_the_right_ones_begin_when_the_clu
     assert stage.prometheus.wait(lambda: speaking() == {"TandemDown"}), speaking()
     assert stage.prometheus.query("tandem_gateway_up") != [] and stage.prometheus.query("tandem_engine_up") == []
     assert stage.prometheus.query('tandem_run_step{run="tiny-1"}')[0][1] == 7, "the ledger is still read"
-    stage.home.ledger.write_bytes(b"no ledger")
+    for file in stage.home.root.glob("ledger.db*"):  # the gateway keeps the old one open, its readers get the new one
+        file.unlink()
+    stage.home.ledger.write_bytes(b"no ledger" * 1000)
     assert stage.prometheus.wait(
         lambda: speaking() == {"TandemDown", "TandemLedgerUnreadable", "TandemExporterBlind"}
     ), speaking()
-    assert {*speaking()} <= {rule["alert"] for rule in RULES}
