@@ -1,9 +1,11 @@
-"""Debian's Prometheus as `tests/prometheus.sh` unpacks it, or the one on PATH, started with a configuration."""
+"""Debian's Prometheus as `tests/prometheus.sh` unpacks it, or the one on PATH, and the exporter that it scrapes."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +50,21 @@ class Prometheus:
                 return False
             time.sleep(0.2)
         return True
+
+
+@contextmanager
+def exporting(environment: dict[str, str]) -> Iterator[int]:
+    """`tandem metrics` in this environment; its port."""
+    (port,) = cluster.free_ports(1)
+    command = [sys.executable, "-c", "from cli.main import main; main()", "metrics", "--port", str(port)]
+    exporter = subprocess.Popen(command, env=environment, cwd=SOURCE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert exporter.stderr.readline().startswith(f"metrics at http://127.0.0.1:{port}/metrics")
+        yield port
+    finally:
+        exporter.send_signal(signal.SIGINT)
+        assert exporter.wait(10) == 0
+        exporter.stderr.close()
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,13 +17,12 @@ from configs.paths import SOURCE, Home
 from configs.schema import Slot
 from tests.gateway_server import BASIC, Server
 from tests.nvml.pynvml import UUIDS
-from tests.prometheus import Prometheus, binary, running
+from tests.prometheus import Prometheus, binary, exporting, running
 from tests.samples import TRAIN, publish
 from tests.unit.actors.test_metrics import note_cluster
 from tests.unit.monitoring.test_files import PANELS
 
 SLOTS = tuple(Slot(name=str(n), gpu=n, uuid=UUIDS[n], roles=(role,)) for n, role in enumerate(("train", "serve")))
-EXPORTER = [sys.executable, "-c", "from cli.main import main; main()", "metrics", "--port"]
 
 
 @dataclass
@@ -45,7 +41,7 @@ def stage(tmp_path_factory) -> Iterator[Stage]:
     binary("prometheus")
     folder = tempfile.mkdtemp(prefix="td", dir="/tmp")  # pytest's own are too long for a TANDEM_HOME
     home = Home(Path(folder))
-    with Server(home) as server, exporting(home) as port, asking(server):
+    with Server(home) as server, exporting(fake_gpus(home)) as port, asking(server):
         at_work(server)
         note_cluster(home, slots=SLOTS, http_port=int(server.url.rpartition(":")[2]))
         with running(tmp_path_factory.mktemp("prometheus"), port) as prometheus:
@@ -53,20 +49,10 @@ def stage(tmp_path_factory) -> Iterator[Stage]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def exporting(home: Home) -> Iterator[int]:
-    """`tandem metrics` for `home`, to which the fake NVML is the driver's; its port."""
-    (port,) = cluster.free_ports(1)
+def fake_gpus(home: Home) -> dict[str, str]:
+    """An environment in which the fake NVML is the driver's."""
     python_path = os.pathsep.join((str(SOURCE / "tests" / "nvml"), str(SOURCE)))
-    environment = os.environ | {"TANDEM_HOME": str(home.root), "PYTHONPATH": python_path}
-    exporter = subprocess.Popen([*EXPORTER, str(port)], env=environment, cwd=SOURCE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert exporter.stderr.readline().startswith(f"metrics at http://127.0.0.1:{port}/metrics")
-        yield port
-    finally:
-        exporter.send_signal(signal.SIGINT)
-        assert exporter.wait(10) == 0
-        exporter.stderr.close()
+    return os.environ | {"TANDEM_HOME": str(home.root), "PYTHONPATH": python_path}
 
 
 @contextmanager
