@@ -1,6 +1,7 @@
 """The HTTP server of `tandem metrics`, on loopback: `/metrics`, and `/ray` with the addresses of Ray's own metrics."""
 
 import json
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -33,6 +34,11 @@ class Exporter(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hung up, such as a Prometheus that waited long enough, is not worth a traceback."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """Status, content type and body."""

@@ -54,6 +54,19 @@ def test_it_listens_on_loopback_alone(exporter):
     assert set(mine) == {"127.0.0.1"}
 
 
+def test_a_client_that_hangs_up_leaves_no_traceback(exporter, capfd, monkeypatch):
+    def hang_up(path: str) -> None:
+        asked.set()
+        raise BrokenPipeError
+
+    asked = threading.Event()
+    monkeypatch.setattr(exporter, "answer", hang_up)
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{exporter.url}/metrics")
+    assert asked.is_set()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_client_that_says_nothing_holds_up_nobody(exporter):
     with socket.create_connection(exporter.server_address):
         assert httpx.get(f"{exporter.url}/metrics", timeout=5).status_code == 200
