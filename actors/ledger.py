@@ -405,6 +405,10 @@ class Ledger:
             if seq is not None:
                 db.execute("INSERT INTO marks VALUES (?,?)", (name, seq))
 
+    def newest_events(self, limit: int = 100) -> list[Event]:
+        """Of all runs, newest first."""
+        return [Event(**row) for row in self._rows("SELECT * FROM events ORDER BY seq DESC LIMIT ?", limit)]
+
 
 def _run(row: sqlite3.Row) -> Run:
     values = {field.name: row[field.name] for field in fields(Run)}
