@@ -24,6 +24,7 @@ class Nvml:
     NVML_FI_DEV_GET_GPU_RECOVERY_ACTION = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
     NVML_VOLATILE_ECC = pynvml.NVML_VOLATILE_ECC
+    NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
 
     def __init__(self, *refused: str) -> None:
         self.answers = {
@@ -32,6 +33,10 @@ class Nvml:
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=37, memory=5),
             "nvmlDeviceGetTemperature": 61,
             "nvmlDeviceGetPowerUsage": 250_500,
+            "nvmlDeviceGetEnforcedPowerLimit": 350_000,
+            "nvmlDeviceGetClockInfo": 1695,
+            "nvmlDeviceGetMaxClockInfo": 2100,
+            "nvmlDeviceGetFanSpeed": 45,
             "nvmlDeviceGetUUID": b"GPU-1234",
             "nvmlDeviceGetName": "RTX 3090",
             "nvmlDeviceGetTotalEccErrors": 3,
@@ -52,7 +57,7 @@ class Nvml:
 def test_a_reading_is_in_base_units():
     assert monitor._read(Nvml(), 1) == monitor.GpuReading(
         index=1, uuid="GPU-1234", name="RTX 3090", memory_total=24 * 2**30, memory_used=2**30,
-        utilization=0.37, temperature=61.0, power=250.5,
+        utilization=0.37, temperature=61.0, power=250.5, power_limit=350.0, clock=1.695e9, clock_max=2.1e9, fan=0.45,
     )  # fmt: skip
 
 
@@ -62,6 +67,10 @@ def test_a_reading_is_in_base_units():
         ("nvmlDeviceGetUtilizationRates", "utilization"),
         ("nvmlDeviceGetTemperature", "temperature"),
         ("nvmlDeviceGetPowerUsage", "power"),
+        ("nvmlDeviceGetEnforcedPowerLimit", "power_limit"),
+        ("nvmlDeviceGetClockInfo", "clock"),
+        ("nvmlDeviceGetMaxClockInfo", "clock_max"),
+        ("nvmlDeviceGetFanSpeed", "fan"),
     ],
 )
 def test_a_reading_that_the_driver_refuses_is_none_and_the_others_stay(refused, field):
