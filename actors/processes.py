@@ -74,6 +74,8 @@ def _actors(table: list[dict]) -> Iterator[ProcessReading]:
         if kind is None:
             continue
         run = row["name"].removeprefix("trainer_").removeprefix("_ray_internal_job_actor_")
+        if kind == "driver":
+            run = run.rpartition("-")[0] or run  # its job is RUN-ATTEMPT
         name = f"{kind}_{run}" if kind in ("trainer", "driver") else kind
         yield _measured(name, kind, row["state"], row["pid"] or None, restarts=int(row["num_restarts"] or 0))
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "up": ("cli.cluster", "Start Ray, the control actor and the chat endpoint."),
     "down": ("cli.cluster", "End every process that `up` started."),
     "status": ("cli.status", "Slots, runs, adapters and engines at a glance."),
+    "top": ("cli.top", "The same, live."),
     "train": ("cli.train", "Queue a fine-tuning run."),
     "data": ("cli.data", "Look at data before it is trained."),
     "runs": ("cli.runs", "List, show, compare, follow, stop and resume runs."),
