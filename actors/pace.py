@@ -33,19 +33,19 @@ class Eta:
     """The median."""
 
 
-def tail(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(the newest lines, how many among them cannot be read); a last one that is being written is left out.
+def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]:
+    """(the lines in the last `size` bytes, how many of them cannot be read); one that is being written is left out.
 
     No file is no lines. Raises OSError for one that cannot be read.
     """
     try:
         with path.open("rb") as handle:
-            size = handle.seek(0, 2)
-            handle.seek(max(0, size - TAIL_BYTES))
+            whole = handle.seek(0, 2)
+            handle.seek(max(0, whole - size))
             texts = handle.read().split(b"\n")
     except FileNotFoundError:
         return [], 0
-    texts = texts[size > TAIL_BYTES : -1]
+    texts = texts[whole > size : -1]
     lines = [line for line in map(_line, texts) if line is not None]
     return lines, len(texts) - len(lines)
 
@@ -66,7 +66,7 @@ def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> E
         if (took := line["at"] - before["at"]) > 0:
             if "eval_loss" in line:
                 evaluations.append(took)
-            elif "loss" in line and line["step"] > before["step"] - ("eval_loss" in before):
+            elif "loss" in line and line["step"] > before["step"]:
                 steps.append(took)
     if max_steps is None or len(steps) < FEWEST_STEPS:
         return None

@@ -46,7 +46,7 @@ class Board:
         blocks = []
         for section in _sections(self.overview, self.rate, width):
             lines = console.render_lines(section.body, options.update(height=None), pad=False)
-            head = console.render_lines(_rule(section.title, width), options, pad=False) if section.title else []
+            head = console.render_lines(rule(section.title, width), options, pad=False) if section.title else []
             blocks.append((section.spare, [*head, *lines]))
         for line in _fit(blocks, self.height):
             yield from line
@@ -85,7 +85,7 @@ def _sections(overview: Overview, rate: Rate | None, width: int) -> Iterator[Sec
         yield Section("events", _events(overview, width), spare=3)
 
 
-def _rule(title: str, width: int) -> Text:
+def rule(title: str, width: int) -> Text:
     return Text.assemble(("── ", "dim"), (title, "bold"), (" " + "─" * max(0, width - len(title) - 4), "dim"))
 
 
