@@ -160,6 +160,10 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
     gpus, host = monitor.gpus(), monitor.host()
     status = answers.get("status") or {}
     engines = status.get("engines") or {}
+    running = _processes(found, answers, problems) if up else ()
+    waits = any(process.kind == "engine" and not process.is_up for process in running)  # the gateway asks every engine
+    late = [name for name in answers.get("late", ()) if not (waits and name in ("status", "metrics"))]
+    problems += [f"{_WHO[name]} does not answer within {timeout_s:g} s" for name in late]
     overview = Overview(
         at=now,
         home=str(home.root),
@@ -171,7 +175,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         slots=_slots(found, book) if up else (),
         gpus=tuple(gpus),
         host=host,
-        processes=_processes(found, answers, problems) if up else (),
+        processes=running,
         engines=engines,
         holds=tuple(status.get("holds") or ()),
         runs=_runs(home, book, now, problems) if book else (),
@@ -308,6 +312,7 @@ def _fetch(home: Home, found: Cluster, timeout_s: float, problems: list[str]) ->
         "metrics": (f"{found.http}/metrics", {}),
     }
     answers: dict[str, Any] = {}
+    late: list[str] = []
     # All is on loopback: no proxy, and no certificates, whose loading takes 40 ms
     with httpx.Client(timeout=timeout_s, verify=False, trust_env=False) as http, ThreadPoolExecutor(4) as pool:
         waiting = {name: pool.submit(http.get, url, headers=sent) for name, (url, sent) in asked.items()}
@@ -315,12 +320,12 @@ def _fetch(home: Home, found: Cluster, timeout_s: float, problems: list[str]) ->
             try:
                 answers[name] = _content(name, future.result(), answers)
             except httpx.TimeoutException:
-                problems.append(f"{_WHO[name]} does not answer within {timeout_s:g} s")
+                late.append(name)
             except httpx.HTTPError as error:
                 problems.append(f"{_WHO[name]} does not answer: {str(error) or type(error).__name__}")
             except _BAD_SHAPE as error:
                 problems.append(f"{_WHO[name]} answers with something else: {type(error).__name__}: {error}")
-    return answers
+    return answers | {"late": late}
 
 
 _WHO = {

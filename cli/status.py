@@ -2,16 +2,18 @@
 
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 
 from actors import cluster, overview
+from actors.ledger import Ledger
 from actors.overview import Overview
 from cli import output
 from cli.board import NARROWEST, Board
-from configs.paths import home
+from configs.paths import Home, home
 
 PIPED_WIDTH = 120
 
@@ -26,7 +28,7 @@ def status(as_json: bool) -> None:
       tandem status
       tandem status --json
     """
-    cluster.find(home())  # a damaged file is an error here: what is up cannot be told
+    _require_readable(home())
     seen = overview.read(home())
     if as_json:
         output.print_json(report(seen))
@@ -36,6 +38,14 @@ def status(as_json: bool) -> None:
         if not as_json:
             output.say("start it with `tandem up`")
         raise SystemExit(1)
+
+
+def _require_readable(place: Home) -> None:
+    """Raises ClusterError for a damaged file: what is up, or what ran, cannot be told from it."""
+    cluster.find(place)
+    if place.ledger.exists():
+        with closing(Ledger(place.ledger, read_only=True)) as ledger:
+            ledger.aliases()
 
 
 def console() -> Console:

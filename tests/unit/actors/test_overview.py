@@ -316,6 +316,12 @@ def test_what_is_slow_is_left_out_after_the_timeout(home, up):
     assert (seen.control, seen.traffic.answered) == (None, 7)
 
 
+def test_a_gateway_that_waits_for_an_engine_that_is_not_up_is_not_blamed(home, up):
+    content = answers(deployments={"gateway": deployment(replica()), "engine_1": deployment(replica(NOBODY))})
+    up(content | {"/api/status": 0.3, "/metrics": 0.3})
+    assert read(home, timeout_s=0.05).problems == (f"engine_1 is GONE, process {NOBODY}",)
+
+
 def test_a_wrong_token_hides_rays_processes_and_says_so(home, up):
     up()
     home.token.write_text("other")
