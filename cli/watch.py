@@ -86,7 +86,7 @@ class _Screen:
     def draw(self, columns: int, lines: int) -> RenderableType:
         """At most `lines` lines; the plot gets what the words leave."""
         now = time.time()
-        head = [*self._head(now, columns), *self._figures()]
+        head = [*self._head(now, columns), *self._figures(columns)]
         events = [_event(event, now, columns) for event in self.events[-EVENTS:]]
         below = [rule("events", columns), *events] if events else []
         height = lines - len(head) - len(below) - 1
@@ -112,7 +112,7 @@ class _Screen:
             way.append(meter.remaining(pace.eta(self.log.lines[-150:], run.max_steps, now)))
         return [_one_line(line, columns), _one_line(way, columns)]
 
-    def _figures(self) -> list[Text]:
+    def _figures(self, columns: int) -> list[Text]:
         run, lines = self.run, self.log.lines
         told = Text()
         if run.loss is not None:
@@ -123,9 +123,11 @@ class _Screen:
             told.append(f"   held-out ◆ {held_out[-1][0]:.4f}, best {best:.4f} at step {step}")
         if run.tokens_per_s is not None:
             told.append(f"   {run.tokens_per_s:,.0f} tok/s")
+        said = [_one_line(told, columns)] if told else []
         if self.log.unreadable:
-            told.append(f"   {self.log.unreadable} lines of metrics.jsonl cannot be read", "red")
-        return [told] if told else []
+            number = self.log.unreadable
+            said.append(_one_line(Text(f"! lines of metrics.jsonl that cannot be read: {number}", "red"), columns))
+        return said
 
     def _plot(self, columns: int, height: int) -> list[Text]:
         from jobs import plots

@@ -134,7 +134,9 @@ def test_a_slot_says_who_holds_it_in_which_process_and_for_how_long():
 def test_a_dead_process_is_red_and_one_that_was_restarted_shows_how_often():
     dead = replace(ALL_WELL.processes[1], state="GONE", restarts=3)
     seen = replace(ALL_WELL, processes=(ALL_WELL.processes[0], dead))
-    assert re.fullmatch(r"engine_1 +GONE +4242 +1\.0m +3 +12\.0 GiB", one(section(lines(Board(seen)), "proc"), "engine"))
+    assert re.fullmatch(
+        r"engine_1 +GONE +4242 +1\.0m +3 +12\.0 GiB", one(section(lines(Board(seen)), "proc"), "engine")
+    )
     assert "31mGONE" in coloured(Board(seen))
 
 
