@@ -300,7 +300,7 @@ def _traffic(text: str | None, problems: list[str]) -> Traffic | None:
 
 def _fetch(home: Home, found: Cluster, timeout_s: float, problems: list[str]) -> dict[str, Any]:
     """By name: what Ray (actors, serve) and the gateway (status, metrics) answer, at the same time; what does not
-    answer is missing. `control` is whether the control actor answered the gateway."""
+    answer is missing. `late` names those that took too long, `control` is as in Overview."""
     token = ""
     with _part("token", problems):
         token = home.token.read_text().strip()
@@ -318,14 +318,28 @@ def _fetch(home: Home, found: Cluster, timeout_s: float, problems: list[str]) ->
         waiting = {name: pool.submit(http.get, url, headers=sent) for name, (url, sent) in asked.items()}
         for name, future in waiting.items():
             try:
-                answers[name] = _content(name, future.result(), answers)
+                answers[name] = _content(name, future.result())
             except httpx.TimeoutException:
                 late.append(name)
             except httpx.HTTPError as error:
                 problems.append(f"{_WHO[name]} does not answer: {str(error) or type(error).__name__}")
             except _BAD_SHAPE as error:
                 problems.append(f"{_WHO[name]} answers with something else: {type(error).__name__}: {error}")
+        answers["control"] = True if "status" in answers else None
+        if "metrics" in answers and "status" not in answers:  # the gateway lives and waits for the control actor
+            answers |= {"control": False, "status": _readiness(http, found)}
+            problems.append("the control actor does not answer the gateway: queue, swaps and stops wait for it")
+            late = [name for name in late if name != "status"]
     return answers | {"late": late}
+
+
+def _readiness(http: httpx.Client, found: Cluster) -> dict[str, Any]:
+    """Base and engines as the gateway knows them without the control actor; empty if it does not say."""
+    try:
+        content = http.get(f"{found.http}/readyz").json()
+        return content if isinstance(content.get("engines"), dict) else {}
+    except (httpx.HTTPError, *_BAD_SHAPE):
+        return {}
 
 
 _WHO = {
@@ -336,9 +350,7 @@ _WHO = {
 }
 
 
-def _content(name: str, response: httpx.Response, answers: dict[str, Any]) -> Any:
-    if name == "status":
-        answers["control"] = response.is_success if response.status_code != 404 else None
+def _content(name: str, response: httpx.Response) -> Any:
     if not response.is_success:
         raise httpx.HTTPError(f"{response.status_code} {_words(response)}")
     if name == "metrics":

@@ -301,7 +301,7 @@ def test_an_engine_that_does_not_answer_says_so_in_its_own_words(home, up):
 def test_what_answers_with_an_error_is_left_out_and_named(home, up):
     up(answers(**{"/api/status": 503, "/metrics": 500}))
     seen = read(home)
-    assert (seen.control, seen.engines, seen.traffic) == (False, {}, None)
+    assert (seen.control, seen.engines, seen.traffic) == (None, {}, None)
     assert [problem.partition(": ")[0] for problem in seen.problems] == [
         "the gateway (/api/status) does not answer",
         "the gateway (/metrics) does not answer",
@@ -310,10 +310,21 @@ def test_what_answers_with_an_error_is_left_out_and_named(home, up):
 
 
 def test_what_is_slow_is_left_out_after_the_timeout(home, up):
-    up(answers(**{"/api/status": 0.3}))
+    up(answers(**{"/api/serve/applications/": 0.3, "/metrics": 0.3}))
     seen = read(home, timeout_s=0.05)
-    assert seen.problems == ("the gateway (/api/status) does not answer within 0.05 s",)
-    assert (seen.control, seen.traffic.answered) == (None, 7)
+    assert seen.problems == (
+        "Ray Serve does not answer within 0.05 s",
+        "the gateway (/metrics) does not answer within 0.05 s",
+    )
+    assert (seen.control, seen.traffic, seen.base) == (True, None, "tiny")
+
+
+@pytest.mark.parametrize("status", [503, 0.3])
+def test_a_control_actor_that_hangs_or_is_dead_hides_no_engine(status, home, up):
+    up(answers(**{"/api/status": status, "/readyz": {"base": "tiny", "engines": {"engine_1": STATS}}}))
+    seen = read(home, timeout_s=0.05)
+    assert seen.problems[-1].startswith("the control actor does not answer the gateway")
+    assert (seen.control, seen.base, seen.engines, seen.traffic.answered) == (False, "tiny", {"engine_1": STATS}, 7)
 
 
 def test_a_gateway_that_waits_for_an_engine_that_is_not_up_is_not_blamed(home, up):
