@@ -16,6 +16,8 @@ from cli.board import NARROWEST, Board
 from configs.paths import Home, home
 
 PIPED_WIDTH = 120
+TIMEOUT_S = 6
+"""More than the 5 s after which the gateway says of an engine that it does not answer; nothing else takes as long."""
 
 
 @click.command()
@@ -29,7 +31,7 @@ def status(as_json: bool) -> None:
       tandem status --json
     """
     _require_readable(home())
-    seen = overview.read(home())
+    seen = overview.read(home(), timeout_s=TIMEOUT_S)
     if as_json:
         output.print_json(report(seen))
     else:
