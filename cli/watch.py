@@ -5,6 +5,7 @@ Reads the ledger's file and the run's `metrics.jsonl`, so it outlives the cluste
 
 import math
 import os
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ LOG_BYTES = 16 * 2**20
 MOST_POINTS = 2000
 """More than these cost time and no braille dot shows them; then each point is the mean of several steps."""
 EVENTS = 5
+EVENT_LINES = 3
 LOWEST_PLOT = 6
 EVENT_COLOURS = {"watchdog": "yellow", "rollback": "magenta", "memory": "yellow", "failed": "bold red", "error": "red"}
 
@@ -87,7 +89,7 @@ class _Screen:
         """At most `lines` lines; the plot gets what the words leave."""
         now = time.time()
         head = [*self._head(now, columns), *self._figures(columns)]
-        events = [_event(event, now, columns) for event in self.events[-EVENTS:]]
+        events = [line for event in self.events[-EVENTS:] for line in _event(event, now, columns)]
         below = [rule("events", columns), *events] if events else []
         height = lines - len(head) - len(below) - 1
         return Group(*head, *self._plot(columns, height), *below)
@@ -166,10 +168,15 @@ class _Log:
             return
 
 
-def _event(event: Event, now: float, columns: int) -> Text:
-    line = Text.assemble((f"{output.duration(age(event.at, now)):>6} ", "dim"))
-    colour = EVENT_COLOURS.get(event.kind, "cyan")
-    return _one_line(line.append(f"{event.kind:9} ", colour).append(" ".join(event.text.split())), columns)
+def _event(event: Event, now: float, columns: int) -> list[Text]:
+    """One line; of what somebody should read up to EVENT_LINES."""
+    colour = EVENT_COLOURS.get(event.kind)
+    head = Text.assemble((f"{output.duration(age(event.at, now)):>6} ", "dim"), (f"{event.kind:9} ", colour or "cyan"))
+    words = textwrap.wrap(
+        event.text, max(20, columns - len(head)), max_lines=EVENT_LINES if colour else 1, placeholder="…"
+    )
+    first, *others = words or [""]
+    return [_one_line(line, columns) for line in (head.append(first), *(Text(" " * 17 + other) for other in others))]
 
 
 def _one_line(line: Text, columns: int) -> Text:

@@ -112,6 +112,14 @@ def test_the_watchdogs_lines_are_the_newest_below_the_curve(home, ledger, log):
     ]
 
 
+def test_what_the_watchdog_says_is_read_to_its_end_and_other_events_are_one_line(home, ledger, log):
+    ledger.note("watchdog", "the mean loss stands still; " * 4 + "lower the rate", "r")
+    ledger.note("fit", "micro-batch 8; " * 20, "r")
+    text = drawn(home, ledger)
+    assert " ".join(" ".join(text[-4:-1]).split()).endswith("the mean loss stands still; lower the rate")
+    assert text[-1].startswith("    0s fit       micro-batch 8;") and text[-1].endswith("…")
+
+
 def test_before_the_first_step_it_says_what_it_waits_for(home, ledger):
     ledger.submit("first", **TRAIN | {"priority": 1})
     ledger.submit("r", **TRAIN)
