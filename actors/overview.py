@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from actors import cluster, monitor, pace, processes, traffic
+from actors import cluster, health, monitor, pace, processes, traffic
 from actors.cluster import Cluster
-from actors.ledger import AdapterState, Event, Ledger, Swap
+from actors.ledger import AdapterState, Event, Ledger, Quarantine, Swap
 from actors.monitor import GpuReading, HostReading
 from actors.pace import Eta
 from actors.processes import ProcessReading
@@ -26,6 +26,7 @@ from actors.run import Run, RunState
 from actors.traffic import Traffic
 from configs.errors import TandemError
 from configs.paths import Home
+from configs.schema import Slot
 from models.adapter import Manifest
 from models.registry import Registry
 
@@ -66,6 +67,8 @@ class RunReading:
     eta: Eta | None
     losses: tuple[float, ...]
     """Training losses of the newest steps, oldest first; only while it holds a slot."""
+    waits_for: str | None = None
+    """Why it cannot start at all while it is queued; None is that it only waits for its turn."""
 
     @property
     def progress(self) -> float | None:
@@ -103,6 +106,8 @@ class Overview:
     """The model that is served."""
     slots: tuple[SlotReading, ...]
     """Empty while down."""
+    quarantines: dict[str, Quarantine]
+    """By slot."""
     gpus: tuple[GpuReading, ...]
     host: HostReading
     processes: tuple[ProcessReading, ...]
@@ -135,6 +140,7 @@ class _Book:
     """What the ledger says."""
 
     leases: dict[tuple[str, str], Any]
+    quarantines: dict[str, Quarantine]
     runs: list[Run]
     queue: list[str]
     counts: dict[str, int]
@@ -173,12 +179,13 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         control=answers.get("control"),
         base=status.get("base"),
         slots=_slots(found, book) if up else (),
+        quarantines=book.quarantines if book else {},
         gpus=tuple(gpus),
         host=host,
         processes=running,
         engines=engines,
         holds=tuple(status.get("holds") or ()),
-        runs=_runs(home, book, now, problems) if book else (),
+        runs=_runs(home, book, found.slots if found else (), now, problems) if book else (),
         run_counts=book.counts if book else {},
         aliases={"prod": None} | book.aliases if book else {},
         adapters=_adapters(home, book, engines, limit, problems),
@@ -228,6 +235,7 @@ def _book(home: Home, limit: int, problems: list[str]) -> _Book | None:
             counts = ledger.count_runs()
             return _Book(
                 leases={(lease.slot, lease.role): lease for lease in ledger.leases()},
+                quarantines=ledger.quarantines(),
                 runs=[*active, *ended],
                 queue=[run.id for run in ledger.queue()] if counts[RunState.QUEUED] else [],
                 counts={str(state): number for state, number in counts.items()},
@@ -246,12 +254,12 @@ def _slots(found: Cluster, book: _Book | None) -> tuple[SlotReading, ...]:
             lease = book.leases.get((slot.name, role)) if book else None
             holding = {"holder": lease and lease.holder, "pid": lease and lease.pid}
             holding |= {"since": lease and lease.granted_at}
-            quarantine = None  # the one place to fill in what the ledger knows of slot.name
-            readings.append(SlotReading(**slot.model_dump(), role=role, **holding, quarantine=quarantine))
+            bad = book.quarantines.get(slot.name) if book else None
+            readings.append(SlotReading(**slot.model_dump(), role=role, **holding, quarantine=bad and bad.reason))
     return tuple(readings)
 
 
-def _runs(home: Home, book: _Book, now: float, problems: list[str]) -> tuple[RunReading, ...]:
+def _runs(home: Home, book: _Book, slots: tuple[Slot, ...], now: float, problems: list[str]) -> tuple[RunReading, ...]:
     positions = {run_id: index for index, run_id in enumerate(book.queue, 1)}
     readings = []
     for run in book.runs:
@@ -262,7 +270,9 @@ def _runs(home: Home, book: _Book, now: float, problems: list[str]) -> tuple[Run
                 eta, losses = pace.eta(lines, run.max_steps, now), pace.losses(lines)
                 if unreadable:
                     problems.append(f"{run.id}: {unreadable} of the newest lines of metrics.jsonl cannot be read")
-        readings.append(RunReading(run, positions.get(run.id), eta, losses))
+        queued = run.state is RunState.QUEUED
+        waits_for = health.why_waiting(run, slots, book.quarantines) if queued else None
+        readings.append(RunReading(run, positions.get(run.id), eta, losses, waits_for))
     return tuple(readings)
 
 
@@ -389,9 +399,9 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     for slot in {slot.name: slot for slot in overview.slots}.values():
         if slot.gpu is not None and slot.uuid not in seen:
             yield f"GPU {slot.gpu} of slot {slot.name} ({slot.uuid}) is gone: the driver does not show it any more"
+    for name, quarantine in overview.quarantines.items():
+        yield f"slot {name} is in quarantine: {quarantine.reason}"
     for slot in overview.slots:
-        if slot.quarantine:
-            yield f"slot {slot.name} is in quarantine: {slot.quarantine}"
         if slot.pid and not psutil.pid_exists(slot.pid):
             yield f"slot {slot.name} is held by {slot.holder}, whose process {slot.pid} is gone"
     for reading in overview.active:

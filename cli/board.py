@@ -22,6 +22,7 @@ from cli import meter, output
 
 NARROWEST = 80
 WIDE = 110
+WIDEST = 160
 LONGEST_NAME = 14
 GAP = 2
 
@@ -86,7 +87,8 @@ def _sections(overview: Overview, rate: Rate | None, width: int) -> Iterator[Sec
 
 
 def rule(title: str, width: int) -> Text:
-    return Text.assemble(("── ", "dim"), (title, "bold"), (" " + "─" * max(0, width - len(title) - 4), "dim"))
+    dashes = "─" * max(0, min(width, WIDEST) - len(title) - 4)
+    return Text.assemble(("── ", "dim"), (title, "bold"), (f" {dashes}", "dim"))
 
 
 def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
@@ -185,7 +187,8 @@ def _slots(overview: Overview) -> Table:
             device.append(" gone", "bold red")
         holder = Text(slot.holder, "green") if slot.holder else Text("free", "dim")
         if slot.quarantine:
-            holder = Text.assemble(("quarantine", "bold white on red"), f" {slot.quarantine}")
+            holder = Text.assemble(f"{slot.holder}, in " if slot.holder else "in ", ("quarantine", "bold white on red"))
+            holder.append(f": {slot.quarantine}")
         rows.append((slot.name, slot.role, device, holder, _ago(slot.since, overview), slot.pid))
     return _fill(_table("slot", "role", "on", "holder", ("for", "right"), ("process", "right")), rows)
 
@@ -285,7 +288,8 @@ def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
     head = Text.assemble((run.id, "bold"), "  ", output.state(run.state))
     if reading.position is not None:
         waits = f"  {_ordinal(reading.position)} in the queue  {_ago(run.created_at, overview)}"
-        return [head.append(f"{waits}{f'  priority {run.priority}' if run.priority else ''}")]
+        head.append(f"{waits}{f'  priority {run.priority}' if run.priority else ''}")
+        return [head, Text(f"{run.id} waits: {reading.waits_for}", "yellow")] if reading.waits_for else [head]
     if not run.state.holds_slot:
         return [head.append(f"  {run.reason}")]
     head.append(f"  slot {run.slot}  {_ago(run.started_at, overview)}")

@@ -15,7 +15,6 @@ from cli import output
 from cli.board import NARROWEST, Board
 from configs.paths import Home, home
 
-PIPED_WIDTH = 120
 TIMEOUT_S = 6
 """More than the 5 s after which the gateway says of an engine that it does not answer; nothing else takes as long."""
 
@@ -54,12 +53,13 @@ def console() -> Console:
     """One that prints in the terminal's width, but in no less than a board needs, and never in colour into a pipe."""
     if sys.stdout.isatty():
         return Console(width=max(NARROWEST, shutil.get_terminal_size().columns), highlight=False)
-    return Console(width=PIPED_WIDTH, highlight=False)
+    return Console(width=output.PIPED_WIDTH, highlight=False)
 
 
 def report(seen: Overview) -> dict:
     """What `--json` prints: plain values under names that stay."""
     traffic = seen.traffic
+    quarantines = {name: asdict(quarantine) for name, quarantine in seen.quarantines.items()}
     return {
         "up": seen.up,
         "home": seen.home,
@@ -67,9 +67,10 @@ def report(seen: Overview) -> dict:
         "dashboard": seen.dashboard,
         "base": seen.base,
         "control": seen.control,
-        "slots": [asdict(slot) for slot in seen.slots],
+        "slots": [asdict(slot) | {"quarantine": quarantines.get(slot.name)} for slot in seen.slots],
         "active_runs": [
-            asdict(reading.run) | {"position": reading.position, "eta": reading.eta and asdict(reading.eta)}
+            asdict(reading.run)
+            | {"waits_for": reading.waits_for, "position": reading.position, "eta": reading.eta and asdict(reading.eta)}
             for reading in seen.active
         ],
         "runs": seen.run_counts,

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
@@ -402,10 +402,14 @@ def test_a_clock_that_was_set_back_is_a_sentence_and_no_age_is_negative(home, le
     assert (age(None, now), age(now - 5, now)) == (None, 5)
 
 
-def test_a_quarantined_slot_is_a_sentence(home, up):
+def test_a_quarantined_slot_is_a_sentence_and_tells_a_run_why_it_waits(home, ledger, up):
+    ledger.quarantine("0", "3 CUDA errors in a row", "tandem")
+    ledger.submit("a", **TRAIN)
     up()
     seen = read(home)
-    slots = (replace(seen.slots[0], quarantine="3 CUDA errors in a row"), seen.slots[1])
-    assert list(overview._wrong(replace(seen, slots=slots), None)) == [
-        "slot 0 is in quarantine: 3 CUDA errors in a row"
-    ]
+    assert seen.problems == ("slot 0 is in quarantine: 3 CUDA errors in a row",)
+    assert [slot.quarantine for slot in seen.slots] == ["3 CUDA errors in a row", None]
+    assert "every slot that it could have is in quarantine" in seen.runs[0].waits_for
+    ledger.release_quarantine("0", accepted=None)
+    seen = read(home)
+    assert (seen.problems, seen.slots[0].quarantine, seen.runs[0].waits_for) == ((), None, None)

@@ -29,6 +29,7 @@ ALL_WELL = Overview(
         SlotReading("0", 0, "GPU-a", ("train",), "train", None, None, None, None),
         SlotReading("1", 1, "GPU-b", ("serve",), "serve", "engine_1", 4242, NOW - 7200, None),
     ),
+    quarantines={},
     gpus=(TRAINING, SERVING),
     host=HostReading(16, 0.5, 64 * GIB, 16 * GIB),
     processes=(

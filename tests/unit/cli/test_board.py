@@ -121,8 +121,10 @@ def test_a_bar_is_as_long_as_its_part_and_never_longer(part, drawn):
 def test_a_quarantined_slot_is_obvious_and_says_why():
     slots = (replace(ALL_WELL.slots[0], quarantine="3 CUDA errors in a row"), ALL_WELL.slots[1])
     seen = replace(ALL_WELL, slots=slots)
-    assert "quarantine 3 CUDA errors in a row" in one(section(lines(Board(seen)), "slots"), "0 ")
+    assert "in quarantine: 3 CUDA errors in a row" in one(section(lines(Board(seen)), "slots"), "0 ")
     assert "41mquarantine" in coloured(Board(seen)), "white on red"
+    held = replace(seen, slots=(replace(slots[0], holder="r1"), slots[1]))
+    assert "r1, in quarantine: 3 CUDA errors" in one(section(lines(Board(held)), "slots"), "0 ")
 
 
 def test_a_slot_says_who_holds_it_in_which_process_and_for_how_long():
@@ -188,7 +190,7 @@ def test_of_an_unknown_number_of_steps_there_is_no_share():
 def test_the_queue_is_in_its_order_and_ended_runs_say_what_became_of_them():
     readings = (
         RunReading(run("later", RunState.QUEUED, priority=-1), 2, None, ()),
-        RunReading(run("sooner", RunState.QUEUED), 1, None, ()),
+        RunReading(run("sooner", RunState.QUEUED), 1, None, (), "slot 0 is in quarantine"),
         RunReading(run("broken", RunState.FAILED, reason="out of memory", ended_at=NOW - 30), None, None, ()),
         RunReading(run("done", RunState.SUCCEEDED, adapter="v7", ended_at=NOW - 60), None, None, ()),
     )
@@ -198,6 +200,7 @@ def test_the_queue_is_in_its_order_and_ended_runs_say_what_became_of_them():
     assert runs == [
         "later  QUEUED  2. in the queue  1.5m  priority -1",
         "sooner  QUEUED  next in the queue  1.5m",
+        "sooner waits: slot 0 is in quarantine",
         "broken  FAILED  30s ago  out of memory",
         "done  SUCCEEDED  1.0m ago  v7",
     ]

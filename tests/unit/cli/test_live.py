@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from actors.ledger import Ledger
+from actors.ledger import Ledger, Quarantine
 from actors.run import RunState
 from actors.traffic import Latency, Traffic
 from cli import status
@@ -58,14 +58,15 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
     traffic = Traffic(
         {"200": 4}, {"prod": 4}, 1, 0, 10, 20, {"request_duration": Latency(4, 2.0, ((0.5, 2), (1.0, 4)))}
     )
-    slots = (replace(ALL_WELL.slots[0], quarantine="why"), ALL_WELL.slots[1])
-    seen = json.loads(json.dumps(status.report(replace(ALL_WELL, slots=slots, traffic=traffic, problems=("x",)))))
+    bad = Quarantine("0", "why", 5.0, "tandem")
+    whole = replace(ALL_WELL, quarantines={"0": bad}, traffic=traffic, problems=("x",))
+    seen = json.loads(json.dumps(status.report(whole)))
     assert {"up", "home", "http", "dashboard", "slots", "active_runs", "aliases", "gpus", "engines", "holds"} <= set(
         seen
     )
     assert seen["slots"][0] == {
         "name": "0", "gpu": 0, "uuid": "GPU-a", "roles": ["train"], "role": "train", "holder": None, "pid": None,
-        "since": None, "quarantine": "why",
+        "since": None, "quarantine": {"slot": "0", "reason": "why", "since": 5.0, "by": "tandem"},
     }  # fmt: skip
     assert (seen["gpus"][0]["utilization"], seen["gpus"][0]["clock"]) == (0.98, 1.695e9)
     assert (seen["engines"]["engine_1"]["running"], seen["problems"]) == (2, ["x"])
