@@ -9,14 +9,13 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import psutil
 
-from actors import cluster, health, monitor, pace, processes, traffic
+from actors import answers, cluster, health, monitor, pace, processes, traffic
+from actors.answers import BAD_SHAPE, TIMEOUT_S, Answers
 from actors.cluster import Cluster
 from actors.ledger import AdapterState, Event, Ledger, Quarantine, Swap
 from actors.monitor import GpuReading, HostReading
@@ -30,12 +29,10 @@ from configs.schema import Slot
 from models.adapter import Manifest
 from models.registry import Registry
 
-TIMEOUT_S = 2.0
 SILENT_S = 60
 """A running run without a sign of life for so long is worth a word; the control actor waits longer before it acts."""
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
-_BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class _Book:
 def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overview:
     """Look at everything: at most `limit` runs that have ended, adapters, swaps, and 5 times as many events.
 
-    With 1,000 runs in the ledger it takes about 10 ms, and while the cluster is up the slowest of four HTTP answers,
+    With 1,000 runs it takes 14 ms of processor time (`tests/bench/overview.py`, two slow cores), and while the cluster is up the slowest of four HTTP answers,
     at most about `timeout_s`.
     """
     now, problems = time.time(), []
@@ -161,36 +158,36 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
     up = found is not None and found.is_alive
     if found is not None and not up:
         problems.append(f"the cluster died: its head, process {found.head_pid}, is gone -> `tandem up` starts it again")
-    answers = _fetch(home, found, timeout_s, problems) if up else {}
+    said = answers.fetch(found, home.token, timeout_s) if up else Answers()
+    problems += said.problems
     book = _book(home, limit, problems)
     gpus, host = monitor.gpus(), monitor.host()
-    status = answers.get("status") or {}
-    engines = status.get("engines") or {}
-    running = _processes(found, answers, problems) if up else ()
+    engines = said.status.get("engines") or {}
+    running = _processes(found, said, problems) if up else ()
     waits = any(process.kind == "engine" and not process.is_up for process in running)  # the gateway asks every engine
-    late = [name for name in answers.get("late", ()) if not (waits and name in ("status", "metrics"))]
-    problems += [f"{_WHO[name]} does not answer within {timeout_s:g} s" for name in late]
+    late = [who for who in said.late if not (waits and who.startswith("the gateway"))]
+    problems += [f"{who} does not answer within {timeout_s:g} s" for who in late]
     overview = Overview(
         at=now,
         home=str(home.root),
         up=up,
         http=found.http if up else None,
         dashboard=found.dashboard if up else None,
-        control=answers.get("control"),
-        base=status.get("base"),
+        control=said.control,
+        base=said.status.get("base"),
         slots=_slots(found, book) if up else (),
         quarantines=book.quarantines if book else {},
         gpus=tuple(gpus),
         host=host,
         processes=running,
         engines=engines,
-        holds=tuple(status.get("holds") or ()),
+        holds=tuple(said.status.get("holds") or ()),
         runs=_runs(home, book, found.slots if found else (), now, problems) if book else (),
         run_counts=book.counts if book else {},
         aliases={"prod": None} | book.aliases if book else {},
         adapters=_adapters(home, book, engines, limit, problems),
         swaps=tuple(book.swaps) if book else (),
-        traffic=_traffic(answers.get("metrics"), problems),
+        traffic=_traffic(said.metrics, problems),
         events=tuple(book.events) if book else (),
         problems=(),
     )
@@ -213,9 +210,9 @@ def _part(name: str, problems: list[str]) -> Iterator[None]:
         yield
     except TandemError as error:
         problems.append(f"{name}: {error.message}{f' -> {error.hint}' if error.hint else ''}")
-    except (OSError, sqlite3.Error, httpx.HTTPError) as error:
+    except (OSError, sqlite3.Error) as error:
         problems.append(f"{name} cannot be read: {type(error).__name__}: {error}")
-    except _BAD_SHAPE as error:
+    except BAD_SHAPE as error:
         problems.append(f"{name} has a shape that is not understood: {type(error).__name__}: {error}")
 
 
@@ -292,8 +289,8 @@ def _adapters(
     return tuple(readings)
 
 
-def _processes(found: Cluster, answers: dict[str, Any], problems: list[str]) -> tuple[ProcessReading, ...]:
-    for parts in ((answers.get("actors"), answers.get("serve")), (None, None)):  # of strange answers the head is left
+def _processes(found: Cluster, said: Answers, problems: list[str]) -> tuple[ProcessReading, ...]:
+    for parts in ((said.actors, said.serve), (None, None)):  # of strange answers the head is left
         with _part("processes", problems):
             return tuple(processes.read(found, *parts))
     return ()
@@ -303,79 +300,6 @@ def _traffic(text: str | None, problems: list[str]) -> Traffic | None:
     with _part("requests", problems):
         return traffic.parse(text) if text is not None else None
     return None
-
-
-# HTTP
-
-
-def _fetch(home: Home, found: Cluster, timeout_s: float, problems: list[str]) -> dict[str, Any]:
-    """By name: what Ray (actors, serve) and the gateway (status, metrics) answer, at the same time; what does not
-    answer is missing. `late` names those that took too long, `control` is as in Overview."""
-    token = ""
-    with _part("token", problems):
-        token = home.token.read_text().strip()
-    headers = {"Authorization": f"Bearer {token}"}
-    asked = {
-        "actors": (f"{found.dashboard}{processes.ACTORS}", headers),
-        "serve": (f"{found.dashboard}{processes.SERVE}", headers),
-        "status": (f"{found.http}/api/status", {}),
-        "metrics": (f"{found.http}/metrics", {}),
-    }
-    answers: dict[str, Any] = {}
-    late: list[str] = []
-    # All is on loopback: no proxy, and no certificates, whose loading takes 40 ms
-    with httpx.Client(timeout=timeout_s, verify=False, trust_env=False) as http, ThreadPoolExecutor(4) as pool:
-        waiting = {name: pool.submit(http.get, url, headers=sent) for name, (url, sent) in asked.items()}
-        for name, future in waiting.items():
-            try:
-                answers[name] = _content(name, future.result())
-            except httpx.TimeoutException:
-                late.append(name)
-            except httpx.HTTPError as error:
-                problems.append(f"{_WHO[name]} does not answer: {str(error) or type(error).__name__}")
-            except _BAD_SHAPE as error:
-                problems.append(f"{_WHO[name]} answers with something else: {type(error).__name__}: {error}")
-        answers["control"] = True if "status" in answers else None
-        if "metrics" in answers and "status" not in answers:  # the gateway lives and waits for the control actor
-            answers |= {"control": False, "status": _readiness(http, found)}
-            problems.append("the control actor does not answer the gateway: queue, swaps and stops wait for it")
-            late = [name for name in late if name != "status"]
-    return answers | {"late": late}
-
-
-def _readiness(http: httpx.Client, found: Cluster) -> dict[str, Any]:
-    """Base and engines as the gateway knows them without the control actor; empty if it does not say."""
-    try:
-        content = http.get(f"{found.http}/readyz").json()
-        return content if isinstance(content.get("engines"), dict) else {}
-    except (httpx.HTTPError, *_BAD_SHAPE):
-        return {}
-
-
-_WHO = {
-    "actors": "Ray's table of actors",
-    "serve": "Ray Serve",
-    "status": "the gateway (/api/status)",
-    "metrics": "the gateway (/metrics)",
-}
-
-
-def _content(name: str, response: httpx.Response) -> Any:
-    if not response.is_success:
-        raise httpx.HTTPError(f"{response.status_code} {_words(response)}")
-    if name == "metrics":
-        return response.text
-    content = response.json()
-    if not isinstance(content, dict):
-        raise TypeError(f"{type(content).__name__} instead of an object")
-    return content
-
-
-def _words(response: httpx.Response) -> str:
-    try:
-        return response.json()["error"]["message"]
-    except _BAD_SHAPE:
-        return " ".join(response.text.split())[:120]
 
 
 # What is wrong
