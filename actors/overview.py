@@ -150,8 +150,8 @@ class _Book:
 def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overview:
     """Look at everything: at most `limit` runs that have ended, adapters, swaps, and 5 times as many events.
 
-    With 1,000 runs it takes 14 ms of processor time (`tests/bench/overview.py`, two slow cores), and while the cluster is up the slowest of four HTTP answers,
-    at most about `timeout_s`.
+    With 1,000 runs it takes 14 ms of processor time (`tests/bench/overview.py`, two slow cores), and while the cluster
+    is up as long as the slowest of four HTTP answers, at most about `timeout_s`.
     """
     now, problems = time.time(), []
     found = _cluster(home, problems)
