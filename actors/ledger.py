@@ -416,6 +416,10 @@ class Ledger:
         sql = f"SELECT count(*) AS number FROM events WHERE run_id = ? AND kind IN ({places})"
         return self._rows(sql, run_id, *kinds)[0]["number"]
 
+    def newest_events(self, limit: int = 100) -> list[Event]:
+        """Of all runs, newest first."""
+        return [Event(**row) for row in self._rows("SELECT * FROM events ORDER BY seq DESC LIMIT ?", limit)]
+
 
 def _run(row: sqlite3.Row) -> Run:
     values = {field.name: row[field.name] for field in fields(Run)}

@@ -28,8 +28,14 @@ class GpuReading:
     """Degrees Celsius."""
     power: float | None
     """Watts."""
+    power_limit: float | None = None
+    """Watts that it may draw."""
     clock: float | None = None
-    """Of the multiprocessors, in Hz."""
+    """Of the streaming multiprocessors, in Hz."""
+    clock_max: float | None = None
+    """The highest that it has, in Hz."""
+    fan: float | None = None
+    """Part of the fan's full speed, 0 to 1; None also for a card without one."""
     energy: float | None = None
     """Joules since the driver was loaded; cards before Volta do not count them."""
 
@@ -145,7 +151,10 @@ def _read(nvml, index: int) -> GpuReading:
     utilization = attempt(nvml.nvmlDeviceGetUtilizationRates)
     temperature = attempt(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
     milliwatts = attempt(nvml.nvmlDeviceGetPowerUsage)
+    limit = attempt(nvml.nvmlDeviceGetEnforcedPowerLimit)
     megahertz = attempt(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
+    highest = attempt(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM)
+    fan = attempt(nvml.nvmlDeviceGetFanSpeed)
     millijoules = attempt(nvml.nvmlDeviceGetTotalEnergyConsumption)
     return GpuReading(
         index=index,
@@ -156,7 +165,10 @@ def _read(nvml, index: int) -> GpuReading:
         utilization=None if utilization is None else utilization.gpu / 100,
         temperature=None if temperature is None else float(temperature),
         power=None if milliwatts is None else milliwatts / 1000,
+        power_limit=None if limit is None else limit / 1000,
         clock=None if megahertz is None else megahertz * 1e6,
+        clock_max=None if highest is None else highest * 1e6,
+        fan=None if fan is None else fan / 100,
         energy=None if millijoules is None else millijoules / 1000,
     )
 

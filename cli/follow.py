@@ -27,14 +27,24 @@ def follow(home: Home, run_id: str) -> int:
     try:
         run = _bar(home, ledger, run_id) if sys.stderr.isatty() else _lines(home, ledger, run_id)
     except KeyboardInterrupt:
-        output.say(f"\nno longer following; the run goes on -> tandem runs logs -f {run_id}, tandem runs stop {run_id}")
-        return 130
+        return left(run_id)
     finally:
         ledger.close()
+    return ended(run)
+
+
+def ended(run: Run) -> int:
+    """Say how the run ended; its own result: 0 succeeded, 1 failed, 3 stopped."""
     output.say(f"{run.state}: {run.reason}")
     if run.adapter is not None:
         output.say(f"serve it: tandem swap {run.adapter}")
     return EXIT_CODES[run.state]
+
+
+def left(run_id: str) -> int:
+    """Say that nobody looks any more; the exit code of an interrupted command."""
+    output.say(f"\nno longer following; the run goes on -> tandem runs logs -f {run_id}, tandem runs stop {run_id}")
+    return 130
 
 
 def _bar(home: Home, ledger: Ledger, run_id: str) -> Run:

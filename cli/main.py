@@ -9,10 +9,11 @@ from cli.edge import run
 COMMANDS = {
     "up": ("cli.cluster", "Start Ray, the control actor and the chat endpoint."),
     "down": ("cli.cluster", "End every process that `up` started."),
-    "status": ("cli.status", "Slots, runs, adapters and engines at a glance."),
+    "status": ("cli.status", "GPUs, slots, runs, adapters, requests and processes at a glance."),
+    "top": ("cli.top", "The same, live."),
     "train": ("cli.train", "Queue a fine-tuning run."),
     "data": ("cli.data", "Look at data before it is trained."),
-    "runs": ("cli.runs", "List, show, compare, follow, stop and resume runs."),
+    "runs": ("cli.runs", "List, show, compare, watch, follow, stop and resume runs."),
     "adapters": ("cli.adapters", "List, show and export published adapters."),
     "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),

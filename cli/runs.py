@@ -1,4 +1,4 @@
-"""`tandem runs`: list, show, compare, follow, stop and resume. Reading works while the cluster is down."""
+"""`tandem runs`: list, show, compare, watch, follow, stop and resume. Reading works while the cluster is down."""
 
 import sys
 import time
@@ -12,6 +12,7 @@ from actors.ledger import Ledger
 from actors.run import Run, RunKind, RunState, check_run_id
 from cli import curves, output, prediction
 from cli.follow import EXIT_CODES, is_up
+from cli.watch import watch
 from configs.errors import NotFoundError
 from configs.paths import home
 from configs.schema import ExportConfig
@@ -21,7 +22,7 @@ from jobs.training.metrics_log import MetricsLog
 
 @click.group()
 def runs() -> None:
-    """List, show, compare, follow, stop and resume runs."""
+    """List, show, compare, watch, follow, stop and resume runs."""
 
 
 @runs.command("list")
@@ -141,6 +142,9 @@ def logs(run_id: str, follow: bool) -> None:
     ended = book.run(run_id)
     output.say(f"{ended.state}: {ended.reason}")
     sys.exit(EXIT_CODES[ended.state])
+
+
+runs.add_command(watch)
 
 
 @runs.command()

@@ -1,125 +1,98 @@
-"""`tandem status`: slots, queue, adapters and engines on one screen; also while the cluster is down."""
+"""`tandem status`: everything on one screen, once; also while the cluster is down."""
 
-import contextlib
+import shutil
+import sys
+from contextlib import closing
 from dataclasses import asdict
 
 import click
-from rich.text import Text
+from rich.console import Console
 
-from actors import cluster, health, monitor
+from actors import cluster, overview
 from actors.ledger import Ledger
+from actors.overview import Overview
 from cli import output
-from configs.errors import TandemError
-from configs.paths import home
+from cli.board import NARROWEST, Board
+from configs.paths import Home, home
+
+TIMEOUT_S = 6
+"""More than the 5 s after which the gateway says of an engine that it does not answer; nothing else takes as long."""
 
 
 @click.command()
 @output.json_option
 def status(as_json: bool) -> None:
-    """Show slots, runs, adapters and engines. Exit code 1 if Tandem is not running.
+    """Show GPUs, slots, runs, adapters, requests and processes. Exit code 1 if Tandem is not running.
 
     \b
-    Example:
+    Examples:
+      tandem status
       tandem status --json
     """
-    place = home()
-    found = cluster.find(place)
-    up = found is not None and found.is_alive
-    ledger = Ledger(place.ledger, read_only=True) if place.ledger.exists() else None
-    report = {
-        "up": up,
-        "home": str(place.root),
-        "http": found.http if up else None,
-        "dashboard": found.dashboard if up else None,
-        "slots": _slots(found, ledger) if up else [],
-        "active_runs": _runs(found, ledger) if ledger else [],
-        "aliases": {"prod": None} | ledger.aliases() if ledger else {},
-        "gpus": [asdict(gpu) for gpu in monitor.gpus()],
-        "engines": {},
-        "holds": [],
-    }
-    if up:
-        with contextlib.suppress(TandemError):  # the rest of the page is worth having without the gateway
-            from cli.api import Api
-
-            answer = Api().get("/api/status")
-            report |= {"engines": answer["engines"], "holds": answer["holds"]}
-    output.print_json(report) if as_json else _print(report)
-    if not up:
+    _require_readable(home())
+    seen = overview.read(home(), timeout_s=TIMEOUT_S)
+    if as_json:
+        output.print_json(report(seen))
+    else:
+        console().print(Board(seen))
+    if not seen.up:
+        if not as_json:
+            output.say("start it with `tandem up`")
         raise SystemExit(1)
 
 
-def _slots(found: cluster.Cluster, ledger: Ledger | None) -> list[dict]:
-    held = {(lease.slot, lease.role): lease for lease in ledger.leases()} if ledger else {}
-    quarantines = ledger.quarantines() if ledger else {}
-    rows = []
-    for slot in found.slots:
-        for role in slot.roles:
-            lease = held.get((slot.name, role))
-            rows.append({**slot.model_dump(), "role": role, "holder": lease.holder if lease else None})
-            rows[-1]["quarantine"] = asdict(quarantines[slot.name]) if slot.name in quarantines else None
-            rows[-1] |= {"pid": lease.pid if lease else None, "since": lease.granted_at if lease else None}
-    return rows
+def _require_readable(place: Home) -> None:
+    """Raises ClusterError for a damaged file: what is up, or what ran, cannot be told from it."""
+    cluster.find(place)
+    if place.ledger.exists():
+        with closing(Ledger(place.ledger, read_only=True)) as ledger:
+            ledger.aliases()
 
 
-def _runs(found: cluster.Cluster | None, ledger: Ledger) -> list[dict]:
-    quarantines, slots = ledger.quarantines(), found.slots if found else ()
-    queued = {run.id: health.why_waiting(run, slots, quarantines) for run in ledger.queue()}
-    return [asdict(run) | {"waits_for": queued.get(run.id)} for run in ledger.runs(active=True)]
+def console() -> Console:
+    """One that prints in the terminal's width, but in no less than a board needs, and never in colour into a pipe."""
+    if sys.stdout.isatty():
+        return Console(width=max(NARROWEST, shutil.get_terminal_size().columns), highlight=False)
+    return Console(width=output.PIPED_WIDTH, highlight=False)
 
 
-def _print(report: dict) -> None:
-    if not report["up"]:
-        click.echo(f"Tandem is not running (home: {report['home']})")
-        output.say("start it with `tandem up`")
-    else:
-        click.echo(f"Tandem at {report['http']}  (Ray's dashboard {report['dashboard']}, home {report['home']})\n")
-        gpus = {gpu["uuid"]: gpu for gpu in report["gpus"]}
-        output.print_table(
-            ("SLOT", "ROLE", "DEVICE", "HOLDER", "FOR", "PROCESS"),
-            [_slot(row, gpus) for row in report["slots"]],
-            empty="no slots",
-        )
-        click.echo("")
-        output.print_table(
-            ("ENGINE", "RUNNING", "WAITING", "KV CACHE", "TOKENS", "ADAPTERS", "MEMORY"),
-            [_engine(name, stats) for name, stats in report["engines"].items()],
-            empty="no engine answers yet",
-        )
-    for alias, version in report["aliases"].items():
-        click.echo(f"{'' if alias != 'prod' else chr(10)}{alias} -> {version or 'base'}")
-    if report["active_runs"]:
-        click.echo("")
-    rows = [
-        (run["id"], output.state(run["state"]), f"{run['step']}/{run['max_steps'] or '?'}", run["loss"])
-        + (run["tokens_per_s"] and round(run["tokens_per_s"]), output.age(run["created_at"]))
-        for run in report["active_runs"]
-    ]
-    output.print_table(("RUN", "STATE", "STEP", "LOSS", "TOK/S", "AGE"), rows, empty="no active runs")
-    for run in report["active_runs"]:
-        if run["waits_for"]:
-            click.echo(f"{run['id']} waits: {run['waits_for']}")
-
-
-def _slot(row: dict, gpus: dict) -> tuple:
-    holder = row["holder"] or Text("free", "dim")
-    if row["quarantine"]:
-        bad = (f"in quarantine: {row['quarantine']['reason']}", "bold red")
-        holder = Text.assemble(f"{row['holder']}, ", bad) if row["holder"] else Text.assemble(bad)
-    return (row["name"], row["role"], _device(row, gpus), holder, output.age(row["since"]), row["pid"])
-
-
-def _device(row: dict, gpus: dict) -> str | Text:
-    gpu = gpus.get(row["uuid"])
-    if gpu is None:
-        return "CPU" if row["gpu"] is None else Text.assemble(f"GPU {row['gpu']} ", ("gone", "bold red"))
-    return f"GPU {gpu['index']} {gpu['name']}  {output.size(gpu['memory_used'])} of {output.size(gpu['memory_total'])}"
-
-
-def _engine(name: str, stats: dict) -> tuple:
-    if "error" in stats:
-        return (name, stats["error"], None, None, None, None, None)
-    kv = f"{stats['kv_tokens']} of {stats['kv_capacity']}"
-    loaded = ", ".join(stats["adapters"]) or "none"
-    memory = f"{output.size(stats['memory_bytes'])} {stats['device']}"
-    return (name, stats["running"], stats["waiting"], kv, stats["generated_tokens"], loaded, memory)
+def report(seen: Overview) -> dict:
+    """What `--json` prints: plain values under names that stay."""
+    traffic = seen.traffic
+    quarantines = {name: asdict(quarantine) for name, quarantine in seen.quarantines.items()}
+    return {
+        "up": seen.up,
+        "home": seen.home,
+        "http": seen.http,
+        "dashboard": seen.dashboard,
+        "base": seen.base,
+        "control": seen.control,
+        "slots": [asdict(slot) | {"quarantine": quarantines.get(slot.name)} for slot in seen.slots],
+        "active_runs": [
+            asdict(reading.run)
+            | {"waits_for": reading.waits_for, "position": reading.position, "eta": reading.eta and asdict(reading.eta)}
+            for reading in seen.active
+        ],
+        "runs": seen.run_counts,
+        "aliases": seen.aliases,
+        "gpus": [asdict(gpu) for gpu in seen.gpus],
+        "host": asdict(seen.host),
+        "processes": [asdict(process) for process in seen.processes],
+        "engines": seen.engines,
+        "holds": list(seen.holds),
+        "requests": traffic
+        and {
+            "answered": traffic.answered,
+            "errors": traffic.errors,
+            "by_status": traffic.by_status,
+            "active": traffic.active,
+            "abandoned": traffic.abandoned,
+            "prompt_tokens": traffic.prompt_tokens,
+            "output_tokens": traffic.output_tokens,
+            "latency_seconds": {
+                name: {"count": one.count, "p50": one.quantile(0.5), "p95": one.quantile(0.95)}
+                for name, one in traffic.latencies.items()
+            },
+        },
+        "problems": list(seen.problems),
+    }

@@ -4,6 +4,7 @@ A version is immutable. safetensors notices a truncated file but loads a flipped
 SHA-256 is in the manifest. Knows neither Ray nor how adapters are trained or served.
 """
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
@@ -80,9 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(values, dict) or set(values) != known or values["format"] != FORMAT:
         raise AdapterError(f"{folder.name}: {MANIFEST} is not of format {FORMAT}", hint="publish the adapter again")
     try:
-        return TypeAdapter(Manifest).validate_json(
-            text, strict=True
-        )  # strict Python mode takes no dict for a dataclass
+        return _manifest_type().validate_json(text, strict=True)  # strict Python mode takes no dict for a dataclass
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -90,6 +89,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder.name}: {MANIFEST} is damaged: {where} cannot be {first['input']!r}",
             hint="publish the adapter again",
         ) from None
+
+
+@functools.cache
+def _manifest_type() -> TypeAdapter:
+    """Made once: it takes 1 ms, twenty times what validating takes."""
+    return TypeAdapter(Manifest)
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:

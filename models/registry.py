@@ -85,14 +85,18 @@ class Registry:
         link.replace(self.folder / LATEST)
         durable.fsync(self.folder)
 
+    def newest(self, limit: int) -> list[Manifest]:
+        """The manifests of the `limit` folders that were written last, newest first; the others are not read."""
+        written = sorted(self._versions(), key=lambda path: path.stat().st_mtime, reverse=True)
+        return _manifests(written[:limit])
+
+    def _versions(self) -> list[Path]:
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [path for path in folders if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+
     def list(self) -> list[Manifest]:
         """Manifests of all published adapters, newest first; a folder without a readable manifest is not one."""
-        found = []
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                with contextlib.suppress(AdapterError):
-                    found.append(adapter.read_manifest(path))
-        return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version), reverse=True)
+        return _manifests(self._versions())
 
     def resolve(self, name: str) -> str:
         """A version from a version or `latest`. Raises NotFoundError."""
@@ -117,6 +121,14 @@ class Registry:
         if not _VERSION.fullmatch(version) or version == LATEST or not folder.is_dir():
             raise NotFoundError(f"no adapter '{version[:80]}'", hint="see `tandem adapters list`", param="model")
         return folder
+
+
+def _manifests(folders: list[Path]) -> list[Manifest]:
+    found = []
+    for path in folders:
+        with contextlib.suppress(AdapterError):
+            found.append(adapter.read_manifest(path))
+    return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version), reverse=True)
 
 
 def _slug(name: str) -> str:

@@ -38,6 +38,8 @@ def gpus() -> Iterator[Metric]:
         "utilization": _gauge("utilization_ratio", "Part of time a kernel ran, 0 to 1."),
         "temperature": _gauge("temperature_celsius", "GPU temperature."),
         "power": _gauge("power_watts", "GPU power draw."),
+        "power_limit": _gauge("power_limit_watts", "GPU power that the driver allows."),
+        "fan": _gauge("fan_ratio", "Fan speed, 0 to 1; none for a card without a fan of its own."),
         "clock": _gauge("clock_hertz", "Clock of the GPU's multiprocessors."),
         "energy": CounterMetricFamily(
             "tandem_gpu_energy_joules", "Energy that the GPU used since its driver was loaded.", labels=GPU_LABELS

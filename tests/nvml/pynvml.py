@@ -49,8 +49,20 @@ def nvmlDeviceGetPowerUsage(handle: int) -> int:
     return 250_000
 
 
+def nvmlDeviceGetEnforcedPowerLimit(handle: int) -> int:
+    return 350_000
+
+
 def nvmlDeviceGetClockInfo(handle: int, kind: int) -> int:
     return 1695
+
+
+def nvmlDeviceGetMaxClockInfo(handle: int, kind: int) -> int:
+    return 2100
+
+
+def nvmlDeviceGetFanSpeed(handle: int) -> int:
+    return 45
 
 
 def nvmlDeviceGetTotalEnergyConsumption(handle: int) -> int:

@@ -221,3 +221,10 @@ def test_status_says_who_holds_what(tandem):
     serving = next(slot for slot in report["slots"] if slot["role"] == "serve")
     assert serving["holder"] == "engine_1" and psutil.pid_exists(serving["pid"])
     assert "engine_1" in tandem.run("status").stdout
+    assert (report["control"], report["problems"]) == (True, [])
+    processes = {process["name"]: process for process in report["processes"]}
+    assert {"head", "control", "gateway", "engine_1", "front", "controller"} <= set(processes)
+    assert processes["engine_1"]["pid"] == serving["pid"], "Serve, the ledger and the process table agree"
+    assert {process["state"] for process in processes.values()} <= {"ALIVE", "RUNNING"}
+    assert all(psutil.pid_exists(process["pid"]) for process in processes.values())
+    assert report["requests"]["answered"] == sum(report["requests"]["by_status"].values())

@@ -197,7 +197,20 @@ def test_adapters_aliases_and_swaps_are_shown(home, ledger):
 
 def test_gpus_are_shown_in_base_units_and_unknown_readings_left_out(home, monkeypatch):
     readings = [
-        GpuReading(0, "GPU-a", "RTX 3090", 24 * 2**30, 2**30, 0.5, 61.0, 250.5, 1.695e9, 7200.5),
+        GpuReading(
+            0,
+            "GPU-a",
+            "RTX 3090",
+            24 * 2**30,
+            2**30,
+            0.5,
+            61.0,
+            250.5,
+            power_limit=350.0,
+            clock=1.695e9,
+            fan=0.45,
+            energy=7200.5,
+        ),
         GpuReading(1, "GPU-b", "RTX 3090", 24 * 2**30, 0, None, None, None),
     ]
     monkeypatch.setattr(monitor, "gpus", lambda: readings)
@@ -207,6 +220,8 @@ def test_gpus_are_shown_in_base_units_and_unknown_readings_left_out(home, monkey
     assert values[("tandem_gpu_utilization_ratio", "0", "RTX 3090", "GPU-a")] == 0.5
     assert values[("tandem_gpu_temperature_celsius", "0", "RTX 3090", "GPU-a")] == 61
     assert values[("tandem_gpu_power_watts", "0", "RTX 3090", "GPU-a")] == 250.5
+    assert values[("tandem_gpu_power_limit_watts", "0", "RTX 3090", "GPU-a")] == 350
+    assert values[("tandem_gpu_fan_ratio", "0", "RTX 3090", "GPU-a")] == 0.45
     assert values[("tandem_gpu_clock_hertz", "0", "RTX 3090", "GPU-a")] == 1.695e9
     assert values[("tandem_gpu_energy_joules_total", "0", "RTX 3090", "GPU-a")] == 7200.5
     assert ("tandem_gpu_power_watts", "1", "RTX 3090", "GPU-b") not in values

@@ -33,7 +33,10 @@ class Nvml:
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=37, memory=5),
             "nvmlDeviceGetTemperature": 61,
             "nvmlDeviceGetPowerUsage": 250_500,
+            "nvmlDeviceGetEnforcedPowerLimit": 350_000,
             "nvmlDeviceGetClockInfo": 1695,
+            "nvmlDeviceGetMaxClockInfo": 2100,
+            "nvmlDeviceGetFanSpeed": 45,
             "nvmlDeviceGetTotalEnergyConsumption": 7_200_500,
             "nvmlDeviceGetUUID": b"GPU-1234",
             "nvmlDeviceGetName": "RTX 3090",
@@ -55,7 +58,8 @@ class Nvml:
 def test_a_reading_is_in_base_units():
     assert monitor._read(Nvml(), 1) == monitor.GpuReading(
         index=1, uuid="GPU-1234", name="RTX 3090", memory_total=24 * 2**30, memory_used=2**30,
-        utilization=0.37, temperature=61.0, power=250.5, clock=1.695e9, energy=7200.5,
+        utilization=0.37, temperature=61.0, power=250.5, power_limit=350.0, clock=1.695e9, clock_max=2.1e9, fan=0.45,
+        energy=7200.5,
     )  # fmt: skip
 
 
@@ -65,7 +69,10 @@ def test_a_reading_is_in_base_units():
         ("nvmlDeviceGetUtilizationRates", "utilization"),
         ("nvmlDeviceGetTemperature", "temperature"),
         ("nvmlDeviceGetPowerUsage", "power"),
+        ("nvmlDeviceGetEnforcedPowerLimit", "power_limit"),
         ("nvmlDeviceGetClockInfo", "clock"),
+        ("nvmlDeviceGetMaxClockInfo", "clock_max"),
+        ("nvmlDeviceGetFanSpeed", "fan"),
         ("nvmlDeviceGetTotalEnergyConsumption", "energy"),
     ],
 )

@@ -1,0 +1,272 @@
+"""What the board's sections say: parts of an Overview as text and tables, at most so many columns wide.
+
+Draws what it is given and decides nothing about what fits; `cli.board` does.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from actors.monitor import GpuReading
+from actors.overview import Overview, RunReading, SlotReading, age
+from actors.processes import ProcessReading
+from actors.traffic import Latency, Rate
+from cli import meter, output
+
+WIDE = 110
+LONGEST_NAME = 14
+GAP = 2
+
+
+def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
+    """Columns with their titles; (title, "right") for numbers. Long cells are folded, never cut."""
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=header, header_style="dim")
+    for index, column in enumerate(columns):
+        title, justify = column if isinstance(column, tuple) else (column, "left")
+        table.add_column(title, justify=justify, overflow="fold", no_wrap=index == 0 or justify == "right")
+    return table
+
+
+def _fill(table: Table, rows: Iterable[Sequence[Any]]) -> Table:
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row))
+    return table
+
+
+def _ago(moment: float | None, overview: Overview) -> str:
+    return output.duration(age(moment, overview.at))
+
+
+# Head
+
+
+def head(overview: Overview) -> RenderableType:
+    if not overview.up:
+        return Text.assemble(("Tandem is not running", "bold red"), f" (home: {overview.home})", overflow="fold")
+    head = next((process for process in overview.processes if process.kind == "head"), None)
+    since = f"up {_ago(head.started, overview)}" if head else "up"
+    well = ("well", "green") if not overview.problems else (f"{len(overview.problems)} to look at", "bold red")
+    first = Text.assemble(("Tandem ", "bold"), overview.http or "", f"  {since}  ", well)
+    if overview.base:
+        first.append(f"  base {overview.base}")
+    return Text("\n", overflow="fold").join(
+        [first, Text(f"Ray's dashboard {overview.dashboard}  home {overview.home}", "dim")]
+    )
+
+
+def problems(problems: Sequence[str]) -> Text:
+    lines = [Text.assemble(("! ", "bold red"), (problem, "red")) for problem in problems[:8]]
+    if len(problems) > 8:
+        lines.append(Text(f"! and {len(problems) - 8} more", "bold red"))
+    return Text("\n", overflow="fold").join(lines)
+
+
+# Machine and slots
+
+
+def machine(overview: Overview, width: int) -> Table:
+    """A row per GPU and one for the host; the two bars of each get what the rest leaves of the width."""
+    wide = width >= WIDE
+    host = overview.host
+    rows = [_gpu(gpu, wide) for gpu in overview.gpus]
+    rows.append(
+        (f"CPU {host.cpu_count} cores", host.memory_used / host.memory_total)
+        + (meter.gib(host.memory_used, host.memory_total), host.cpu_utilization, meter.percent(host.cpu_utilization))
+    )
+    columns = ("", "memory", ("", "right"), "load", ("", "right"))
+    if overview.gpus:
+        columns += (("heat", "right"), ("power", "right"), *((("clock", "right"), ("fan", "right")) if wide else ()))
+    cells = [[cell for index, cell in enumerate(row) if index not in (1, 3)] for row in rows]
+    taken = sum(max(map(len, map(str, column))) for column in zip_longest(*cells, fillvalue="")) + GAP * len(columns)
+    bars = min(40, max(4, (width - taken) // 2))
+    drawn = [
+        (name, meter.bar(held, bars), size, meter.bar(load, bars), *rest) for name, held, size, load, *rest in rows
+    ]
+    gone = [(Text(f"{slot.gpu} gone", "bold red"), Text(slot.uuid or "", "red")) for slot in _vanished(overview)]
+    return _fill(_table(*columns), [*drawn[:-1], *gone, drawn[-1]])
+
+
+def _gpu(gpu: GpuReading, wide: bool) -> tuple:
+    name = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    row = (
+        f"{gpu.index} {shown}",
+        gpu.memory_used / (gpu.memory_total or 1),
+        meter.gib(gpu.memory_used, gpu.memory_total),
+    )
+    row += (gpu.utilization, meter.percent(gpu.utilization), meter.celsius(gpu.temperature))
+    row += (meter.watts(gpu.power, gpu.power_limit),)
+    return row + ((meter.megahertz(gpu.clock), meter.percent(gpu.fan)) if wide else ())
+
+
+def _vanished(overview: Overview) -> list[SlotReading]:
+    seen = {gpu.uuid for gpu in overview.gpus}
+    slots = {slot.name: slot for slot in overview.slots if slot.gpu is not None and slot.uuid not in seen}
+    return list(slots.values())
+
+
+def slots(overview: Overview) -> Table:
+    rows = []
+    vanished = {slot.name for slot in _vanished(overview)}
+    for slot in overview.slots:
+        device = Text("CPU") if slot.gpu is None else Text(f"GPU {slot.gpu}")
+        if slot.name in vanished:
+            device.append(" gone", "bold red")
+        holder = Text(slot.holder, "green") if slot.holder else Text("free", "dim")
+        if slot.quarantine:
+            holder = Text.assemble(f"{slot.holder}, in " if slot.holder else "in ", ("quarantine", "bold white on red"))
+            holder.append(f": {slot.quarantine}")
+        rows.append((slot.name, slot.role, device, holder, _ago(slot.since, overview), slot.pid))
+    return _fill(_table("slot", "role", "on", "holder", ("for", "right"), ("process", "right")), rows)
+
+
+def processes(overview: Overview, rate: Rate | None) -> Table:
+    rows = []
+    for one in overview.processes:
+        state = Text(one.state, "green" if one.is_up else "bold red")
+        cpu = rate.cpu.get(one.pid) if rate and one.pid else None
+        restarts = Text(str(one.restarts), "yellow" if one.restarts else "dim")
+        memory = output.size(one.memory_bytes)
+        row = (_short(one), state, one.pid, _ago(one.started, overview), restarts, memory)
+        rows.append((*row, meter.percent(cpu)) if rate else row)
+    columns = ("process", "state", ("pid", "right"), ("age", "right"), ("restarts", "right"), ("memory", "right"))
+    return _fill(_table(*columns, *((("cpu", "right"),) if rate else ())), rows)
+
+
+def _short(process: ProcessReading) -> str:
+    """Its name; of a run's process the end of the run's id is enough to tell it."""
+    if process.kind not in ("trainer", "driver") or len(process.name) <= 24:
+        return process.name
+    return f"{process.kind} …{process.name[-14:]}"
+
+
+# Serving
+
+
+def serving(overview: Overview, rate: Rate | None, width: int) -> Text:
+    lines = [Text.assemble(name, " -> ", (version or "base", "green")) for name, version in overview.aliases.items()]
+    if overview.up:
+        lines += [_engine(name, stats, width) for name, stats in overview.engines.items()]
+        lines += _requests(overview, rate)
+        if not overview.engines:
+            lines.append(Text("no engine answers yet", "yellow"))
+    return Text("\n", overflow="fold").join(lines or [Text("no alias yet", "dim")])
+
+
+def _engine(name: str, stats: dict[str, Any], width: int) -> Text:
+    if "error" in stats:
+        return Text.assemble((f"{name} ", "bold"), (str(stats["error"]), "red"))
+    part = stats["kv_tokens"] / stats["kv_capacity"] if stats.get("kv_capacity") else None
+    line = Text.assemble((f"{name}  ", "bold"), "KV ", meter.bar(part, 8 if width < WIDE else 20))
+    line.append(f" {meter.percent(part)}  {stats.get('running')} running  {stats.get('waiting')} waiting")
+    line.append(f"  {output.size(stats.get('memory_bytes'))} {stats.get('device', '')}")
+    return line.append(f"  adapters {', '.join(stats.get('adapters') or ()) or 'none'}", "dim")
+
+
+def _requests(overview: Overview, rate: Rate | None) -> list[Text]:
+    traffic = overview.traffic
+    if traffic is None:
+        return []
+    line = Text(f"requests  {traffic.answered:,} answered  {traffic.active} now")
+    line.append(f"  {traffic.errors} errors", "bold red" if traffic.errors else "dim")
+    line.append(f"  {traffic.abandoned} left", "dim")
+    line.append(f"  {traffic.output_tokens:,} tokens written")
+    if rate is None or not traffic.answered:
+        return [line, *_latencies("since the start", traffic.latencies)]
+    line = line.append(f"  {rate.requests_per_s:.1f}/s  {rate.output_tokens_per_s:,.0f} tok/s", "bold")
+    return [line, *_latencies(f"last {rate.seconds:.0f} s", rate.latencies)]
+
+
+_LATENCIES = {
+    "time_to_first_token": "first token",
+    "inter_token_latency": "between tokens",
+    "request_duration": "whole",
+}
+
+
+def _latencies(when: str, latencies: dict[str, Latency]) -> list[Text]:
+    """One line of medians and 95th percentiles, if there is anything to say."""
+    known = [(words, latencies[name]) for name, words in _LATENCIES.items() if name in latencies]
+    shown = [
+        f"{words} {meter.seconds(one.quantile(0.5))} (p95 {meter.seconds(one.quantile(0.95))})" for words, one in known
+    ]
+    return [Text(f"{when}  {'  '.join(shown)}", "dim")] if shown else []
+
+
+# Runs, adapters, events
+
+
+def runs_title(overview: Overview) -> str:
+    counts = {state.lower(): number for state, number in overview.run_counts.items() if number}
+    return "runs" + (f": {', '.join(f'{number} {state}' for state, number in counts.items())}" if counts else "")
+
+
+def runs(overview: Overview, width: int, ended: int = 3) -> Text:
+    lines = [line for reading in overview.active for line in _run(reading, overview, width)]
+    if not overview.active:
+        lines.append(Text("no active runs", "dim"))
+    others = [reading for reading in overview.runs if reading.run.state.is_terminal]
+    lines += [_ended(reading, overview) for reading in others[:ended]]
+    return Text("\n", overflow="fold").join(lines)
+
+
+def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
+    run = reading.run
+    head = Text.assemble((run.id, "bold"), "  ", output.state(run.state))
+    if reading.position is not None:
+        waits = f"  {_ordinal(reading.position)} in the queue  {_ago(run.created_at, overview)}"
+        head.append(f"{waits}{f'  priority {run.priority}' if run.priority else ''}")
+        return [head, Text(f"{run.id} waits: {reading.waits_for}", "yellow")] if reading.waits_for else [head]
+    if not run.state.holds_slot:
+        return [head.append(f"  {run.reason}")]
+    head.append(f"  slot {run.slot}  {_ago(run.started_at, overview)}")
+    if run.attempt > 1:
+        head.append(f"  attempt {run.attempt}", "yellow")
+    bars = max(10, min(40, width - 62))
+    way = Text.assemble("  ", meter.bar(reading.progress, bars, "blue"), f" {run.step}/{run.max_steps or '?'}")
+    way.append(f" {meter.percent(reading.progress)}  {meter.remaining(reading.eta)}")
+    figures = Text("  ")
+    if run.loss is not None:
+        figures.append(f"loss {run.loss:.4f} ").append_text(meter.curve(reading.losses, max(10, min(60, width - 44))))
+    if run.tokens_per_s is not None:
+        figures.append(f"  {run.tokens_per_s:,.0f} tok/s")
+    return [head, way, figures] if figures.plain.strip() else [head, way]
+
+
+def _ended(reading: RunReading, overview: Overview) -> Text:
+    run = reading.run
+    what = run.adapter or run.reason
+    line = Text.assemble((run.id, "dim"), "  ", output.state(run.state), f"  {_ago(run.ended_at, overview)} ago")
+    return line.append(f"  {what}", "dim")
+
+
+def _ordinal(number: int) -> str:
+    return "next" if number == 1 else f"{number}."
+
+
+def adapters(overview: Overview, most: int = 5) -> Table:
+    rows = []
+    for reading in overview.adapters[:most]:
+        manifest = reading.manifest
+        loss = manifest.metrics.get("loss")
+        where = ", ".join(reading.aliases) or ("loaded" if reading.loaded else "")
+        rows.append(
+            (manifest.version, output.state(reading.state), where, "" if loss is None else f"{loss:.4f}")
+            + (_ago(manifest.created_at, overview),)
+        )
+    return _fill(_table("adapter", "state", "answers as", ("loss", "right"), ("age", "right")), rows)
+
+
+def events(overview: Overview, width: int, most: int = 8) -> Text:
+    """Newest first, a line each."""
+    lines = []
+    for event in overview.events[:most]:
+        line = Text.assemble((f"{_ago(event.at, overview):>6} ", "dim"), (f"{event.kind:9} ", "cyan"))
+        line.append(" ".join(f"{f'{event.run_id}: ' if event.run_id else ''}{event.text}".split()))
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return Text("\n").join(lines)
