@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from serve.engine.grammar import Matcher
 
 MOST_STOP_STRINGS = 16
+MOST_STOP_TOKENS = 1024
+GREEDY_BELOW = 1e-5
+"""Temperatures below this count as 0, as in vLLM: float32 cannot divide by much smaller ones."""
 INVALID = -1
 """What `sample` returns for a row whose logits are not numbers."""
 
@@ -30,11 +33,11 @@ class SamplingParams:
     """
 
     temperature: float = 1.0
-    """0 to 2; 0 takes the most likely token."""
+    """0 to 2; 0 takes the most likely token, and so does all below GREEDY_BELOW."""
     top_p: float = 1.0
     """Keep the most likely tokens whose probabilities add up to this, above 0 to 1; 1 keeps all."""
     top_k: int = 0
-    """Keep this many of the most likely tokens; 0 and -1 keep all."""
+    """Keep this many of the most likely tokens; 0, -1 and more than there are keep all."""
     min_p: float = 0.0
     """Drop tokens less likely than this times the most likely one, 0 to 1; 0 keeps all."""
     presence_penalty: float = 0.0
@@ -42,7 +45,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     """-2 to 2, taken from a token's logit once per time that it was generated before."""
     repetition_penalty: float = 1.0
-    """Above 0. Logits of tokens of the prompt or the answer are divided by it if positive, else multiplied."""
+    """0.01 to 100. Logits of tokens of the prompt or the answer are divided by it if positive, else multiplied."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids and what is added to their logits, -100 to 100."""
     seed: int | None = None
@@ -61,14 +64,18 @@ class SamplingParams:
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
         _require(-2 <= self.presence_penalty <= 2, "presence_penalty", self.presence_penalty, "-2 to 2")
         _require(-2 <= self.frequency_penalty <= 2, "frequency_penalty", self.frequency_penalty, "-2 to 2")
-        _require(
-            0 < self.repetition_penalty < float("inf"), "repetition_penalty", self.repetition_penalty, "above 0, finite"
-        )
+        _require(0.01 <= self.repetition_penalty <= 100, "repetition_penalty", self.repetition_penalty, "0.01 to 100")
         for _, bias in self.logit_bias:
             _require(-100 <= bias <= 100, "logit_bias", bias, "-100 to 100")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
         _require(len(self.stop) <= MOST_STOP_STRINGS, "stop", len(self.stop), f"at most {MOST_STOP_STRINGS} strings")
         _require(all(self.stop), "stop", "", "strings of at least one character")
+        stops = len(self.stop_token_ids)
+        _require(stops <= MOST_STOP_TOKENS, "stop_token_ids", stops, f"at most {MOST_STOP_TOKENS} ids")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
 
     @property
     def penalised(self) -> bool:
@@ -77,7 +84,7 @@ class SamplingParams:
     @property
     def filtered(self) -> bool:
         """Needs the vocabulary in order of likelihood."""
-        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
+        return not self.greedy and (self.top_p < 1 or self.top_k > 0)
 
 
 def _require(holds: bool, param: str, value: object, allowed: str) -> None:
@@ -93,6 +100,7 @@ class Sampler:
         self.matcher = matcher
         self._random = random.Random(params.seed)
         self._prompt_ids = prompt_ids
+        self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
         self._generated: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
 
@@ -114,8 +122,11 @@ class Sampler:
         """Add `logit_bias` to this request's logits [V], in place."""
         import torch
 
-        ids, values = zip(*self.params.logit_bias, strict=True)
-        logits[torch.tensor(ids, device=logits.device)] += torch.tensor(values, device=logits.device)
+        if self._bias is None:
+            ids, values = zip(*self.params.logit_bias, strict=True)
+            self._bias = torch.tensor(ids, device=logits.device), torch.tensor(values, device=logits.device)
+        ids, values = self._bias
+        logits[ids] += values
 
     def penalise(self, logits: "torch.Tensor") -> None:
         """Apply the penalties to this request's logits [V], in place."""
@@ -162,7 +173,7 @@ def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     if matchers:
         mask(logits, matchers)
     ids = logits.argmax(-1)
-    drawn = [row for row, sampler in enumerate(samplers) if sampler.params.temperature > 0]
+    drawn = [row for row, sampler in enumerate(samplers) if not sampler.params.greedy]
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
         ids[rows] = _draw(logits[rows], [samplers[row] for row in drawn])
@@ -202,7 +213,7 @@ def _most_likely(logits: "torch.Tensor", params: Sequence[SamplingParams]) -> "t
 
     size = logits.shape[-1]
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    keep = torch.tensor([[p.top_k if p.top_k > 0 else size] for p in params], device=logits.device)
+    keep = torch.tensor([[min(p.top_k, size) if p.top_k > 0 else size] for p in params], device=logits.device)
     ordered = ordered.masked_fill(torch.arange(size, device=logits.device) >= keep, float("-inf"))
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
