@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs.errors import TandemError
+from configs.errors import ClusterError, TandemError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
 from serve.remote import EngineLostError, Remote
 
@@ -69,17 +69,25 @@ class Fleet:
             raise
 
     async def has(self, version: str) -> bool:
-        """Whether every engine has `version` loaded."""
-        return all(version in loaded for loaded in await self._all("adapters"))
+        """Whether every engine has `version` loaded. Raises ClusterError if one does not answer."""
+        return all(version in loaded for loaded in await self._loaded())
 
     async def unload(self, version: str) -> None:
         """Drop `version` everywhere once its last request has ended; not loaded is no error."""
         await self._all("drop_adapter", version)
 
     async def retain(self, versions: set[str]) -> None:
-        """Drop every adapter that is not one of `versions`."""
-        for loaded in {version for each in await self._all("adapters") for version in each} - versions:
+        """Drop every adapter that is not one of `versions`. Raises ClusterError if an engine does not answer."""
+        for loaded in {version for each in await self._loaded() for version in each} - versions:
             await self.unload(loaded)
+
+    async def _loaded(self) -> list[tuple[str, ...]]:
+        """Each engine's versions. An engine that is being started does not answer, so this waits only so long."""
+        try:
+            return await asyncio.wait_for(self._all("adapters"), PROBE_S)
+        except TimeoutError:
+            text = f"not every engine said within {PROBE_S} s which adapters it has"
+            raise ClusterError(text, hint="one is loading its model, or restarting: see `tandem status`") from None
 
     async def stats(self) -> dict[str, EngineStats | str]:
         """Each engine's statistics, or in words why it does not answer."""

@@ -6,10 +6,11 @@ Several may hold one version; aliases and the ledger are left alone.
 """
 
 import asyncio
-import contextlib
+import logging
 import math
 import time
 import uuid
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from configs.errors import NotFoundError, StateError, TandemError
@@ -20,6 +21,8 @@ from serve.swap import Swapper
 
 SWEEP_S = 1.0
 MOST_HOLDS = 32
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Holds:
         self._fleet = fleet
         self._catalog = catalog
         self._holds: dict[str, Hold] = {}
+        self._undropped = False
 
     async def take(self, name: str, seconds: float, hold_id: str | None = None) -> Hold:
         """Hold the adapter `name` (a version or `latest`) for `seconds`; with the id of a hold, renew it.
@@ -111,15 +115,25 @@ class Holds:
         """End what has expired and bring back what a restarted engine forgot, for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            for hold in [hold for hold in self._holds.values() if hold.until == math.inf]:
-                with contextlib.suppress(TandemError):  # an engine that is away is asked again
-                    await self._restore(hold)
             now = time.monotonic()
-            if expired := [hold.id for hold in self._holds.values() if hold.until < now]:
-                for hold_id in expired:
-                    self._holds.pop(hold_id, None)
-                with contextlib.suppress(TandemError):  # an engine that is away keeps nothing
-                    await self._drop()
+            expired = [hold.id for hold in self._holds.values() if hold.until < now]
+            for hold_id in expired:
+                del self._holds[hold_id]
+            if expired or self._undropped:
+                self._undropped = not await self._try("drop", self._drop())
+            for hold in [hold for hold in self._holds.values() if hold.until == math.inf]:
+                await self._try("bring back", self._restore(hold))
+
+    async def _try(self, what: str, work: Awaitable[None]) -> bool:
+        """Whether `work` was done. The next sweep tries again what was not."""
+        try:
+            await work
+        except TandemError:  # an engine that is away
+            return False
+        except Exception:
+            log.exception("a sweep could not %s an adapter that is held, or was", what)
+            return False
+        return True
 
     async def _restore(self, hold: Hold) -> None:
         if await self._fleet.has(hold.version):

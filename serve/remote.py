@@ -7,6 +7,7 @@ request, again after it broke, and what comes on it is given to whom it belongs.
 import asyncio
 import contextlib
 import copy
+import logging
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
@@ -14,6 +15,11 @@ from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
 from serve.engine.protocol import GenerationRequest, TokenChunk
+
+OPENING_S = 5
+"""How long a request waits for an engine that is away, before the fleet may ask another one or this one again."""
+
+log = logging.getLogger(__name__)
 
 
 class EngineLostError(ClusterError):
@@ -88,7 +94,12 @@ class Remote:
             stream.cancel()
 
     async def _submit(self, line: "_Line", request: GenerationRequest) -> None:
-        await line.opened.wait()
+        try:
+            await asyncio.wait_for(line.opened.wait(), OPENING_S)
+        except TimeoutError:
+            away = f"engine {self.name} has not answered for {OPENING_S} s: loading its model, or restarting"
+            line.give(request.request_id, EngineLostError(away, hint="ask again; `tandem status` shows the engines"))
+            return
         if line.closed:
             return
         try:
@@ -97,6 +108,10 @@ class Remote:
             line.give(request.request_id, EngineLostError(f"engine {self.name} died", hint="it is restarted"))
         except TandemError as error:
             line.give(request.request_id, error)
+        except Exception as error:  # Ray's own, and there are many: whatever it is, nobody may wait for ever
+            log.exception("a request could not be given to engine %s", self.name)
+            text = f"engine {self.name} cannot be reached: {type(error).__name__}: {error}"
+            line.give(request.request_id, ClusterError(text, hint="`tandem status`"))
 
     def _leave(self, line: "_Line", request: GenerationRequest, submitted: asyncio.Task) -> None:
         """Abort the request once the engine has it: calls may overtake each other."""
