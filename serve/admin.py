@@ -1,7 +1,7 @@
 """The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,12 +13,27 @@ from serve.catalog import Catalog
 from serve.fleet import Fleet, describe
 from serve.holds import Holds
 from serve.swap import Swapper, as_json
+from serve.wire.body import writable
+
+Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class SwapRequest(BaseModel):
-    """Body of `POST /api/aliases/{alias}`: an adapter, or the way back."""
+class Body(BaseModel):
+    """What all bodies share: no unknown fields, and texts that can be stored and told back."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, value: Any) -> Any:
+        try:
+            return writable(value)
+        except RecursionError as error:
+            raise ValueError("is nested too deep") from error
+
+
+class SwapRequest(Body):
+    """Body of `POST /api/aliases/{alias}`: an adapter, or the way back."""
 
     adapter: str | None = None
     """A version, `latest` or `base`."""
@@ -32,10 +47,8 @@ class SwapRequest(BaseModel):
         return self
 
 
-class LoadRequest(BaseModel):
+class LoadRequest(Body):
     """Body of `POST /api/adapters/{version}/load`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seconds: float = Field(60, gt=0, le=3600)
     """The hold ends by itself after this long unless it is renewed."""
@@ -43,35 +56,29 @@ class LoadRequest(BaseModel):
     """The hold to renew; without it a new one is taken."""
 
 
-class UnloadRequest(BaseModel):
+class UnloadRequest(Body):
     """Body of `POST /api/adapters/{version}/unload`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     hold: str
     """What `load` answered with."""
 
 
-class RunRequest(BaseModel):
+class RunRequest(Body):
     """Body of `POST /api/runs`: a resolved configuration and how to queue it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run_id: str
     config: RunConfig
-    priority: int = 0
+    priority: Priority = 0
     slot_wanted: str | None = None
     parent: str | None = None
 
 
-class ExportRequest(BaseModel):
+class ExportRequest(Body):
     """Body of `POST /api/exports`: what to export, and how to queue it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run_id: str
     config: ExportConfig
-    priority: int = 0
+    priority: Priority = 0
     slot_wanted: str | None = None
 
 

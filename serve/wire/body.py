@@ -61,7 +61,7 @@ class SampledRequest(BaseModel):
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, value: dict[str, float]) -> dict[str, float]:
-        if not all(key.isascii() and key.isdigit() for key in value):
+        if not all(key.isascii() and key.isdigit() and len(key) < 20 for key in value):
             raise ValueError("the keys are token ids")
         return value
 
@@ -85,7 +85,7 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     """
     if not isinstance(body, dict):
         try:
-            body = json.loads(body)
+            body = writable(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
@@ -102,6 +102,19 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
         return kind.model_validate(asked)
     except ValidationError as error:
         raise request_error(error) from error
+
+
+def writable(value: Any) -> Any:
+    """Parsed JSON without halves of surrogate pairs: JSON can spell them and UTF-8 cannot. They become U+FFFD.
+
+    Raises RecursionError for what is nested too deep to be written.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value
 
 
 def request_error(error: ValidationError) -> RequestError:

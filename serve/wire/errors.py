@@ -43,5 +43,11 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, NotFoundError) and error.param == "model":
         code = "model_not_found"
     message = f"{error.message} ({error.hint})" if error.hint else error.message
-    fields = ErrorObject(message=message, type=kind, param=error.param, code=code)
+    param = error.param and _writable(error.param)
+    fields = ErrorObject(message=_writable(message), type=kind, param=param, code=code)
     return status, {"error": fields.model_dump(include={"message", "type", "param", "code"})}
+
+
+def _writable(text: str) -> str:
+    """Half a surrogate pair, which a client may have sent and no answer can hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
