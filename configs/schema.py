@@ -142,7 +142,7 @@ class TrainingConfig(Section):
     """GiB of GPU memory that the run may use. Null: its share of what the GPU has, less 6 %."""
     allow_shorter_rows: bool = False
     """Consent to halve model.max_seq_length as the last resort when memory runs out."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1, le=10**9)
     """Optimiser steps. Null: as many as `epochs` over the data needs."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the data when `max_steps` is null."""
@@ -353,3 +353,6 @@ class ServeConfig(Section):
     """Requests that may wait for room; one more is answered 429."""
     max_context: int = Field(2048, ge=64)
     """Tokens of prompt and answer together. The KV cache is reserved for max_batch of them."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, without port, that the endpoint answers to beside localhost and 127.0.0.1, and whose pages may use
+    it: for a reverse proxy in front of it."""

@@ -233,6 +233,13 @@ def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def end_token_ids(path: Path) -> tuple[int, ...]:
+    """What `generation_config.json` says ends a generation of the model in folder `path`; empty if it says nothing."""
+    file = path / "generation_config.json"
+    found = _read_json(file).get("eos_token_id") if file.is_file() else None
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+
+
 def load_for_inference(path: Path, device: str | torch.device, *, max_seq_length: int = 4096) -> "PreTrainedModel":
     """The base in folder `path` on `device`, in evaluation mode: float32 on a CPU, bfloat16 (or as quantised) on a GPU.
 

@@ -44,7 +44,7 @@ def deployment_config(http_port: int, overrides: dict[str, Any]) -> dict[str, An
     config["http_options"]["port"] = http_port
     application = config["applications"][0]
     arguments = application["args"] | overrides
-    application["args"] = load.validate(ServeConfig, arguments, source="tandem up").model_dump()
+    application["args"] = load.validate(ServeConfig, arguments, source="tandem up").model_dump(mode="json")
     return config
 
 

@@ -1,5 +1,6 @@
 """The way of one chat request: resolve and pin, render, generate, parse, write. Knows no HTTP and no Ray."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
+from models.encoding import LONG, characters
 from serve import pinned
 from serve.catalog import BASE, Catalog, Target
 from serve.engine.protocol import TokenChunk
@@ -23,27 +25,35 @@ from serve.wire.errors import error_body
 
 
 class Chat:
-    """Answers chat requests with one tokenizer, one catalog and one fleet."""
+    """Answers chat requests with one tokenizer, one catalog and one fleet, whose engines take `max_context` tokens."""
 
-    def __init__(self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics) -> None:
+    def __init__(
+        self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics, max_context: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._max_context = max_context
         self._stop_ids = harmony.stop_token_ids(tokenizer)
         self._pinner = Pinner(catalog, fleet, metrics)
 
     async def open(self, request: ChatRequest) -> "Answer":
         """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
         started = time.perf_counter()
-        prompt = harmony.render(
+        long = characters([request.messages, request.tools]) >= LONG
+        prompt = await asyncio.to_thread(self._render, request) if long else self._render(request)
+        asked = [(prompt, sampling) for sampling in request.samplings(self._stop_ids)]
+        how = {"started": started, "constraint": request.constraint(), "logprobs": request.scored}
+        begun = await self._pinner.begin_all(request.model, asked, **how)
+        return Answer(self._tokenizer, request, prompt, begun)
+
+    def _render(self, request: ChatRequest) -> list[int]:
+        return harmony.render(
             self._tokenizer,
             request.messages,
             tools=request.offered_tools,
             reasoning_effort=request.reasoning_effort,
             response_format=request.response_format.description,
+            most_tokens=self._max_context,
         )
-        asked = [(prompt, sampling) for sampling in request.samplings(self._stop_ids)]
-        how = {"started": started, "constraint": request.constraint(), "logprobs": request.scored}
-        begun = await self._pinner.begin_all(request.model, asked, **how)
-        return Answer(self._tokenizer, request, prompt, begun)
 
     async def complete(self, request: ChatRequest) -> ChatCompletion:
         """A whole answer. Raises what `open` raises, and EngineLostError if engines keep dying."""

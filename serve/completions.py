@@ -15,6 +15,7 @@ from openai.types import Completion, CompletionChoice
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
+from models.encoding import LONG, Encoder, characters
 from serve import pinned
 from serve.catalog import BASE, Catalog
 from serve.fleet import Fleet
@@ -27,17 +28,32 @@ from serve.wire.errors import error_body
 
 
 class Completions:
-    """Completes prompts with one tokenizer, one catalog and one fleet."""
+    """Completes prompts with one tokenizer, one catalog and one fleet, whose engines take `max_context` tokens.
 
-    def __init__(self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics) -> None:
+    Generations end where chat's do, and at `end_ids`, the model's own.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        catalog: Catalog,
+        fleet: Fleet,
+        metrics: RequestMetrics,
+        max_context: int | None = None,
+        *,
+        end_ids: tuple[int, ...] = (),
+    ) -> None:
         self._tokenizer = tokenizer
-        self._stop_ids = harmony.stop_token_ids(tokenizer)
+        self._encoder = Encoder(tokenizer.backend_tokenizer)
+        self._max_context = max_context
+        self._stop_ids = tuple(dict.fromkeys((*harmony.stop_token_ids(tokenizer), *end_ids)))
         self._pinner = Pinner(catalog, fleet, metrics)
 
     async def open(self, request: CompletionRequest) -> "Continuation":
         """All choices up to their first tokens, of one adapter version. Raises what `Pinner.begin` raises."""
         started = time.perf_counter()
-        prompts = [self._tokenizer.encode(each) if isinstance(each, str) else each for each in request.prompts]
+        long = characters(request.prompts) >= LONG
+        prompts = await asyncio.to_thread(self._encode, request) if long else self._encode(request)
         asked = [(prompt, sampling) for prompt in prompts for sampling in request.samplings(self._stop_ids)]
         begun = await self._pinner.begin_all(
             request.model,
@@ -49,6 +65,11 @@ class Completions:
         )
         writers = [ChoiceWriter(self._tokenizer, request, index, prompt) for index, (prompt, _) in enumerate(asked)]
         return Continuation(request, list(zip(writers, begun, strict=True)))
+
+    def _encode(self, request: CompletionRequest) -> list[list[int]]:
+        texts = [each for each in request.prompts if isinstance(each, str)]
+        self._encoder.refuse_hopeless(texts, self._max_context, "prompt")
+        return [self._encoder.ids(each, add_special_tokens=True) for each in texts] or request.prompts
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Raises what `open` raises, and EngineLostError if engines keep dying."""

@@ -29,6 +29,7 @@ from serve.completions import Completions
 from serve.fleet import Fleet, Remote, describe
 from serve.holds import Holds
 from serve.loopback import stay_on_loopback
+from serve.origin import OwnPagesOnly
 from serve.responses import Responses
 from serve.swap import Swapper
 from serve.wire.errors import error_body
@@ -45,6 +46,7 @@ class Gateway:
         stay_on_loopback()
         described = checkpoint.inspect(base)
         self.started = time.time()
+        self.allowed_hosts = config.allowed_hosts
         self.registry = Registry(home().models)
         self.control = control.Client(control.find())
         self.fleet = Fleet([Remote(f"engine_{slot}", handle) for slot, handle in engines.items()])
@@ -54,9 +56,10 @@ class Gateway:
         self.engine_metrics = EngineMetrics(self.scrape, described.name)
         self.scrape.register(ClusterCollector(home()))
         tokenizer = checkpoint.load_tokenizer(base)
-        self.chat = Chat(tokenizer, self.catalog, self.fleet, self.requests)
+        parts = (tokenizer, self.catalog, self.fleet, self.requests, config.max_context)
+        self.chat = Chat(*parts)
         self.responses = Responses(self.chat)
-        self.completions = Completions(tokenizer, self.catalog, self.fleet, self.requests)
+        self.completions = Completions(*parts, end_ids=checkpoint.end_token_ids(base))
         self.swapper = Swapper(
             self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
         )  # fmt: skip
@@ -97,6 +100,7 @@ def build_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
     app.openapi = lambda: reference.openapi(app)
     app.include_router(openai_routes.routes(gateway))
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))

@@ -16,6 +16,7 @@ from actors.control import Control
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
+from models.checkpoint import end_token_ids
 from models.registry import Registry
 from serve.catalog import Catalog
 from serve.chat import Chat
@@ -35,6 +36,7 @@ HELLO = (
     "<|start|>assistant<|channel|>final<|message|>Hello there.<|return|>"
 )
 ASK = [{"role": "user", "content": "Hi"}]
+MAX_CONTEXT = 100_000
 BASIC = {"model": "prod", "messages": ASK}
 
 
@@ -87,19 +89,21 @@ class Server:
         self.control = Control.__new__(Control)
         await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
         gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
+        gateway.allowed_hosts = ("chat.example",)
         gateway.fleet = Fleet([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()
         gateway.requests = RequestMetrics(gateway.scrape)
         gateway.engine_metrics = EngineMetrics(gateway.scrape, "tiny")
         gateway.scrape.register(ClusterCollector(self.home))
-        gateway.chat = Chat(TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests)
+        parts = (TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests, MAX_CONTEXT)
+        gateway.chat = Chat(*parts)
         gateway.swapper = Swapper(
             self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
         )
         gateway.holds = Holds(gateway.swapper, gateway.fleet, gateway.catalog)
         gateway.responses = Responses(gateway.chat)
-        gateway.completions = Completions(TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests)
+        gateway.completions = Completions(*parts, end_ids=end_token_ids(TINY_MODEL))
         return gateway
 
     # Talking to it

@@ -29,6 +29,7 @@ def render(
     response_format: str | None = None,
     current_date: date | None = None,
     add_generation_prompt: bool = True,
+    most_tokens: int | None = None,
 ) -> list[int]:
     """Token ids of an OpenAI-shaped conversation, by the tokenizer's own chat template.
 
@@ -39,7 +40,8 @@ def render(
     becomes that token. With `add_generation_prompt` the ids end in `<|start|>assistant`, which is where StreamParser
     begins.
 
-    Raises RequestError, with `param` "messages" or "tools", for a conversation that the template cannot express.
+    Raises RequestError, with `param` "messages" or "tools", for a conversation that the template cannot express, or
+    that surely has more than `most_tokens`; one that may have fewer is not counted.
     """
     pinned = {"current_date": current_date.isoformat(), "strftime_now": current_date.strftime} if current_date else {}
     vocabulary = vocabulary_of(tokenizer)
@@ -59,7 +61,7 @@ def render(
         raise RequestError(f"the chat template refused the conversation: {error}", param="messages") from error
     if response_format:
         text = _with_format(text, vocabulary.shielded(response_format, shield))
-    return vocabulary.encode(text, shield)
+    return vocabulary.encode(text, shield, most_tokens)
 
 
 def describe_format(name: str, description: str, schema: Mapping[str, Any]) -> str:
@@ -175,7 +177,7 @@ def _template_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{where}.function.arguments is not JSON: {error}", param="messages") from error
     return {"name": _name(function.get("name"), f"{where}.function", "messages"), "arguments": arguments}
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import CheckpointError
+from models.encoding import Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,8 +69,9 @@ class Vocabulary:
 
         self._tokenizer = tokenizer
         # A copy of its own: the flag is state of the tokenizer, which other threads use with its default.
-        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._plain.encode_special_tokens = True
+        plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        plain.encode_special_tokens = True
+        self._plain = Encoder(plain)
         self._byte_of = {character: value for value, character in bytes_to_unicode().items()}
         added = tokenizer.added_tokens_decoder
         self._added = {index: token.content for index, token in added.items() if not token.special}
@@ -91,18 +93,20 @@ class Vocabulary:
             return [self.shielded(item, shield) for item in value]
         return value
 
-    def encode(self, text: str, shield: str) -> list[int]:
+    def encode(self, text: str, shield: str, most_tokens: int | None = None) -> list[int]:
         """Ids of a rendered template: special tokens outside a shield by id, all else as ordinary text.
 
-        Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD.
+        Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD. Raises RequestError for
+        text that surely has more than `most_tokens`.
         """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        self._plain.refuse_hopeless([text.replace(shield, "")], most_tokens, "messages")
         ids: list[int] = []
         for index, part in enumerate(self._special.split(text)):
             if index % 2:
                 ids.append(self.specials[part])
             elif part:
-                ids.extend(self._plain.encode(part.replace(shield, ""), add_special_tokens=False).ids)
+                ids.extend(self._plain.ids(part.replace(shield, "")))
         return ids
 
     def piece(self, token_id: int) -> bytes:

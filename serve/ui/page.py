@@ -18,6 +18,9 @@ STYLE = Path(__file__).with_name("style.css")
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif"]
 SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "Liberation Mono", "monospace"]
 
+UPLOADS_KEPT_S = (3600, 24 * 3600)
+"""How often Gradio looks for uploaded files to delete, and how old they are then."""
+
 ON_LOAD = """() => {
   const wanted = localStorage.getItem('tandem-theme');
   if (wanted) document.body.classList.toggle('dark', wanted === 'dark');
@@ -31,7 +34,8 @@ TOGGLE = """() => {
 def build(endpoint: Endpoint, store: Conversations, votes: Votes) -> gr.Blocks:
     """The page over one endpoint. Conversations and votes are this machine's, shared by everyone who may open it."""
     answers = Answers()
-    with gr.Blocks(title="Tandem", fill_height=True, fill_width=True, analytics_enabled=False) as page:
+    how = {"fill_height": True, "fill_width": True, "analytics_enabled": False, "delete_cache": UPLOADS_KEPT_S}
+    with gr.Blocks(title="Tandem", **how) as page:
         with gr.Sidebar(width=280, elem_id="library"):
             gr.HTML("<h1>Tandem</h1>", js_on_load=None)
             library = Library(store)

@@ -65,16 +65,15 @@ class Server:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(self._home.cache / "ui")
         from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+        from serve.origin import ANY, OwnPagesOnly
         from serve.ui import page
         from serve.ui.guard import Guard
 
         access = self._access
-        middleware = [Middleware(Guard)]
-        if access.server_name in LOOPBACK and not access.share:
-            # A name that some web page lets point to 127.0.0.1 is not ours (DNS rebinding).
-            middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"]))
+        open_to_others = access.share or access.server_name not in LOOPBACK
+        own = Middleware(OwnPagesOnly, allowed_hosts=[ANY] if open_to_others else [])
+        middleware = [Middleware(Guard), own]
         self._page = page.build(self._endpoint, Conversations(self._home.conversations), Votes(self._home.preferences))
         try:
             _, self.url, self.share_url = self._page.launch(

@@ -9,7 +9,9 @@ from serve import gateway, reference
 from serve.examples import EXAMPLES, VERSION
 from tests.samples import publish
 
-APP = gateway.build_app(SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None))
+APP = gateway.build_app(
+    SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None, allowed_hosts=())
+)
 TOLD = APP.openapi()
 SHOWN = [pytest.param(path, body, id=f"{path}: {title}") for path, of in EXAMPLES.items() for title, body in of.items()]
 

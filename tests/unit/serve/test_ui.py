@@ -246,7 +246,17 @@ def test_every_response_forbids_scripts_and_addresses_that_are_not_ours(served):
 
 
 def test_a_foreign_host_name_is_refused(served):
-    assert httpx.get(served.url, headers={"host": "evil.example"}).status_code == 400
+    assert httpx.get(served.url, headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_foreign_page_uploads_nothing_and_does_not_log_in(served):
+    own = {"origin": served.url.rstrip("/")}
+    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        refused = httpx.post(f"{served.url}gradio_api/upload", files={"files": b"x"}, headers=headers)
+        assert refused.status_code == 403 and "may not use this server" in refused.json()["error"]["message"]
+        form = {"username": "me", "password": "a long password"}
+        assert httpx.post(f"{served.url}login", data=form, headers=headers).status_code == 403
+    assert httpx.post(f"{served.url}login", data=form, headers=own).status_code == 200
 
 
 def test_nothing_is_told_to_anybody_else(served):
