@@ -82,10 +82,8 @@ class ExportRequest(Body):
     slot_wanted: str | None = None
 
 
-class QuarantineRequest(BaseModel):
+class QuarantineRequest(Body):
     """Body of `POST /api/slots/{slot}/quarantine`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(min_length=1, max_length=500)
     """Shown wherever the slot is shown."""

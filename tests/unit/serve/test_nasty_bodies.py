@@ -39,6 +39,7 @@ ROUTES = {
     "/api/aliases/prod": ({}, ("adapter", "back", HALF)),
     "/api/adapters/x/load": ({"seconds": 1}, ("seconds", "hold")),
     "/api/adapters/x/unload": ({"hold": "x"}, ("hold",)),
+    "/api/slots/0/quarantine": ({"reason": "x"}, ("reason", HALF)),
     "/api/runs": (RUN, ("run_id", "config", "priority", "slot_wanted", "parent")),
     "/api/exports": (EXPORT, ("run_id", "config", "priority", "slot_wanted")),
 }
