@@ -22,6 +22,7 @@ COMMANDS = {
     "chat": ("cli.chat.command", "Chat with the running endpoint in this terminal."),
     "debug": ("cli.debug", "Look at what the model really reads and writes."),
     "ui": ("cli.ui", "Chat in the browser; two adapters side by side."),
+    "dashboard": ("cli.dashboard", "Everything at a glance in the browser, live."),
     "benchmark": ("cli.benchmark", "Measure latency and throughput of any OpenAI-compatible endpoint."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
     "slots": ("cli.slots", "List slots; take one out of use, or give it back."),

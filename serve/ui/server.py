@@ -53,9 +53,14 @@ class Server:
         *,
         api_key: str = "none",
         address: Callable[[], str | None] | None = None,
+        tab: str = "chat",
     ) -> None:
-        """`endpoint` is its base URL, `address` as `Endpoint` has it. Raises ConfigError as `Access.check` does."""
+        """`endpoint` is its base URL, `address` as `Endpoint` has it, `tab` what the page opens at.
+
+        Raises ConfigError as `Access.check` does.
+        """
         access.check()
+        self._tab = tab
         self._endpoint, self._home, self._access = Endpoint(endpoint, api_key=api_key, address=address), home, access
         self._judging = asyncio.Lock()
 
@@ -68,23 +73,25 @@ class Server:
 
         from serve.origin import ANY, OwnPagesOnly
         from serve.ui import page
+        from serve.ui.dashboard.reading import Looks
         from serve.ui.guard import Guard
 
         access = self._access
         open_to_others = access.share or access.server_name not in LOOPBACK
         own = Middleware(OwnPagesOnly, allowed_hosts=[ANY] if open_to_others else [])
         middleware = [Middleware(Guard), own]
-        self._page = page.build(self._endpoint, Conversations(self._home.conversations), Votes(self._home.preferences))
+        store, votes = Conversations(self._home.conversations), Votes(self._home.preferences)
+        self._page = page.build(self._endpoint, store, votes, Looks(self._home), first=self._tab)
         try:
             _, self.url, self.share_url = self._page.launch(
                 server_name=access.server_name, server_port=access.port, share=access.share, quiet=True,
                 prevent_thread_lock=True, auth=self._admits if access.password else None, inbrowser=False,
-                theme=page.theme(), css_paths=[page.STYLE], footer_links=[], run_history=False, show_error=False,
+                theme=page.theme(), css_paths=page.STYLES, footer_links=[], run_history=False, show_error=False,
                 max_file_size=LARGEST_UPLOAD, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
                 app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
             )  # fmt: skip
         except OSError:
-            raise ClusterError(f"port {access.port} is in use", hint="tandem ui --port <another>") from None
+            raise ClusterError(f"port {access.port} is in use", hint="--port <another>") from None
         if access.share and not self.share_url:
             self.close()
             raise ClusterError("no public address could be had", hint="look at the connection, or leave out --share")

@@ -150,9 +150,13 @@ class Window:
         page.on("request", self._seen)
         page.on("requestfailed", self._failed)
         page.goto(url)
+        self.loaded(page)
+        return page
+
+    def loaded(self, page) -> None:
+        """Return once a person can do something with the page."""
         page.locator("#question textarea").wait_for()
         page.wait_for_function("document.querySelector('#current textarea')?.value")
-        return page
 
     # What a person does and sees
 

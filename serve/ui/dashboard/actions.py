@@ -1,0 +1,75 @@
+"""What a person may change from the dashboard, through the gateway's `/api` routes only, and what is said about it."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from actors import cluster
+from configs.errors import ClusterError, RequestError, TandemError
+from configs.paths import Home
+
+TIMEOUT_S = 600
+"""A swap's; loading and verifying a 353 MiB adapter from a slow disk takes minutes."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One wish, as a click says it. Raises RequestError if there is no such thing to do."""
+
+    kind: str
+    """`swap`, `back` or `stop`."""
+    what: str = ""
+    """The adapter's version or `base`; the run."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS or not isinstance(self.what, str) or (self.kind != "back" and not self.what):
+            raise RequestError(f"the dashboard cannot do {self.kind!r} with {self.what!r}")
+
+    def question(self, prod: str, previous: str) -> str:
+        """What a person is asked to confirm."""
+        if self.kind == "stop":
+            return f"Stop {self.what}? Running training writes a checkpoint first and can be resumed."
+        new = previous if self.kind == "back" else self.what
+        return f"prod answers with {prod} now. Let it answer with {new}? Running requests keep what they began with."
+
+    @property
+    def verb(self) -> str:
+        return _KINDS[self.kind]
+
+    @property
+    def busy(self) -> str:
+        return "Stopping …" if self.kind == "stop" else "Swapping: loading and verifying the adapter …"
+
+
+_KINDS = {"swap": "Swap", "back": "Swap back", "stop": "Stop the run"}
+
+
+async def do(home: Home, action: Action) -> str:
+    """Carry it out; a sentence about what happened. Raises TandemError with the gateway's words."""
+    if action.kind == "stop":
+        run = await _post(home, f"/api/runs/{quote(action.what, safe='')}/stop", {})
+        return f"{action.what} is {str(run.get('state', 'stopping')).lower()}"
+    body = {"back": True} if action.kind == "back" else {"adapter": action.what}
+    swap = await _post(home, "/api/aliases/prod", body)
+    return f"prod answers with {swap['new'] or 'the base'} now; the swap took {swap['seconds']:.2f} s"
+
+
+async def _post(home: Home, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    place = cluster.require(home).http
+    try:
+        async with httpx.AsyncClient(base_url=place, timeout=TIMEOUT_S, trust_env=False) as http:
+            response = await http.post(path, json=body)
+    except httpx.HTTPError as error:
+        raise ClusterError(f"no answer from {place} ({type(error).__name__})", hint="it may be restarting") from None
+    if not response.is_success:
+        raise TandemError(_words(response))
+    return response.json()
+
+
+def _words(response: httpx.Response) -> str:
+    try:
+        return response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return f"the gateway answered {response.status_code}: {response.text[:200]}"

@@ -1,0 +1,79 @@
+"""The curves of runs, read once and then only what was added: one cache for everybody who looks.
+
+A line of `metrics.jsonl` that is none is counted, not fatal. Knows the file's format, nothing of training.
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.paths import Home
+
+MOST_KEPT = 8
+
+
+@dataclass
+class Curve:
+    """What `metrics.jsonl` says so far; points are (step, value), steps rising."""
+
+    train: list[tuple[int, float]] = field(default_factory=list)
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+    rollbacks: int = 0
+    unreadable: int = 0
+    """Lines that are no JSON, or have another shape."""
+
+    def take(self, line: bytes) -> None:
+        """Add one whole line."""
+        try:
+            content = json.loads(line)
+            step = int(content["step"])
+            if "loss" in content:
+                self.train.append((step, _number(content["loss"])))
+            elif "eval_loss" in content:
+                self.held_out.append((step, _number(content["eval_loss"])))
+            elif "rollback" in content:
+                self.rollbacks += 1
+        except (ValueError, TypeError, KeyError):
+            self.unreadable += 1
+
+
+class Curves:
+    """The curves of the runs that were looked at last."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._known: OrderedDict[str, tuple[tuple[int, int], int, Curve]] = OrderedDict()
+
+    def of(self, run_id: str) -> Curve:
+        """The run's curve as it is now. Raises OSError if its file is there and cannot be read."""
+        path = self._home.run(run_id) / "metrics.jsonl"
+        try:
+            return self._follow(run_id, path)
+        except FileNotFoundError:
+            self._known.pop(run_id, None)
+            return Curve()
+
+    def _follow(self, run_id: str, path: Path) -> Curve:
+        with path.open("rb") as file:
+            stat = path.stat()
+            identity, offset, curve = self._known.get(run_id, (None, 0, Curve()))
+            if identity != (stat.st_dev, stat.st_ino) or stat.st_size < offset:  # a resumed run writes it anew
+                offset, curve = 0, Curve()
+            file.seek(offset)
+            text = file.read()
+        whole = text.rfind(b"\n") + 1
+        for line in text[:whole].splitlines():
+            curve.take(line)
+        self._known[run_id] = ((stat.st_dev, stat.st_ino), offset + whole, curve)
+        self._known.move_to_end(run_id)
+        while len(self._known) > MOST_KEPT:
+            self._known.popitem(last=False)
+        return curve
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

@@ -1,0 +1,25 @@
+"""The ledger's events as a log that people read, newest first."""
+
+from serve.ui.dashboard.markup import part, template
+from serve.ui.dashboard.reading import Look
+
+SHOWN = 80
+_TONES = {
+    "failed": "bad", "interrupted": "warn", "watchdog": "warn", "rollback": "warn", "quarantine": "bad",
+    "succeeded": "good", "published": "good", "swap": "busy", "running": "good",
+}  # fmt: skip
+
+_LOG = template("""
+{% if events %}
+<ol class="log" tabindex="0">
+{% for event in events %}
+  <li><time>{{ event.at | clock }}</time><span class="kind {{ tones.get(event.kind, 'calm') }}">{{ event.kind }}</span>
+    <span class="text">{% if event.run_id %}<b>{{ event.run_id }}</b> {% endif %}{{ event.text }}</span></li>
+{% endfor %}
+</ol>
+{% else %}<p class="empty">Nothing has happened yet. Runs, swaps and leases leave their events here.</p>{% endif %}
+""")
+
+
+def html(look: Look) -> str:
+    return part("events", "Events", _LOG, events=look.overview.events[:SHOWN], tones=_TONES)

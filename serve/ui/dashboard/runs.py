@@ -1,0 +1,151 @@
+"""Queue and runs: a table, and the run that is looked at, with its loss curve and the watchdog's lines."""
+
+from typing import Any
+
+from actors.overview import RunReading
+from actors.pace import Eta
+from actors.run import Run, RunState
+from configs.schema import WatchdogConfig
+from serve.ui.dashboard.chart import Level, loss_curve
+from serve.ui.dashboard.curves import Curve
+from serve.ui.dashboard.markup import NOTHING, duration, number, part, template
+from serve.ui.dashboard.reading import Look
+
+_ORDER = (RunState.RUNNING, RunState.STOPPING, RunState.STARTING, RunState.INTERRUPTED, RunState.QUEUED)
+_STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INTERRUPTED)
+
+_TABLE = template("""
+{% if rows %}
+<div class="scroll"><table class="runs">
+  <thead><tr><th>Run</th><th>State</th><th>Progress</th><th class="n">Loss</th><th class="n">Tokens/s</th>
+    <th class="n">Left or took</th><th class="n">Created</th></tr></thead>
+  <tbody>
+  {% for reading in rows %}{% set run = reading.run %}
+    <tr class="{{ 'chosen' if run.id == chosen }}" data-run="{{ run.id }}">
+      <td><button data-do="show" data-what="{{ run.id }}"><b>{{ run.id }}</b></button></td>
+      <td>{{ badge(run.state, run.reason) }}
+        {% if reading.position %}<span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
+      <td class="progress">{{ bar(reading.progress, run.state | tone) }}
+        <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
+      <td class="n">{{ run.loss | number }}</td>
+      <td class="n">{{ run.tokens_per_s | number }}</td>
+      <td class="n">{{ span(reading) }}</td>
+      <td class="n quiet">{{ run.created_at | ago(now) }}</td>
+    </tr>
+  {% endfor %}
+  </tbody>
+</table></div>
+{% if left > 0 %}
+<p class="more"><button data-do="more">Show {{ [left, more] | min }} more of {{ left }}</button></p>
+{% endif %}
+{% else %}<p class="empty">No run yet. <code>tandem train --profile tiny</code> begins one.</p>{% endif %}
+""")
+
+_RUN = template("""
+{% if reading %}{% set run = reading.run %}
+<div class="run" data-shown="{{ run.id }}" data-points="{{ curve.train | length }}">
+  <p class="facts">{{ badge(run.state) }} <span class="reason">{{ run.reason }}</span>
+    {% if stoppable %}<button class="act" data-do="stop" data-what="{{ run.id }}">Stop</button>{% endif %}</p>
+  <div class="figures">
+    {% for name, value, unit in figures %}
+    <div><b>{{ value }}</b> <span class="quiet">{{ unit }}</span><span class="name">{{ name }}</span></div>
+    {% endfor %}
+  </div>
+  {% if trouble %}<p class="warning">{{ trouble }}</p>{% endif %}
+  {% if drawn %}{{ drawn }}
+  <p class="legend"><span class="key train">training loss</span>
+    {% if curve.held_out %}<span class="key held-out">held-out loss</span>{% endif %}
+    {% for level in levels %}<span class="key level {{ level.kind }}">{{ level.label }}</span>{% endfor %}</p>
+  {% else %}<p class="empty curve-empty">{{ waiting }}</p>{% endif %}
+</div>
+{% else %}<p class="empty">The loss curve of a run is drawn here.</p>{% endif %}
+""")
+
+
+def ordered(look: Look) -> list[RunReading]:
+    """What computes, what waits in the order of the queue, then what has ended, newest first."""
+    active = sorted(look.overview.active, key=lambda each: (_ORDER.index(each.run.state), each.position or 0))
+    return [*active, *(each for each in look.overview.runs if each.run.state.is_terminal)]
+
+
+def table(look: Look, chosen: str, rows: int, more: int) -> str:
+    """The first `rows` runs; `more` is how many the button adds."""
+    readings = ordered(look)[:rows]
+    counts = {state: count for state, count in look.overview.run_counts.items() if count}
+    aside = " · ".join(f"{count} {state.lower()}" for state, count in counts.items())
+    values = {"rows": readings, "chosen": chosen, "now": look.overview.at, "span": lambda each: _span(each, look)}
+    return part("runs", "Queue and runs", _TABLE, aside, **values, more=more, left=sum(counts.values()) - len(readings))
+
+
+def find(look: Look, wanted: str) -> RunReading | None:
+    """The run of this id, or the one that computes now, or the newest."""
+    readings = ordered(look)
+    return next((each for each in readings if each.run.id == wanted), readings[0] if readings else None)
+
+
+def detail(look: Look, reading: RunReading | None, curve: Curve, measured: dict[str, Any], trouble: str = "") -> str:
+    """One run; `trouble` is why its curve cannot be read."""
+    if reading is None:
+        return part("run", "Loss", _RUN, reading=None)
+    run = reading.run
+    levels = _levels(run)
+    label = f"loss of {run.id}, {len(curve.train)} steps"
+    drawn = loss_curve(curve.train, curve.held_out, levels, last_step=run.max_steps, label=label)
+    unreadable = curve.unreadable and f"{curve.unreadable} lines of metrics.jsonl cannot be read and are left out"
+    values = {"reading": reading, "curve": curve, "levels": levels, "drawn": drawn, "trouble": trouble or unreadable}
+    values |= {"figures": _figures(reading, curve, measured, look), "stoppable": run.state in _STOPPABLE}
+    return part("run", run.id, _RUN, _aside(run), **values, waiting=_waiting(run, reading.waits_for))
+
+
+def _levels(run: Run) -> list[Level]:
+    """The watchdog's lines, as the run's configuration has them."""
+    limits = run.config.get("watchdog") or {}
+    if "target_loss" not in limits:
+        return []
+    limits = WatchdogConfig.model_validate(limits)
+    return [
+        Level(limits.target_loss, f"target {limits.target_loss:g}", "target"),
+        Level(limits.overfit_loss, f"overfit {limits.overfit_loss:g}", "overfit"),
+    ]
+
+
+def _aside(run: Run) -> str:
+    attempt = f" · attempt {run.attempt}" if run.attempt > 1 else ""
+    return f"{run.kind} · {run.profile}{f' · slot {run.slot}' if run.slot else ''}{attempt}"
+
+
+def _waiting(run: Run, waits_for: str | None) -> str:
+    if run.state is RunState.QUEUED:
+        return f"{waits_for or 'It waits for its turn'}. Its curve begins with its first step."
+    return "It left no losses." if run.state.is_terminal else "No step yet; the curve begins with the first."
+
+
+def _figures(reading: RunReading, curve: Curve, measured: dict[str, Any], look: Look) -> list[tuple[str, str, str]]:
+    run, eta = reading.run, reading.eta
+    steps = f"of {run.max_steps}" if run.max_steps else ""
+    figures = [("step", f"{run.step}", steps), ("loss", number(run.loss), "")]
+    if curve.held_out:
+        figures.append(("held-out loss", number(curve.held_out[-1][1]), ""))
+    figures.append(("speed", number(run.tokens_per_s), "tokens/s"))
+    if run.state.holds_slot and eta:
+        figures.append(("left", duration(eta.seconds), _range(eta)))
+    elif run.started_at:
+        figures.append(("took" if run.ended_at else "so far", _took(run, look.overview.at), ""))
+    if joules := measured.get("energy_joules"):
+        figures.append(("energy", number(joules / 3600), "Wh"))
+    return figures
+
+
+def _range(eta: Eta) -> str:
+    low, high = duration(eta.low), duration(eta.high)
+    return "" if low == high else f"{low} to {high}"
+
+
+def _span(reading: RunReading, look: Look) -> str:
+    if reading.run.state.holds_slot and reading.eta:
+        return f"{duration(reading.eta.seconds)} left"
+    return _took(reading.run, look.overview.at) if reading.run.started_at else NOTHING
+
+
+def _took(run: Run, now: float) -> str:
+    return duration(max(0.0, (run.ended_at or now) - run.started_at))

@@ -1,0 +1,113 @@
+"""GPUs and slots: a tile per GPU, or per slot without one, with its readings, its holder and what is wrong with it."""
+
+from dataclasses import dataclass, field
+
+from actors.monitor import GpuReading
+from actors.overview import SlotReading
+from serve.ui.dashboard.chart import sparkline
+from serve.ui.dashboard.markup import part, template
+from serve.ui.dashboard.reading import HISTORY, Look
+
+HOT_C = 85
+"""NVIDIA's desktop cards lower their clocks in this neighbourhood."""
+
+_TILES = template("""
+<div class="tiles">
+{% for tile in tiles %}
+  <article class="tile {{ tile.tone }}" data-slot="{{ tile.slot }}">
+    <header><h3>{{ tile.name }}</h3><span class="quiet">{{ tile.model }}</span></header>
+    {% for warning in tile.warnings %}<p class="warning"><b>{{ warning[0] }}</b> {{ warning[1] }}</p>{% endfor %}
+    {% if tile.gpu %}
+    <div class="big">
+      <b>{{ tile.gpu.utilization | percent }}</b>{{ sparkline(look.busy.get(tile.gpu.uuid, ()), 1,
+        label="utilisation of " ~ tile.name, length=history) }}
+    </div>
+    <dl>
+      <dt>Memory</dt>
+      <dd>{{ bar(tile.gpu.memory_used / (tile.gpu.memory_total or 1)) }}
+        <span>{{ tile.gpu.memory_used | size }} <i>of {{ tile.gpu.memory_total | size }}</i></span></dd>
+      <dt>Temperature</dt>
+      <dd class="{{ 'hot' if (tile.gpu.temperature or 0) >= hot }}">
+        {{ nothing if tile.gpu.temperature is none else "%.0f °C" % tile.gpu.temperature }}</dd>
+      <dt>Power</dt>
+      <dd>{{ nothing if tile.gpu.power is none else "%.0f W" % tile.gpu.power }}
+        {% if tile.gpu.power_limit %}<i>of {{ "%.0f W" % tile.gpu.power_limit }}</i>{% endif %}</dd>
+      <dt>Clock</dt>
+      <dd>{{ nothing if tile.gpu.clock is none else "%.0f MHz" % (tile.gpu.clock / 1e6) }}</dd>
+    </dl>
+    {% endif %}
+    {% for slot in tile.roles %}
+    <p class="holder"><span class="role">{{ slot.role }}</span>
+      {% if slot.holder %}<b>{{ slot.holder }}</b>
+      <span class="quiet">{% if slot.pid %}pid {{ slot.pid }} · {% endif %}
+        {{ slot.since | ago(look.overview.at) }}</span>
+      {% else %}<span class="quiet">free</span>{% endif %}
+    </p>
+    {% endfor %}
+    {% if not tile.roles %}<p class="holder quiet">in no slot</p>{% endif %}
+  </article>
+{% endfor %}
+  <article class="tile host">
+    <header><h3>Host</h3><span class="quiet">{{ host.cpu_count }} processors</span></header>
+    <div class="big"><b>{{ host.cpu_utilization | percent }}</b>{{ sparkline(look.busy.get("host", ()), 1,
+      label="utilisation of the processors", length=history) }}</div>
+    <dl><dt>Memory</dt><dd>{{ bar(host.memory_used / (host.memory_total or 1)) }}
+      <span>{{ host.memory_used | size }} <i>of {{ host.memory_total | size }}</i></span></dd></dl>
+  </article>
+</div>
+{% if not look.overview.gpus %}<p class="empty">{{ without }}</p>{% endif %}
+""")
+
+WITHOUT = "No NVIDIA GPU answers here, so there is nothing to show of one: slots are shares of the processors."
+
+
+@dataclass
+class Tile:
+    """One GPU, with the roles of its slot; or a slot whose GPU is a share of the processors, or gone."""
+
+    name: str
+    gpu: GpuReading | None = None
+    roles: list[SlotReading] = field(default_factory=list)
+
+    @property
+    def slot(self) -> str:
+        return self.roles[0].name if self.roles else ""
+
+    @property
+    def model(self) -> str:
+        if self.gpu:
+            return self.gpu.name
+        return "gone" if self.is_gone else "processors"
+
+    @property
+    def is_gone(self) -> bool:
+        return self.gpu is None and any(slot.gpu is not None for slot in self.roles)
+
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        found = [("GPU gone:", "the driver does not show it any more.")] if self.is_gone else []
+        reasons = dict.fromkeys(slot.quarantine for slot in self.roles if slot.quarantine)
+        release = f"Nobody gets it until `tandem slots release {self.slot}`."
+        return found + [("Quarantined:", f"{reason}. {release}") for reason in reasons]
+
+    @property
+    def tone(self) -> str:
+        return "bad" if self.warnings else ""
+
+
+def tiles(look: Look) -> list[Tile]:
+    """Slots in their order, then the GPUs that are in none."""
+    gpus = {gpu.uuid: gpu for gpu in look.overview.gpus}
+    found: dict[str, Tile] = {}
+    for slot in look.overview.slots:
+        title = f"Slot {slot.name}" + ("" if slot.gpu is None else f" · GPU {slot.gpu}")
+        found.setdefault(slot.name, Tile(title, gpus.get(slot.uuid))).roles.append(slot)
+    shown = {tile.gpu.uuid for tile in found.values() if tile.gpu}
+    return [*found.values(), *(Tile(f"GPU {gpu.index}", gpu) for gpu in gpus.values() if gpu.uuid not in shown)]
+
+
+def html(look: Look) -> str:
+    held = sum(slot.holder is not None for slot in look.overview.slots)
+    aside = f"{held} of {len(look.overview.slots)} roles held" if look.overview.slots else ""
+    values = {"look": look, "host": look.overview.host, "tiles": tiles(look), "without": WITHOUT, "hot": HOT_C}
+    return part("slots", "GPUs and slots", _TILES, aside, **values, sparkline=sparkline, history=HISTORY)

@@ -1,0 +1,203 @@
+"""What the dashboard is drawn from: one shared look, curves read as they grow, figures, and actions' words."""
+
+import asyncio
+import json
+import math
+import re
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from actors import overview
+from actors.run import RunState
+from configs.errors import ClusterError, RequestError
+from configs.schema import Slot
+from jobs.training.metrics_log import MetricsLog
+from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
+from serve.ui.dashboard.actions import Action
+from serve.ui.dashboard.chart import Level, loss_curve, sparkline, thinned
+from serve.ui.dashboard.curves import Curve, Curves
+from serve.ui.dashboard.markup import ago, clock, duration, latency, number, size
+from serve.ui.dashboard.reading import ROWS, Looks
+from tests.samples import TRAIN
+
+
+def polyline(html: str, kind: str) -> list[tuple[float, float]]:
+    places = re.search(f'<polyline class="{kind}" points="([^"]*)"', html)[1]
+    return [tuple(map(float, place.split(","))) for place in places.split()]
+
+
+# One look for everybody
+
+
+def test_viewers_at_the_same_time_share_one_reading(home):
+    looks, read = Looks(home), mock.Mock(side_effect=overview.read)
+
+    async def many():
+        return await asyncio.gather(*(looks.now() for _ in range(8)))
+
+    with mock.patch.object(overview, "read", read):
+        found = asyncio.run(many())
+    assert read.call_count == 1
+    assert all(look is found[0] for look in found)
+
+
+def test_a_longer_page_is_read_at_once_and_after_a_change_too(home):
+    looks, read = Looks(home), mock.Mock(side_effect=overview.read)
+
+    async def look():
+        for how in ({}, {"rows": 2 * ROWS}, {}, {"anew": True}):
+            await looks.now(**how)
+
+    with mock.patch.object(overview, "read", read):
+        asyncio.run(look())
+    assert [call.kwargs["limit"] for call in read.call_args_list] == [ROWS, 2 * ROWS, 2 * ROWS]
+
+
+def test_every_part_of_an_empty_home_says_what_is_missing_in_words(home):
+    look = asyncio.run(Looks(home).now())
+    said = [part.html(look) for part in (head, slots, processes, adapters, requests, events)]
+    said += [runs.table(look, "", ROWS, ROWS), runs.detail(look, None, Curve(), {})]
+    for words in (
+        "Tandem is not running", "No NVIDIA GPU answers here", "No process runs", "No adapter is published yet",
+        "Nothing was swapped yet", "No gateway: the cluster is down", "Nothing has happened yet", "No run yet",
+        "The loss curve of a run is drawn here",
+    ):  # fmt: skip
+        assert sum(words in html for html in said) == 1, words
+
+
+def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
+    looks = Looks(home)
+    for moment, text in (("20260101-000000", "{}"), ("20260102-000000", "not json")):
+        folder = home.evaluations / "v1" / moment
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(text)
+    assert looks._evaluation("v1") == {}
+    report = {"losses": {"adapter": {"learned": {"loss": 0.25}}, "base": {"learned": {"loss": 2.5}}}, "rows": 12}
+    newest = home.evaluations / "v1" / "20260103-000000"
+    newest.mkdir()
+    (newest / "report.json").write_text(json.dumps(report))
+    assert looks._evaluation("v1") == {"adapter": 0.25, "base": 2.5, "rows": 12}
+
+
+# Curves
+
+
+def test_a_curve_is_read_on_from_where_it_was_and_anew_after_it_was_replaced(home):
+    home.run("r").mkdir(parents=True)
+    log, curves = MetricsLog(home.run("r") / "metrics.jsonl"), Curves(home)
+    assert curves.of("r").train == []
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 1.0 / step, "at": 0.0})
+    first = curves.of("r")
+    assert first.train == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert len(curves.of("r").train) == 3
+    with log.path.open("a") as file:
+        file.write('ss": 0.25, "at": 0}\n')
+    log.append({"step": 4, "eval_loss": 0.75, "at": 0.0})
+    again = curves.of("r")
+    assert again is first
+    assert (again.train[-1], again.held_out) == ((4, 0.25), [(4, 0.75)])
+    log.begin_after(2)
+    assert curves.of("r").train == [(1, 1.0), (2, 0.5)]
+
+
+def test_lines_that_are_none_are_counted_and_left_out():
+    curve = Curve()
+    for line in (b"{", b"[]", b'{"step": 1}', b'{"step": 2, "loss": "x"}', b'{"step": 3, "loss": true}', b"\xff\x00"):
+        curve.take(line)
+    curve.take(b'{"step": 4, "loss": 0.5}')
+    curve.take(b'{"step": 3, "rollback": "nan", "from": 4}')
+    assert (curve.train, curve.unreadable, curve.rollbacks) == ([(4, 0.5)], 5, 1)
+
+
+def test_a_curve_stands_where_its_values_are():
+    html = loss_curve([(1, 2.0), (50, 1.0), (99, 0.0)], [(50, 0.5)], [], last_step=99, label="loss")
+    assert polyline(html, "train") == [(0, 0), (50, 50), (100, 100)]
+    assert polyline(html, "held-out") == [(50, 75)]
+
+
+def test_values_that_are_not_finite_are_left_out_and_nothing_left_draws_nothing():
+    html = loss_curve([(1, 1.0), (2, math.nan), (3, math.inf), (4, 0.5)], [], [], last_step=4, label="loss")
+    assert len(polyline(html, "train")) == 2
+    assert loss_curve([(1, math.nan)], [], [Level(0.5, "target", "target")], last_step=9, label="loss") == ""
+
+
+def test_labels_of_a_curve_are_escaped():
+    html = loss_curve([(1, 1.0)], [], [Level(0.5, "<b>", "target")], last_step=2, label='"><script>')
+    assert "<b>" not in html
+    assert "<script>" not in html
+    assert "&lt;b&gt;" in html
+
+
+def test_a_thinned_curve_keeps_its_spikes_its_order_and_its_end():
+    points = [(step, 1.0) for step in range(1, 5001)]
+    points[1233], points[4001] = (1234, 9.0), (4002, 0.1)
+    kept = thinned(points)
+    assert len(kept) <= 361
+    assert kept == sorted(kept)
+    assert {(1234, 9.0), (4002, 0.1), (5000, 1.0)} <= set(kept)
+
+
+def test_a_sparkline_leaves_a_gap_where_a_reading_is_missing():
+    html = sparkline([0.5, None, 1.0, 1.0], 1, label="busy", length=4)
+    assert re.findall(r'<polyline points="([^"]*)"', html) == ["0.0,12.0", "66.7,1.0 100.0,1.0"]
+
+
+# Figures
+
+
+def test_figures_are_short():
+    assert [size(0), size(1536), size(19.4 * 2**30), size(None)] == ["0 B", "2 KiB", "19.4 GiB", "\u2013"]
+    assert [duration(3.2), duration(90), duration(5400), duration(86400 * 12)] == ["3 s", "2 min", "1.5 h", "12 d"]
+    assert [latency(0.0123), latency(0.9999), latency(2.5), latency(None)] == ["12.3 ms", "1 s", "2.5 s", "\u2013"]
+    assert [number(0.6), number(812.5), number(12345.6), number(None)] == ["0.600", "812", "12,346", "\u2013"]
+
+
+def test_a_clock_that_jumped_gives_no_negative_age_and_a_strange_time_no_error():
+    assert ago(2000.0, 1000.0) == "0 s"
+    assert clock(1e30) == "?"
+
+
+def test_a_quarantined_slot_names_its_reason_and_the_way_out(home):
+    look = asyncio.run(Looks(home).now())
+    slot = Slot(name="0", roles=("train",), gpu=0, uuid="GPU-gone")
+    held = {"role": "train", "holder": None, "pid": None, "since": None}
+    reading = overview.SlotReading(**slot.model_dump(), **held, quarantine="<3 CUDA errors>")
+    html = slots.html(replace(look, overview=replace(look.overview, slots=(reading,))))
+    assert "&lt;3 CUDA errors&gt;. Nobody gets it until `tandem slots release 0`." in html
+    assert "GPU gone:" in html
+    assert 'class="tile bad"' in html
+
+
+def test_runs_stand_in_the_order_in_which_they_matter(home):
+    from actors.ledger import Ledger
+
+    ledger = Ledger(home.ledger)
+    for name in ("old", "first", "second", "works"):
+        ledger.submit(name, **TRAIN)
+    ledger.transition("old", RunState.STOPPED, "test")
+    ledger.grant("works", Slot(name="0", roles=("train",)))
+    ledger.close()
+    look = asyncio.run(Looks(home).now())
+    assert [reading.run.id for reading in runs.ordered(look)] == ["works", "first", "second", "old"]
+    assert runs.find(look, "").run.id == "works"
+    assert runs.find(look, "old").run.id == "old"
+    assert runs.find(look, "nobody").run.id == "works"
+
+
+# Actions
+
+
+@pytest.mark.parametrize(("kind", "what"), [("delete", "v1"), ("swap", ""), ("stop", ""), ("", "x")])
+def test_there_are_no_other_actions(kind, what):
+    with pytest.raises(RequestError, match="the dashboard cannot do"):
+        Action(kind, what)
+
+
+def test_without_a_cluster_an_action_says_so(home):
+    with pytest.raises(ClusterError, match="not running"):
+        asyncio.run(actions.do(home, Action("swap", "v1")))
