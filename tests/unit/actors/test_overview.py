@@ -25,6 +25,8 @@ from tests.samples import TRAIN, publish
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
 ME = os.getpid()
 NOBODY = 2**22 - 1  # above the highest pid
+HANGS = "hangs"
+"""An answer that does not come before the test has ended."""
 STATS = {"running": 1, "waiting": 0, "kv_tokens": 10, "kv_capacity": 100, "adapters": {"v1": 0}, "device": "cpu"}
 
 
@@ -57,6 +59,7 @@ def answers(actors=None, deployments=None, **others):
 def up(home):
     """Make a cluster look alive: this process is its head, and a server on loopback answers for Ray and gateway."""
     servers = []
+    ended = threading.Event()
 
     def start(content=None, slots=SLOTS) -> Cluster:
         content = answers() if content is None else content
@@ -70,8 +73,8 @@ def up(home):
                 value = content.get(path, 404)
                 if isinstance(value, int):
                     return self.send_error(value)
-                if isinstance(value, float):
-                    return time.sleep(value)
+                if value is HANGS:
+                    return ended.wait()
                 body = (value if isinstance(value, str) else json.dumps(value)).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
@@ -88,6 +91,7 @@ def up(home):
         return note_cluster(home, port=server.server_port, slots=slots)
 
     yield start
+    ended.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -310,27 +314,27 @@ def test_what_answers_with_an_error_is_left_out_and_named(home, up):
 
 
 def test_what_is_slow_is_left_out_after_the_timeout(home, up):
-    up(answers(**{"/api/serve/applications/": 0.3, "/metrics": 0.3}))
-    seen = read(home, timeout_s=0.05)
+    up(answers(**{"/api/serve/applications/": HANGS, "/metrics": HANGS}))
+    seen = read(home, timeout_s=1)
     assert seen.problems == (
-        "Ray Serve does not answer within 0.05 s",
-        "the gateway (/metrics) does not answer within 0.05 s",
+        "Ray Serve does not answer within 1 s",
+        "the gateway (/metrics) does not answer within 1 s",
     )
     assert (seen.control, seen.traffic, seen.base) == (True, None, "tiny")
 
 
-@pytest.mark.parametrize("status", [503, 0.3])
+@pytest.mark.parametrize("status", [503, HANGS])
 def test_a_control_actor_that_hangs_or_is_dead_hides_no_engine(status, home, up):
     up(answers(**{"/api/status": status, "/readyz": {"base": "tiny", "engines": {"engine_1": STATS}}}))
-    seen = read(home, timeout_s=0.05)
+    seen = read(home, timeout_s=1)
     assert seen.problems[-1].startswith("the control actor does not answer the gateway")
     assert (seen.control, seen.base, seen.engines, seen.traffic.answered) == (False, "tiny", {"engine_1": STATS}, 7)
 
 
 def test_a_gateway_that_waits_for_an_engine_that_is_not_up_is_not_blamed(home, up):
     content = answers(deployments={"gateway": deployment(replica()), "engine_1": deployment(replica(NOBODY))})
-    up(content | {"/api/status": 0.3, "/metrics": 0.3})
-    assert read(home, timeout_s=0.05).problems == (f"engine_1 is GONE, process {NOBODY}",)
+    up(content | {"/api/status": HANGS, "/metrics": HANGS})
+    assert read(home, timeout_s=1).problems == (f"engine_1 is GONE, process {NOBODY}",)
 
 
 def test_a_wrong_token_hides_rays_processes_and_says_so(home, up):
