@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from rich.console import Console
 
-from cli.chat import commands
+from cli.chat import command, commands
 from cli.chat.screen import Screen
 from cli.chat.session import Chat
-from configs.errors import ClusterError
+from configs.errors import ClusterError, DataError
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations, Turn
 from serve.client.endpoint import Endpoint
@@ -311,6 +311,21 @@ def test_a_broken_save_file_is_named_and_left_as_it_is(talk, home):
     assert "not readable" in done.shown
     assert bad.read_text() == '{"turns": 1}'
     assert done.turns[-1] == ("assistant", "Hello there.", False)
+
+
+def test_going_on_names_damaged_conversations_instead_of_saying_that_there_are_none(talk, home):
+    home.conversations.mkdir()
+    (home.conversations / "bad.json").write_text("{")
+
+    def resume(script: Script) -> None:
+        with pytest.raises(DataError, match=r"1 saved in .* cannot be read: bad\.json"):
+            command._open(script.chat, resume=True, name=None)
+
+    def resume_the_whole_one(script: Script) -> None:
+        command._open(script.chat, resume=True, name=None)
+        assert script.chat.conversation.title == "Hi"
+
+    assert talk(resume, "Hi", resume_the_whole_one).shown.count("cannot be read: bad.json") == 1
 
 
 def test_an_unknown_model_is_refused_and_the_text_kept(talk):
