@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cli import output
 from cli.chat import options
+from cli.printable import printable
 from configs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -150,11 +151,11 @@ def _show(found: dict[str, Any]) -> None:
         ],
         empty="no message was found",
     )
-    click.echo(f"\nended by {found['finish_reason']}, answered by {found['version']}")
+    click.echo(printable(f"\nended by {found['finish_reason']}, answered by {found['version']}"))
 
 
 def _text(token: dict[str, Any]) -> Text:
-    return Text(token["text"], style="bold magenta") if token["special"] else Text(repr(token["text"]))
+    return Text(printable(token["text"]), style="bold magenta") if token["special"] else Text(repr(token["text"]))
 
 
 def _place(token: dict[str, Any]) -> str:

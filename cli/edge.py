@@ -9,6 +9,8 @@ import traceback
 
 import click
 
+from cli.printable import printable
+
 WRONG_COMMAND = ("ConfigError", "DataError")
 
 
@@ -26,18 +28,23 @@ def run(command: click.Command) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}{_usage_hint(error)}", err=True)
+        _complain(f"{error.format_message()}{_usage_hint(error)}")
         sys.exit(error.exit_code)
     except TandemError as error:
         text = f"{error.message}{f' -> {error.hint}' if error.hint else ''}"
-        click.echo(f"error: {' '.join(text.split())}", err=True)
+        _complain(" ".join(text.split()))
         sys.exit(2 if type(error).__name__ in WRONG_COMMAND else 1)
     except BrokenPipeError:  # `tandem runs list | head`
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        click.echo(f"error: unexpected {type(error).__name__}: {_first_line(error)}{_keep_traceback()}", err=True)
+        _complain(f"unexpected {type(error).__name__}: {_first_line(error)}{_keep_traceback()}")
         sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    """On stderr, without what would speak to the terminal: an error may carry a server's own words."""
+    click.echo(printable(f"error: {text}"), err=True)
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cli.printable import printable
+
 STATE_COLOURS = {
     "QUEUED": "cyan", "STARTING": "yellow", "RUNNING": "green", "STOPPING": "yellow", "INTERRUPTED": "magenta",
     "SUCCEEDED": "bold green", "FAILED": "bold red", "STOPPED": "dim",
@@ -31,9 +33,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     """A table on stdout; `empty` on stderr where there are no rows."""
     rows = [[_cell(value) for value in row] for row in rows]
     if not rows:
-        click.echo(empty, err=True)
+        say(empty)
         return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.title = None if title is None else Text(printable(title))
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
@@ -43,12 +46,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
 
 def say(text: str) -> None:
     """Side talk, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def state(name: str, reason: str = "") -> Text:
     """A state in its colour, with the reason in plain words behind it."""
-    return Text.assemble((name, STATE_COLOURS.get(name, "")), f"  {reason}" if reason else "")
+    return Text.assemble((name, STATE_COLOURS.get(name, "")), printable(f"  {reason}" if reason else ""))
 
 
 def age(moment: float | None) -> str:
@@ -94,9 +97,10 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def _cell(value: Any) -> Text:
-    """Plain text, so that brackets in a reason or a path are no markup to Rich."""
+    """Plain text, so that brackets in a reason or a path are no markup to Rich and no control character reaches the
+    terminal; a Text is taken as it is."""
     if isinstance(value, Text):
         return value
     if value is None:
         return Text("-")
-    return Text(f"{value:.4f}" if isinstance(value, float) else str(value))
+    return Text(f"{value:.4f}" if isinstance(value, float) else printable(str(value)))

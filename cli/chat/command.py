@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.chat import options
-from configs.errors import NotFoundError
+from configs.errors import DataError, NotFoundError
 from configs.paths import Home, home
 
 if TYPE_CHECKING:
@@ -74,13 +74,19 @@ def _assembled(endpoint: "Endpoint", place: Home, *, plain: bool, thinking: bool
 
 def _open(chat: "Chat", *, resume: bool, name: str | None) -> None:
     from cli.chat import commands
+    from serve.client.conversation import unreadable
 
     if name:
         chat.conversation = commands.load(chat, name)
     elif resume:
         saved = chat.store.saved()
+        broken = unreadable(chat.store.broken())
+        if broken and not saved:
+            raise DataError(f"no conversation to go on with: {broken}", hint="`tandem chat` begins a new one")
         if not saved:
             raise NotFoundError(f"no conversation in {chat.store.folder} yet", hint="`tandem chat` begins one")
+        if broken:
+            chat.screen.say(f"({broken})")
         chat.conversation = saved[0]
 
 

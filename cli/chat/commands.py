@@ -5,6 +5,7 @@ A command takes the Chat and the rest of its line. Raises TandemError, with what
 
 import difflib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -31,7 +32,7 @@ class Command:
     help: str
     run: "Callable[[Chat, str], Awaitable[None] | None]"
     words: "Callable[[Chat], Iterable[str]]" = lambda chat: ()
-    """What the argument may be."""
+    """What the argument may be; a dict has a note to each word, which may be typed in its place."""
     each: bool = False
     """Every word of the argument is one of `words`, not the argument as a whole."""
 
@@ -52,16 +53,19 @@ async def run(chat: "Chat", line: str) -> None:
         await result
 
 
-def complete(chat: "Chat", line: str) -> tuple[str, list[str]]:
-    """The unfinished end of a command line and what it may become."""
+def complete(chat: "Chat", line: str) -> tuple[str, dict[str, str]]:
+    """The unfinished end of a command line and what it may become, with a note to each."""
     name, space, argument = line[1:].partition(" ")
     if not space:
-        return line, [f"/{each}" for each in COMMANDS if each.startswith(name)]
+        return line, {f"/{each}": "" for each in COMMANDS if each.startswith(name)}
     command = COMMANDS.get(name)
     if command is None:
-        return "", []
+        return "", {}
     unfinished = argument.rpartition(" ")[2] if command.each else argument
-    return unfinished, [word for word in command.words(chat) if word.startswith(unfinished) and word != unfinished]
+    words = command.words(chat)
+    noted = words if isinstance(words, dict) else dict.fromkeys(words, "")
+    found = {word: note for word, note in noted.items() if word.startswith(unfinished) or note.startswith(unfinished)}
+    return unfinished, {word: note for word, note in found.items() if word != unfinished}
 
 
 # The conversation
@@ -85,14 +89,14 @@ def _load(chat: "Chat", name: str) -> None:
     if not name:
         raise ConfigError("/load needs a name", hint="/conversations lists them")
     chat.conversation = load(chat, name)
-    chat.screen.say(f"{chat.conversation.title!r}, {len(chat.conversation.turns)} turns")
+    chat.screen.say(f"{chat.conversation.title!r}, {_questions(chat.conversation)}")
     chat.screen.conversation(chat.conversation)
 
 
 def load(chat: "Chat", name: str) -> Conversation:
     """A saved conversation by name or id, or one exported to a file. Raises NotFoundError, DataError."""
-    path = Path(name).expanduser()
-    if path.suffix not in READERS or not path.is_file():
+    path = _file(name)
+    if path is None or path.suffix not in READERS or not path.is_file():
         return chat.store.load(name)
     try:
         return READERS[path.suffix](path.read_text(), source=str(path))
@@ -100,9 +104,19 @@ def load(chat: "Chat", name: str) -> Conversation:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
+def _file(name: str) -> Path | None:
+    """None for a name that no file can have: too long, or below the home of nobody."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError):
+        return None
+    return path
+
+
 def _export(chat: "Chat", name: str) -> None:
-    path = Path(name).expanduser()
-    if path.suffix not in READERS:
+    path = _file(name)
+    if path is None or path.suffix not in READERS:
         raise ConfigError(f"/export writes .md or .json, not {name!r}", hint="/export chat.md")
     if path.exists():
         raise ConfigError(f"{path} exists already", hint="choose another name")
@@ -117,8 +131,8 @@ def _export(chat: "Chat", name: str) -> None:
 def _conversations(chat: "Chat", argument: str) -> None:
     saved = chat.store.saved()
     if saved:
-        rows = [(each.title, len(each.turns), output.age(each.updated), each.id) for each in saved]
-        chat.screen.table(("NAME", "TURNS", "AGE", "ID"), rows)
+        rows = [(each.title, each.questions, output.age(each.updated), each.id) for each in saved]
+        chat.screen.table(("NAME", "QUESTIONS", "AGE", "ID"), rows)
     else:
         chat.screen.say("no conversations yet")
     for path in chat.store.broken():
@@ -242,8 +256,23 @@ def _exit(chat: "Chat", argument: str) -> None:
     chat.leaving = True
 
 
-def _saved_names(chat: "Chat") -> list[str]:
-    return [each.title for each in chat.store.saved()]
+def _questions(conversation: Conversation) -> str:
+    return f"{conversation.questions} question{'' if conversation.questions == 1 else 's'}"
+
+
+def _saved_names(chat: "Chat") -> dict[str, str]:
+    """Titles, and the ids of those that have no title of their own."""
+    saved, found = chat.store.saved(), {}
+    titles = Counter(each.title for each in saved)
+    for each in saved:
+        about = f"{output.age(each.updated)} ago, {_questions(each)}"
+        own = each.title and titles[each.title] == 1
+        found |= {each.title: f"({about})"} if own else {each.id: f"{each.title or 'Untitled'}, {about}"}
+    return found
+
+
+def _setting_names(chat: "Chat") -> list[str]:
+    return [*Settings.model_fields]
 
 
 def _models(chat: "Chat") -> list[str]:
@@ -258,7 +287,7 @@ COMMANDS = {
         Command("help", "", "this list", _help),
         Command("model", "[NAME]", "the models, or answer with this one", _model, _models),
         Command("reasoning", "low|medium|high", "how long it thinks", _reasoning, lambda _: REASONING_EFFORTS),
-        Command("settings", "[NAME VALUE]", "all settings, or change one", _settings, lambda _: Settings.model_fields),
+        Command("settings", "[NAME VALUE]", "all settings, or change one", _settings, _setting_names),
         Command("system", "[TEXT|off]", "instructions for every answer", _system),
         Command("thinking", "[show|hide]", "show the model's thinking or not", _thinking, lambda _: ("show", "hide")),
         Command("retry", "", "another answer to the last question", _retry),
@@ -266,7 +295,7 @@ COMMANDS = {
         Command("compare", "A B [QUESTION]", "two models' answers side by side", _compare, _models, each=True),
         Command("stats", "", "tokens and speed of this conversation", _stats),
         Command("clear", "", "begin a new conversation", _clear),
-        Command("save", "[NAME]", "name this conversation; it is saved after every turn anyway", _save, _saved_names),
+        Command("save", "[NAME]", "name this conversation; it is saved after every turn anyway", _save),
         Command("load", "NAME|FILE", "go on with a saved or exported conversation", _load, _saved_names),
         Command("conversations", "", "list the saved ones", _conversations),
         Command("export", "FILE.md|FILE.json", "write this conversation to a file", _export),

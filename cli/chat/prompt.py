@@ -10,13 +10,15 @@ import os
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -27,8 +29,8 @@ from cli.printable import printable, sendable
 MARK = "> "
 SHOWN_DRAFT = 1000
 """Characters of a draft that are shown where it cannot be edited."""
-Complete = Callable[[str], tuple[str, Iterable[str]]]
-"""From the text before the cursor to its unfinished end and what that may become."""
+Complete = Callable[[str], tuple[str, dict[str, str]]]
+"""From the text before the cursor to its unfinished end and what that may become, with a note to each."""
 
 
 class Prompt(Protocol):
@@ -41,7 +43,10 @@ class Prompt(Protocol):
 
 
 class EditedPrompt:
-    """A line editor with history and completion. Enter sends; Alt-Enter or a trailing backslash begin a new line."""
+    """A line editor with history and completion. Enter sends; Alt-Enter or a trailing backslash begin a new line.
+
+    A slash typed behind a draft that was left as it is begins a command in its place; the history has the draft.
+    """
 
     interactive = True
 
@@ -55,7 +60,7 @@ class EditedPrompt:
             history=_History(history) if history else InMemoryHistory(),
             completer=_Words(complete),
             complete_while_typing=True,
-            key_bindings=_keys(),
+            key_bindings=_keys(lambda: self._draft),
             enable_open_in_editor=True,
             tempfile_suffix=".md",
             reserve_space_for_menu=4,
@@ -64,6 +69,7 @@ class EditedPrompt:
         )
 
     async def read(self, draft: str = "") -> str:
+        self._draft = draft
         return sendable(await self._session.prompt_async(default=draft, handle_sigint=False))
 
     def interrupt(self) -> None:
@@ -156,8 +162,8 @@ class _Words(Completer):
         if not before.startswith("/") or "\n" in before:
             return
         unfinished, words = self._complete(before)
-        for word in words:
-            yield Completion(word, start_position=-len(unfinished))
+        for word, note in words.items():
+            yield Completion(word, start_position=-len(unfinished), display_meta=printable(note))
 
 
 class _History(FileHistory):
@@ -169,7 +175,11 @@ class _History(FileHistory):
             super().store_string(sendable(string))
 
 
-def _keys() -> KeyBindings:
+def _is_at_end_of(draft: str) -> bool:
+    return bool(draft) and get_app().current_buffer.document.text_before_cursor == draft
+
+
+def _keys(draft: Callable[[], str]) -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -184,5 +194,13 @@ def _keys() -> KeyBindings:
     @keys.add("escape", "enter")
     def new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add("/", filter=Condition(lambda: _is_at_end_of(draft())))
+    def command(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        buffer.append_to_history()
+        buffer.save_to_undo_stack()
+        buffer.text = ""
+        buffer.insert_text("/")
 
     return keys

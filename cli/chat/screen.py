@@ -79,7 +79,7 @@ class Screen:
         """Its last `most` turns, to see where it stands."""
         hidden = len(conversation.turns) - most
         if hidden > 0:
-            self.say(f"... {hidden} earlier turns")
+            self.say(f"... {hidden} earlier messages")
         for turn in conversation.turns[-most:]:
             self.show(f"{'>' if turn.role == 'user' else '<'} {turn.content}{' (cut)' if turn.cut else ''}")
 

@@ -165,6 +165,7 @@ class Chat:
                         raise error
                     case ClusterError() | OverloadError():
                         if await self._endpoint_is_back(error):
+                            self.screen.say("asking again" + ("; the broken answer above is dropped" * reply.came))
                             continue
                     case TandemError():
                         self.screen.complain(error)
@@ -217,7 +218,10 @@ class Chat:
     def save(self) -> None:
         """A disk that takes nothing more is said, and the chat goes on."""
         try:
-            self.store.save(self.conversation)
+            if not self.store.save(self.conversation):
+                self.screen.say(
+                    f"(it was changed elsewhere meanwhile; this one goes on by itself, id {self.conversation.id})"
+                )
         except OSError as error:
             self.screen.complain(DataError(f"the conversation is not saved: {error}", hint="free some space"))
 

@@ -10,17 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from configs import durable
 from configs.errors import DataError, NotFoundError
 from serve.client.endpoint import Reply, Settings
 
 FORMAT = 1
+LAST_MOMENT = 4e9
+"""Unix seconds, in the year 2096."""
 TITLE_LENGTH = 60
+MOST_NAMED = 5
+LONGEST_NAME = 200
+"""Bytes of a file's name; file systems raise OSError for one of more than 255."""
 _MARK = re.compile(r"^<!-- tandem:(user|assistant|thinking|system) -->$", re.MULTILINE)
 _LIKE_A_MARK = re.compile(r"^\\*<!-- tandem:\w+ -->$", re.MULTILINE)
 _HEADING = {"system": "System", "user": "You", "assistant": "Answer", "thinking": "Thinking"}
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 class Statistics(BaseModel):
@@ -62,15 +71,17 @@ class Conversation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = FORMAT
-    id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12], pattern=r"^[\w.-]{1,64}$")
+    id: str = Field(default_factory=_new_id, pattern=r"^[\w.-]{1,64}$")
     title: str = ""
-    created: float = Field(default_factory=time.time)
+    created: float = Field(default_factory=time.time, ge=0, le=LAST_MOMENT)
     """Unix seconds."""
-    updated: float = Field(default_factory=time.time)
+    updated: float = Field(default_factory=time.time, ge=0, le=LAST_MOMENT)
     system: str = ""
     """Instructions that every question of this conversation carries."""
     settings: Settings = Field(default_factory=Settings)
     turns: list[Turn] = []
+    _on_disk: float | None = PrivateAttr(None)
+    """`updated` of what was read or saved as last; a file that says otherwise is somebody else's work."""
 
     def ask(self, question: str) -> None:
         """Add a person's turn; the first one names the conversation."""
@@ -92,10 +103,19 @@ class Conversation(BaseModel):
         )
         self.updated = time.time()
 
+    @property
+    def questions(self) -> int:
+        """How often something was asked."""
+        return sum(turn.role == "user" for turn in self.turns)
+
     def messages(self) -> list[dict[str, Any]]:
         """What the endpoint is sent: instructions and turns. Earlier thinking is left out, as gpt-oss wants it."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + [{"role": turn.role, "content": turn.content} for turn in self.turns]
+
+    def replaces(self, other: Self) -> None:
+        """Saved next, this takes the place of `other`, a version of it that was saved."""
+        self._on_disk = other._on_disk
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)
@@ -104,7 +124,7 @@ class Conversation(BaseModel):
     def from_json(cls, text: str, *, source: str) -> Self:
         """Raises DataError, naming `source` and the first thing that is wrong."""
         try:
-            return cls.model_validate_json(text)
+            conversation = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(map(str, first["loc"]))
@@ -112,6 +132,8 @@ class Conversation(BaseModel):
                 f"{source} is no saved conversation: {f'{where}: ' if where else ''}{first['msg']}",
                 hint="it must be a JSON file that Tandem saved or exported",
             ) from None
+        conversation._on_disk = conversation.updated
+        return conversation
 
     def to_markdown(self) -> str:
         """For people to read and for `from_markdown` to read back; only texts, title and instructions survive."""
@@ -158,22 +180,34 @@ class Conversations:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, conversation: Conversation) -> Path:
-        """Replace the saved conversation of this id, whole or not at all."""
+    def save(self, conversation: Conversation) -> bool:
+        """Replace the saved conversation of this id, whole or not at all.
+
+        False if another program changed that one since `conversation` was read: both stay, this one under a new id.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(conversation.id)
-        durable.write_text(path, conversation.to_json())
-        return path
+        found = self._readable(path)
+        alone = found.updated == conversation._on_disk if found else not path.exists()
+        if not alone:
+            conversation.id = _new_id()
+        durable.write_text(self._path(conversation.id), conversation.to_json())
+        conversation._on_disk = conversation.updated
+        return alone
+
+    def read(self, conversation_id: str) -> Conversation:
+        """Raises NotFoundError, DataError for a broken file."""
+        return self._read(self._file(conversation_id))
 
     def load(self, name: str) -> Conversation:
         """By id, or by title where no id is that. Raises NotFoundError, DataError for a broken file."""
-        path = self._path(name)
-        if path.is_file():
-            return self._read(path)
-        for conversation in self.saved():
-            if conversation.title == name:
-                return conversation
-        raise NotFoundError(f"no conversation {name!r} in {self.folder}")
+        try:
+            return self.read(name)
+        except NotFoundError as error:
+            for conversation in self.saved():
+                if conversation.title == name:
+                    return conversation
+            raise NotFoundError(error.message, hint=unreadable(self.broken())) from None
 
     def saved(self) -> list[Conversation]:
         """The readable ones, newest first; `broken` has the others."""
@@ -186,10 +220,13 @@ class Conversations:
 
     def delete(self, conversation_id: str) -> None:
         """Raises NotFoundError."""
+        self._file(conversation_id).unlink()
+
+    def _file(self, conversation_id: str) -> Path:
         path = self._path(conversation_id)
-        if not path.is_file():
+        if len(path.name.encode()) > LONGEST_NAME or not path.is_file():
             raise NotFoundError(f"no conversation {conversation_id!r} in {self.folder}")
-        path.unlink()
+        return path
 
     def _path(self, name: str) -> Path:
         safe = re.sub(r"[^\w.-]", "_", name)
@@ -210,6 +247,15 @@ class Conversations:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         return Conversation.from_json(text, source=str(path))
+
+
+def unreadable(files: list[Path]) -> str:
+    """A sentence about saved conversations that are broken; empty if none is."""
+    if not files:
+        return ""
+    names = ", ".join(path.name for path in files[:MOST_NAMED])
+    more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+    return f"{len(files)} saved in {files[0].parent} cannot be read: {names}{more}"
 
 
 def _title(question: str) -> str:

@@ -27,6 +27,8 @@ UNAVAILABLE = "unavailable"
 """The code of an error event that says the same in the middle of a stream."""
 READY_POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5
+LEAST_ARRIVALS, LEAST_SECONDS = 4, 0.05
+"""Below these an answer came in a burst, and the time between its first and last token says nothing."""
 ANSWER_TIMEOUT_S = 600
 """Between two pieces of an answer; a prompt may wait for its turn this long."""
 
@@ -67,13 +69,21 @@ class Reply:
     """Seconds from the question to the first token."""
     seconds: float = 0.0
     """From the question to the last arrival."""
+    arrivals: int = 0
+    """How often something came."""
+    _calls: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """`tool_calls` by the server's index, which may be any number."""
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Speed of generation, the wait for the first token left out; None before the second token."""
-        if self.first_token_s is None or self.completion_tokens < 2 or self.seconds <= self.first_token_s:
+        """Speed of generation, the wait for the first token left out; with it for an answer that came in a burst. None
+        before the second token."""
+        if self.first_token_s is None or self.completion_tokens < 2 or self.seconds <= 0:
             return None
-        return (self.completion_tokens - 1) / (self.seconds - self.first_token_s)
+        generating = self.seconds - self.first_token_s
+        if self.arrivals < LEAST_ARRIVALS or generating < LEAST_SECONDS:
+            return self.completion_tokens / self.seconds
+        return (self.completion_tokens - 1) / generating
 
     @property
     def came(self) -> bool:
@@ -103,12 +113,16 @@ class Reply:
         if grew:
             self.first_token_s = elapsed_s if self.first_token_s is None else self.first_token_s
             self.seconds = elapsed_s
+            self.arrivals += 1
         return grew or bool(chunk.usage) or any(choice.finish_reason for choice in chunk.choices)
 
     def _take_call(self, call: Any) -> None:
-        while len(self.tool_calls) <= call.index:
-            self.tool_calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        known = self.tool_calls[call.index]
+        """An index that is none, as some servers have it, means the call that came last."""
+        index = call.index if isinstance(call.index, int) else next(reversed(self._calls), 0)
+        if index not in self._calls:
+            self._calls[index] = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+            self.tool_calls.append(self._calls[index])
+        known = self._calls[index]
         known["id"] = call.id or known["id"]
         known["function"]["name"] += (call.function and call.function.name) or ""
         known["function"]["arguments"] += (call.function and call.function.arguments) or ""

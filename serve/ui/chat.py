@@ -9,24 +9,29 @@ from typing import Any
 
 import gradio as gr
 
-from configs.errors import NotFoundError, TandemError
+from configs.errors import NotFoundError, StateError, TandemError
 from serve.client.conversation import Conversation, Conversations, Statistics
 from serve.client.endpoint import Endpoint
 from serve.ui import display
 from serve.ui.answering import Answer, Answers
 from serve.ui.controls import Controls, settings
+from serve.ui.draft import KEPT, Draft
 
 EMPTY = "### What would you like to know?\nEnter sends, Shift+Enter makes a new line."
-KEPT = "Your question is in the box again"
-CUT_IN_THINKING = "The answer ended at its token limit while thinking: raise Max tokens, or lower the reasoning effort"
+GONE = "This conversation was deleted meanwhile, and the answer with it"
+APART = "This conversation was changed elsewhere meanwhile; both stay, and this one goes on by itself"
 
 
 class ChatTab:
-    """Components and handlers. `changed` are the components that every handler may update."""
+    """Components and handlers. `changed` are the components that every handler may update.
+
+    `current` is the id of the conversation; `saved` is the same once it is on disk.
+    """
 
     def __init__(self, endpoint: Endpoint, store: Conversations, answers: Answers, controls: Controls) -> None:
         self._endpoint, self._store, self._answers, self._controls = endpoint, store, answers, controls
         self.current = gr.Textbox(visible="hidden", elem_id="current")
+        self.saved = gr.Textbox(visible="hidden")
         self.log = gr.Chatbot(
             elem_id="log", show_label=False, height="100%", layout="bubble", editable="user", buttons=["copy"],
             allow_tags=False, placeholder=EMPTY, feedback_options=None, scale=1, autoscroll=True,
@@ -34,11 +39,12 @@ class ChatTab:
         )  # fmt: skip
         self.notice = gr.HTML(elem_id="notice", js_on_load=None)
         self.question = gr.Textbox(
-            placeholder="Ask anything", lines=1, max_lines=10, show_label=False, submit_btn=True, autofocus=True,
-            elem_id="question", max_length=None, container=True,
+            label="Question", placeholder="Ask anything", lines=1, max_lines=10, show_label=False, submit_btn=True,
+            autofocus=True, elem_id="question", max_length=None, container=True,
         )  # fmt: skip
+        self.draft = Draft()
         self.statistics = gr.HTML(elem_id="statistics", js_on_load=None)
-        self.changed = [self.log, self.notice, self.question, self.statistics]
+        self.changed = [self.saved, self.log, self.notice, self.question, self.draft.returned, self.statistics]
 
     def listen(self, refresh: Any, shown: list[Any]) -> None:
         """Connect the handlers; `refresh` is (function, inputs, outputs), run after each answer.
@@ -53,7 +59,7 @@ class ChatTab:
             self.log.edit(self.edit, **asking),
         ]
         for event in events:
-            event.then(*refresh, show_progress="hidden")
+            self.draft.follow(event, self.question, self.notice).then(*refresh, show_progress="hidden")
         self.question.stop(self.stop, self.current, show_progress="hidden")
         self._controls.thinking.input(
             self.redraw, [self.current, self._controls.thinking], [self.log], show_progress="hidden"
@@ -105,7 +111,7 @@ class ChatTab:
     def leave(self, request: gr.Request, current: str, update: dict) -> dict:
         """Show `update` instead of the conversation `current`, at once or, if an answer to it is coming, at its end."""
         for answer in self._answers.stop(request.session_hash, current):
-            answer.after = update
+            answer.after = update | {self.draft.returned: ""}
             return {self.notice: ""}
         return update
 
@@ -115,7 +121,7 @@ class ChatTab:
     def load(self, current: str) -> Conversation:
         """The conversation of this id, as it is on disk; a new one where there is none."""
         try:
-            return self._store.load(current)
+            return self._store.read(current)
         except NotFoundError:
             return Conversation(id=current)
 
@@ -132,57 +138,70 @@ class ChatTab:
     async def _answer(
         self, before: Conversation, now: Conversation, thinking: bool, typed: str | None, session: str
     ) -> AsyncIterator[dict]:
-        """Ask the last question of `now` and show what comes. With nothing, `before` and the box are as they were."""
-        trouble = ""
+        """Ask the last question of `now` and show what comes. With nothing, `before` stays and `typed` comes back."""
+        trouble, key = "", now.id
         replies = self._endpoint.reply(now.messages(), now.settings)
         try:
-            answer = self._answers.begin(now.id, session, replies)
-        except TandemError as error:
-            yield self._idle(before, thinking, typed) | {self.notice: display.problem(error, then=typed and KEPT)}
+            answer = self._answers.begin(key, session, replies)
+        except StateError as error:  # what the page shows belongs to the answer that is coming
+            yield {self.notice: display.problem(error)}
             return
         try:
             self._store.save(now)
+            before.replaces(now)
             yield self._busy(now, thinking, answer)
             async for reply in answer.states():
                 shown = display.messages(now, thinking=thinking, reply=reply)
                 yield {self.log: shown, self.statistics: display.statistics(reply.version, Statistics.of(reply))}
         except TandemError as error:
-            trouble = display.problem(error, then="" if answer.reply.text or answer.reply.thinking else KEPT)
+            trouble = display.problem(error, then=KEPT if typed and not answer.reply.came else "")
         finally:
-            self._answers.end(now.id)
-            came = self._keep(before, now, answer)
-        if came and not trouble and answer.reply.cut and not answer.reply.text:
-            trouble = display.notice(CUT_IN_THINKING)
-        kept = now if came else before
-        idle = self._idle(kept, thinking, None if came else typed) | {self.notice: trouble}
-        yield idle | (answer.after or {})
+            self._answers.end(key)
+            kept, said = self._keep(before, now, answer)
+        if kept is now and answer.reply.cut and not answer.reply.text:
+            said = said or display.CUT_IN_THINKING
+        yield (
+            self._idle(kept, thinking)
+            | {self.notice: trouble or display.notice(said), self.draft.returned: "" if kept is now else typed or ""}
+            | ({} if kept.id == key else {self.current: kept.id})
+            | (answer.after or {})
+        )
 
-    def _keep(self, before: Conversation, now: Conversation, answer: Answer) -> bool:
-        """Save what came of the answer, or what was there before; whether anything came."""
-        reply = answer.reply
-        if reply.text or reply.thinking or reply.finish_reason:
-            now.answer(reply, cut=reply.finish_reason is None)
-            self._store.save(now)
-            return True
+    def _keep(self, before: Conversation, now: Conversation, answer: Answer) -> tuple[Conversation, str]:
+        """Save what came of the answer, or what was there before: what is there now, and what a person must know of it.
+
+        A title that was given meanwhile stays, and so does what another program added; what was deleted stays deleted.
+        """
+        try:
+            found = self._store.read(now.id)
+        except TandemError:
+            return Conversation(id=now.id), GONE
+        before.title = now.title = found.title
+        if answer.reply.came or answer.reply.finish_reason:
+            now.answer(answer.reply, cut=answer.reply.finish_reason is None)
+            return now, "" if self._store.save(now) else APART
+        if found.updated != now.updated:
+            return found, ""
         if before.turns:
             self._store.save(before)
         else:
             self._store.delete(now.id)
-        return False
+        return before, ""
 
     def _busy(self, now: Conversation, thinking: bool, answer: Answer) -> dict:
         return {
+            self.saved: now.id,
             self.log: display.messages(now, thinking=thinking, reply=answer.reply),
             self.question: gr.Textbox(value="", submit_btn=False, stop_btn=True),
             self.notice: "",
             self.statistics: "",
         }
 
-    def _idle(self, conversation: Conversation, thinking: bool, typed: str | None) -> dict:
-        box = gr.Textbox(submit_btn=True, stop_btn=False, **({} if typed is None else {"value": typed}))
+    def _idle(self, conversation: Conversation, thinking: bool) -> dict:
         return {
+            self.saved: conversation.id if conversation.turns else "",
             self.log: display.messages(conversation, thinking=thinking),
-            self.question: box,
+            self.question: gr.Textbox(submit_btn=True, stop_btn=False),
             self.statistics: self.last_statistics(conversation),
         }
 

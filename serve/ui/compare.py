@@ -14,6 +14,7 @@ from serve.client.endpoint import Endpoint, Reply
 from serve.ui import display
 from serve.ui.answering import PERIOD_S, Answer, Answers
 from serve.ui.controls import Controls, settings
+from serve.ui.draft import KEPT, Draft
 from serve.ui.votes import Choice, Duel, Side, Votes
 
 CHOICES: tuple[tuple[Choice, str], ...] = (
@@ -40,10 +41,13 @@ class CompareTab:
             self.buttons = {choice: gr.Button(text, elem_id=f"vote-{choice}") for choice, text in CHOICES}
         self.notice = gr.HTML(elem_id="compare-notice", js_on_load=None)
         self.question = gr.Textbox(
-            placeholder="Ask both", lines=1, max_lines=10, show_label=False, submit_btn=True, elem_id="compare-question"
-        )
+            label="Question to both", placeholder="Ask both", lines=1, max_lines=10, show_label=False, submit_btn=True,
+            elem_id="compare-question",
+        )  # fmt: skip
+        self.draft = Draft()
         self.changed = [
             self.duel, *self.names, *self.logs, *self.statistics, self.voting, self.notice, self.question,
+            self.draft.returned,
         ]  # fmt: skip
 
     @staticmethod
@@ -52,16 +56,17 @@ class CompareTab:
             name = gr.HTML(_name(side), elem_id=f"name-{side}", js_on_load=None)
             log = gr.Chatbot(
                 elem_id=f"log-{side}", show_label=False, height="100%", buttons=["copy"], allow_tags=False,
-                feedback_options=None, placeholder=" ", layout="panel",
+                feedback_options=None, placeholder=" ", layout="bubble",
                 latex_delimiters=display.LATEX,
             )  # fmt: skip
             return name, log, gr.HTML(elem_id=f"statistics-{side}", js_on_load=None)
 
     def listen(self) -> None:
-        self.question.submit(
+        asked = self.question.submit(
             self.ask, [self.question, *self.models, self.blind, *self._controls.inputs], self.changed,
             show_progress="hidden",
         )  # fmt: skip
+        self.draft.follow(asked, self.question, self.notice)
         self.question.stop(self.stop, show_progress="hidden")
         for choice, button in self.buttons.items():
             button.click(
@@ -144,16 +149,13 @@ class CompareTab:
         return shown
 
     def _idle(self, duel: Duel, question: str, troubles: list[TandemError]) -> dict:
-        whole = duel.a.reply.finish_reason and duel.b.reply.finish_reason
-        box = {"submit_btn": True, "stop_btn": False} | ({"value": question} if troubles else {})
-        if troubles:
-            said = display.problem(troubles[0], then="Your question is in the box again")
-        else:
-            said = "" if whole else display.notice("Stopped: there is nothing to vote on. Ask again")
+        missing = _missing(duel)
+        whole = not (troubles or missing)
         return {
-            self.question: gr.Textbox(**box),
-            self.voting: gr.Row(visible=bool(whole)),
-            self.notice: said,
+            self.question: gr.Textbox(submit_btn=True, stop_btn=False),
+            self.draft.returned: question if troubles else "",
+            self.voting: gr.Row(visible=whole),
+            self.notice: display.problem(troubles[0], then=KEPT) if troubles else display.notice(missing),
             self.duel: duel if whole else None,
         }
 
@@ -185,6 +187,16 @@ async def both(pair: list[Answer]) -> AsyncIterator[None]:
 async def _drain(answer: Answer) -> None:
     async for _ in answer.states():
         pass
+
+
+def _missing(duel: Duel) -> str:
+    """Why there is nothing to vote on; empty if there is."""
+    replies = duel.a.reply, duel.b.reply
+    if not all(reply.finish_reason for reply in replies):
+        return "Stopped: there is nothing to vote on. Ask again"
+    if any(reply.cut and not reply.text for reply in replies):
+        return f"{display.CUT_IN_THINKING}. There is nothing to vote on"
+    return "" if all(reply.text for reply in replies) else "An empty answer: there is nothing to vote on. Ask again"
 
 
 def _key(session: str, side: Side) -> str:

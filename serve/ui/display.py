@@ -21,6 +21,8 @@ LATEX = [
 ]
 """What the Chatbot shows as formulas. A single dollar is money."""
 
+CUT_IN_THINKING = "The answer ended at its token limit while thinking: raise Max tokens, or lower the reasoning effort"
+
 _CODE = re.compile(
     r"^[ \t>]*(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)"
     r"|(?<![`\\])(?P<ticks>`{1,8})(?!`)(?:(?!\n[ \t]*\n).){1,2000}?(?<!`)(?P=ticks)(?!`)",
@@ -79,8 +81,10 @@ def answer(reply: Reply, *, thinking: bool) -> list[dict[str, Any]]:
     parts = []
     if thinking and reply.thinking:
         parts.append(_thinking(reply.thinking, done=bool(reply.text or reply.finish_reason)))
-    if reply.text or not parts:
-        parts.append(_said("assistant", reply.text or ("*thinking …*" if reply.thinking else "…")))
+    if reply.text or reply.finish_reason:
+        parts.append(_said("assistant", reply.text))
+    elif not parts:
+        parts.append(_said("assistant", "*thinking …*" if reply.thinking else "…"))
     return parts
 
 
@@ -114,8 +118,9 @@ def statistics(version: str | None, numbers: Statistics) -> str:
 
 
 def notice(text: str) -> str:
-    """A sentence to the person, as HTML."""
-    return f'<div class="notice" role="alert">{html.escape(text)}</div>' if text else ""
+    """A sentence to the person, as HTML; what stands in backticks is code."""
+    shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return f'<div class="notice" role="alert">{shown}</div>' if text else ""
 
 
 def problem(error: TandemError, *, then: str = "") -> str:

@@ -3,12 +3,14 @@
 import json
 import time
 import uuid
+from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import gradio as gr
 
 from configs.errors import DataError, TandemError
-from serve.client.conversation import Conversation, Conversations
+from serve.client.conversation import Conversation, Conversations, unreadable
 from serve.ui import display
 from serve.ui.chat import ChatTab
 from serve.ui.controls import Controls
@@ -16,13 +18,17 @@ from serve.ui.controls import Controls
 MOST_LISTED = 200
 LARGEST_IMPORT_BYTES = 20 * 2**20
 
-REMEMBER = """(id) => {
+REMEMBER = """(id, saved) => {
   const here = new URL(location);
-  here.searchParams.set('c', id);
+  if (id && id === saved) here.searchParams.set('c', id);
+  else here.searchParams.delete('c');
   history.replaceState(null, '', here);
+}"""
+"""The address names the open conversation once it is saved, so that a reload opens it again, each tab its own."""
+
+CLOSE_ON_A_PHONE = """() => {
   if (innerWidth < 768) document.querySelector('#library.open .toggle-button')?.click();
 }"""
-"""The address names the open conversation, so that a reload opens it again, each tab its own."""
 
 DOWNLOAD = """(file) => {
   const {name, type, text} = JSON.parse(file);
@@ -40,7 +46,7 @@ class Library:
     def __init__(self, store: Conversations) -> None:
         self._store = store
         self.new = gr.Button("New chat", elem_id="new-chat", size="md")
-        self.list = gr.Radio([], show_label=False, container=False, elem_id="conversations")
+        self.list = gr.Radio([], label="Conversations", show_label=False, container=False, elem_id="conversations")
         with gr.Accordion("This conversation", open=False, elem_id="manage"):
             self.title = gr.Textbox(label="Title", elem_id="title", max_length=200, submit_btn="Rename")
             with gr.Row():
@@ -76,30 +82,35 @@ class Library:
         for button, suffix in ((self.as_json, "json"), (self.as_markdown, "md")):
             exported = button.click(lambda current, to=suffix: self.export(current, to), chat.current, self._download)
             exported.then(None, self._download, js=DOWNLOAD)
-        chat.current.change(None, chat.current, js=REMEMBER)
+        for place in (chat.current, chat.saved):
+            place.change(None, [chat.current, chat.saved], js=REMEMBER)
+        chat.current.change(None, js=CLOSE_ON_A_PHONE)
         controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
 
     # Handlers
 
     def arrive(self, thinking: bool, request: gr.Request) -> dict:
         """A page was opened: show the conversation that its address names, or a new one. What is typed stays."""
+        wanted = request.query_params.get("c")
+        said = display.notice(unreadable(self._store.broken()))
         try:
-            shown = self._show(self._store.load(request.query_params.get("c", "")), thinking)
-        except TandemError:
-            shown = self.begin()
-        return shown | {self._chat.question: gr.skip()}
+            shown = self._show(self._store.read(wanted), thinking) if wanted else self.begin()
+        except TandemError as error:
+            shown, said = self.begin(), display.problem(error, then="This is a new one")
+        return shown | {self._chat.question: gr.skip(), self._chat.notice: said}
 
     def begin(self) -> dict:
         """A new conversation, with the settings that are set."""
         fresh = Conversation()
-        return self._show(fresh, True) | {control: gr.skip() for control in self._controls.inputs[:-1]}
+        unchanged = {control: gr.skip() for control in self._controls.inputs[:-1]}
+        return self._show(fresh, True) | unchanged | {self._chat.saved: ""}
 
     def renew(self, request: gr.Request, current: str) -> dict:
         return self._chat.leave(request, current, self.begin())
 
     def open(self, request: gr.Request, wanted: str, current: str, thinking: bool) -> dict:
         try:
-            return self._chat.leave(request, current, self._show(self._store.load(wanted), thinking))
+            return self._chat.leave(request, current, self._show(self._store.read(wanted), thinking))
         except TandemError as error:
             return self._list(None) | {self._chat.notice: display.problem(error)}
 
@@ -143,6 +154,7 @@ class Library:
     def _show(self, conversation: Conversation, thinking: bool) -> dict:
         return {
             self._chat.current: conversation.id,
+            self._chat.saved: conversation.id,
             self._chat.log: display.messages(conversation, thinking=thinking),
             self._chat.notice: "",
             self._chat.question: gr.Textbox(value="", submit_btn=True, stop_btn=False),
@@ -151,16 +163,27 @@ class Library:
         } | self._controls.show(conversation) | self._list(conversation)  # fmt: skip
 
     def _list(self, conversation: Conversation | None) -> dict:
-        saved = self._store.saved()[:MOST_LISTED]
-        choices = [(each.title or "Untitled", each.id) for each in saved]
-        here = conversation and conversation.id in [each.id for each in saved]
+        current = conversation.id if conversation else None
+        listed = [each for at, each in enumerate(self._store.saved()) if at < MOST_LISTED or each.id == current]
+        here = current in [each.id for each in listed]
         return {
-            self.list: gr.Radio(choices=choices, value=conversation.id if here else None),
+            self.list: gr.Radio(choices=labelled(listed), value=current if here else None),
             self.title: conversation.title if conversation else gr.skip(),
         }
 
     def _listed(self, current: str) -> dict:
         return self._list(self._chat.load(current))
+
+
+def labelled(conversations: list[Conversation]) -> list[tuple[str, str]]:
+    """Title and id of each; with the time of the last turn where several have one title."""
+    titles = Counter(each.title for each in conversations)
+    return [(_label(each, alone=titles[each.title] == 1), each.id) for each in conversations]
+
+
+def _label(conversation: Conversation, *, alone: bool) -> str:
+    title = conversation.title or "Untitled"
+    return title if alone else f"{title} · {datetime.fromtimestamp(conversation.updated):%d %b %H:%M}"
 
 
 def imported(path: Path) -> Conversation:

@@ -48,6 +48,8 @@ class Duel:
             "chosen_version": chosen.reply.version,
             "rejected_model": rejected.model,
             "rejected_version": rejected.reply.version,
+            "chosen_finish_reason": chosen.reply.finish_reason,
+            "rejected_finish_reason": rejected.reply.finish_reason,
             "blind": self.blind,
             "time": time.time(),
             "settings": self.settings.model_dump(exclude={"model"}),

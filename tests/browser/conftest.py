@@ -190,6 +190,10 @@ class Window:
     def box(self) -> str:
         return self.page.input_value("#question textarea")
 
+    def has_box(self, text: str) -> None:
+        """Wait until the question's box has it."""
+        expect(self.page.locator("#question textarea")).to_have_value(text)
+
     def settings(self) -> None:
         self.page.locator("#settings .toggle-button").click()
         expect(self.page.locator("#settings")).to_have_class(re.compile("open"))

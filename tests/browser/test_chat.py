@@ -27,6 +27,7 @@ def begin_long_answer(stage, window) -> None:
     """Ask, and return once the answer is on its way."""
     stage.recite(LONG, delay=0.01)
     window.ask("Talk on")
+    expect(window.page.locator("#log [data-testid=user]")).to_have_count(window._questions)
     expect(window.page.locator("#log [data-testid=bot]").last).to_contain_text("word word")
 
 
@@ -74,6 +75,7 @@ def test_a_copied_message_is_the_text_that_was_said(stage, window):
 
 def test_settings_reach_the_engine(stage, window):
     seen = window()
+    expect(seen.page.locator("#temperature input[type=number]")).to_be_hidden()
     seen.settings()
     for slider, value in (("temperature", "0.5"), ("top-p", "0.9"), ("top-k", "7"), ("max-tokens", "64")):
         seen.page.fill(f"#{slider} input[type=number]", value)
@@ -197,7 +199,7 @@ def test_an_unknown_model_is_named_and_the_question_kept(stage, window):
     seen.page.press("#model input", "Enter")
     seen.ask("Are you there?")
     seen.notices("nobody")
-    assert seen.box() == "Are you there?"
+    seen.has_box("Are you there?")
     assert stage.store.saved() == []
 
 
@@ -323,7 +325,83 @@ def test_a_second_tab_cannot_ask_into_a_running_answer(stage, window):
     assert [turn.role for turn in stage.saved().turns] == ["user", "assistant"]
 
 
+def test_what_is_renamed_continued_or_deleted_elsewhere_in_mid_answer_stays_so(stage, window):
+    seen = window()
+    stop = seen.page.locator("#question .stop-button")
+    begin_long_answer(stage, seen)
+    elsewhere = stage.saved()
+    elsewhere.title = "Renamed"
+    stage.store.save(elsewhere)
+    stop.click()
+    seen.ready()
+    assert (stage.saved().title, len(stage.saved().turns)) == ("Renamed", 2)
+
+    begin_long_answer(stage, seen)
+    elsewhere = stage.saved()
+    elsewhere.ask("From the terminal")
+    stage.store.save(elsewhere)
+    stop.click()
+    seen.notices("changed elsewhere meanwhile; both stay")
+    mine, theirs = stage.store.saved()
+    assert [turn.content for turn in theirs.turns[2:]] == ["Talk on", "From the terminal"]
+    assert [turn.role for turn in mine.turns] == ["user", "assistant"] * 2
+    expect(seen.page).to_have_url(re.compile(mine.id))
+
+    begin_long_answer(stage, seen)
+    stage.store.delete(mine.id)
+    stop.click()
+    seen.notices("deleted meanwhile")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(0)
+    assert stage.saved() == theirs
+
+
+# The address
+
+
+def test_an_address_opens_what_it_names_and_says_so_where_there_is_nothing(stage, window):
+    untitled = Conversation()
+    stage.store.save(untitled)
+    seen = window()
+    expect(seen.page.locator("#conversations label")).to_have_text("Untitled")
+    assert seen.page.input_value("#current textarea") != untitled.id, "a bare page begins a new conversation"
+    seen.page.reload()
+    expect(seen.page.locator("#conversations label")).to_have_text("Untitled")
+    expect(seen.page.locator("#notice .notice")).to_have_count(0)
+    for name in ("doesnotexist", "x" * 300):
+        other = seen.open(f"{stage.page.url}?c={name}")
+        expect(other.locator("#notice .notice")).to_contain_text(f"no conversation '{name}'")
+    other.get_by_label("Question", exact=True).fill("Hi")
+    other.press("#question textarea", "Enter")
+    expect(other.locator("#log [data-testid=bot]").last).to_have_text("Hello there.")
+
+
+def test_one_title_twice_is_told_apart_by_time_and_a_damaged_file_is_named(stage, window):
+    for number in range(2):
+        saved = Conversation(updated=1_700_000_000 + 3600 * number)
+        saved.turns, saved.title = [Turn(role="user", content="Hi")], "Hi"
+        stage.store.save(saved)
+    (stage.home.conversations / "bad.json").write_text("{")
+    seen = window()
+    seen.notices("cannot be read: bad.json")
+    labels = seen.page.locator("#conversations label")
+    expect(labels).to_have_text([re.compile(r"Hi · 1\d Nov \d\d:\d\d")] * 2)
+    assert labels.nth(0).inner_text() != labels.nth(1).inner_text()
+
+
 # What goes wrong
+
+
+def test_what_was_typed_while_an_answer_failed_stays_and_the_question_is_in_the_notice(stage, window):
+    seen = window()
+    stage.recite("Never.", delay=60)
+    seen.ask("Is a <b> b?")
+    expect(seen.page.locator("#question .stop-button")).to_be_visible()
+    seen.page.fill("#question textarea", "The next one")
+    stage.away()
+    seen.notices("Your question was: Is a <b> b?")
+    seen.ready()
+    assert seen.box() == "The next one"
+    stage.back()
 
 
 def test_a_window_closed_in_mid_answer_ends_the_generation_and_the_answer_is_kept(stage, window):
@@ -355,7 +433,7 @@ def test_an_endpoint_that_is_away_keeps_the_question_and_answers_when_it_is_back
     seen.notices("no answer from")
     seen.notices("tandem up")
     seen.ready()
-    assert seen.box() == "Still there?"
+    seen.has_box("Still there?")
     assert len(stage.saved().turns) == 2
     stage.back()
     seen.page.press("#question textarea", "Enter")
@@ -374,7 +452,7 @@ def test_a_huge_paste_is_asked_whole_or_stays_in_the_box(stage, window, monkeypa
     seen.paste(huge)
     seen.notices("in the box again")
     seen.ready()
-    assert seen.box() == huge
+    seen.has_box(huge)
     assert len(stage.engine.requests) == 1
 
 

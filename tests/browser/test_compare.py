@@ -38,6 +38,8 @@ def test_both_answer_at_once_blind_and_the_vote_names_them_and_is_kept(stage, se
     for side in "ab":
         expect(seen.page.locator(f"#log-{side}")).to_contain_text("The same")
     assert stage.engine.stats().running == 2
+    expect(seen.page.locator("#log-a .bubble.user-row")).to_have_count(1)
+    expect(seen.page.locator("#log-a").get_by_label("Copy message")).to_have_count(2)  # the question's, the answer's
     for choice in ("a", "b", "tie", "both_bad"):
         expect(seen.page.locator(f"#vote-{choice}")).to_be_visible()
     for place in ("#name-a", "#name-b", "#statistics-a", "#statistics-b"):
@@ -86,6 +88,18 @@ def test_a_stopped_comparison_cannot_be_voted_on(stage, seen):
     expect(seen.page.locator("#compare-notice")).to_contain_text("nothing to vote on")
     expect(seen.page.locator("#votes")).to_be_hidden()
     assert stage.engine.stats().running == 0
+
+
+def test_answers_that_spend_their_tokens_on_thinking_cannot_be_voted_on(stage, seen):
+    stage.recite("Too late.", "On and on. " * 50)
+    seen.settings()
+    seen.page.locator("#show-thinking input").uncheck()
+    seen.page.fill("#max-tokens input[type=number]", "16")
+    ask(seen)
+    expect(seen.page.locator("#compare-notice")).to_contain_text("at its token limit while thinking")
+    for side in "ab":
+        expect(seen.page.locator(f"#log-{side} [data-testid=bot]")).to_have_text("no answer")
+    expect(seen.page.locator("#votes")).to_be_hidden()
 
 
 def test_one_unknown_adapter_stops_the_comparison_and_keeps_the_question(stage, seen):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from rich.console import Console
 
-from cli.chat import commands
+from cli.chat import command, commands
 from cli.chat.screen import Screen
 from cli.chat.session import Chat
-from configs.errors import ClusterError
+from configs.errors import ClusterError, DataError
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations, Turn
 from serve.client.endpoint import Endpoint
@@ -192,6 +192,23 @@ def test_an_edit_given_up_changes_nothing(talk):
     assert [content for _, content, _ in done.turns] == ["Hi", "Hello there.", "More", "Hello there."]
 
 
+def test_what_another_program_added_meanwhile_is_not_overwritten(talk, home):
+    store = Conversations(home.conversations)
+
+    def add(script: Script) -> None:
+        other = store.load("Hi")
+        other.ask("From the browser")
+        store.save(other)
+
+    done = talk("Hi", add, "More", "And more")
+    assert "changed elsewhere" in done.shown
+    mine, others = store.saved()
+    assert mine.id == done.chat.conversation.id != others.id
+    assert [turn.content for turn in others.turns] == ["Hi", "Hello there.", "From the browser"]
+    assert [turn.content for turn in mine.turns if turn.role == "user"] == ["Hi", "More", "And more"]
+    assert done.shown.count("changed elsewhere") == 1
+
+
 def test_clear_begins_anew_and_the_old_conversation_stays_on_disk(talk, home):
     done = talk("Hi", "/clear", "Ho")
     assert [content for _, content, _ in done.turns] == ["Ho", "Hello there."]
@@ -262,6 +279,10 @@ def test_thinking_can_be_hidden_and_shown_again(talk):
         ("/model nobody", "models: tiny, prod"),
         ("/load", "/load needs a name"),
         ("/load nothing", "no conversation 'nothing'"),
+        ("/load " + "x" * 300, "no conversation 'xxx"),
+        ("/load " + "x" * 300 + ".json", "no conversation 'xxx"),
+        ("/load ~nobody-here/x.json", "no conversation '~nobody-here/x.json'"),
+        ("/export " + "x" * 300 + ".md", "/export writes .md or .json"),
         ("/retry", "nothing was asked yet"),
         ("/edit", "nothing was asked yet"),
         ("/compare base", "needs two models"),
@@ -284,11 +305,27 @@ def test_a_broken_save_file_is_named_and_left_as_it_is(talk, home):
     home.conversations.mkdir()
     bad = home.conversations / "bad.json"
     bad.write_text('{"turns": 1}')
-    done = talk("/load bad", "/conversations", "Hi")
+    done = talk("/load bad", "/conversations", "/load What is it", "Hi")
     assert "is no saved conversation" in done.shown
+    assert "1 saved in" in done.shown.partition("no conversation 'What is it'")[2]
     assert "not readable" in done.shown
     assert bad.read_text() == '{"turns": 1}'
     assert done.turns[-1] == ("assistant", "Hello there.", False)
+
+
+def test_going_on_names_damaged_conversations_instead_of_saying_that_there_are_none(talk, home):
+    home.conversations.mkdir()
+    (home.conversations / "bad.json").write_text("{")
+
+    def resume(script: Script) -> None:
+        with pytest.raises(DataError, match=r"1 saved in .* cannot be read: bad\.json"):
+            command._open(script.chat, resume=True, name=None)
+
+    def resume_the_whole_one(script: Script) -> None:
+        command._open(script.chat, resume=True, name=None)
+        assert script.chat.conversation.title == "Hi"
+
+    assert talk(resume, "Hi", resume_the_whole_one).shown.count("cannot be read: bad.json") == 1
 
 
 def test_an_unknown_model_is_refused_and_the_text_kept(talk):
@@ -357,6 +394,23 @@ def test_nobody_waits_where_nobody_is_there(talk):
         talk("Hi", url="http://127.0.0.1:9/v1", interactive=False)
 
 
+def test_a_broken_answer_is_set_apart_from_the_one_that_follows(talk, server):
+    server.engine.script = tokens(LONG)
+    server.remote.dies_after = 30
+
+    async def mend(chat: Chat) -> None:
+        while "waiting for" not in chat.screen.out.file.getvalue():
+            await asyncio.sleep(0.005)
+        server.remote.dies_after, server.engine.script = None, tokens(HELLO)
+
+    done = talk("Hi", meanwhile=mend)
+    first, said, second = done.shown.partition("asking again; the broken answer above is dropped")
+    assert said
+    assert "word word" in first
+    assert "Hello there." in second
+    assert done.turns[-1] == ("assistant", "Hello there.", False)
+
+
 def test_where_nobody_waits_what_came_before_the_loss_is_kept(talk, server, home):
     server.engine.script = tokens(LONG)
     server.remote.dies_after = 30
@@ -406,9 +460,20 @@ def test_commands_models_settings_and_saved_names_are_completed(talk):
             "/load What is": ("What is", ["What is Rome?"]),
             "/nothing x": ("", []),
         }.items():
-            assert commands.complete(script.chat, line) == found
+            unfinished, words = commands.complete(script.chat, line)
+            assert (unfinished, list(words)) == found
 
     talk("What is Rome?", complete)
+
+
+def test_conversations_of_one_title_are_completed_by_their_ids_with_what_tells_them_apart(talk):
+    def complete(script: Script) -> None:
+        older, newer = (each.id for each in reversed(script.chat.store.saved()[:2]))
+        assert commands.complete(script.chat, "/load What is R") == (
+            "What is R", {newer: "What is Rome?, 0s ago, 1 question", older: "What is Rome?, 0s ago, 2 questions"}
+        )  # fmt: skip
+
+    talk("Something else", "/clear", "What is Rome?", "More", "/clear", "What is Rome?", complete)
 
 
 def test_what_the_person_typed_is_valid_json_on_disk(talk, home):

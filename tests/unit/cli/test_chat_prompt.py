@@ -16,8 +16,8 @@ ENTER, ALT_ENTER, UP, TAB, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x1b[A", "\t", "\x0
 def typed(*keys: str, draft: str = "", history=None) -> list:
     """What each message was after these keys, until the input ends."""
 
-    def complete(line: str) -> tuple[str, list[str]]:
-        return line, [word for word in ("/settings",) if word.startswith(line)]
+    def complete(line: str) -> tuple[str, dict[str, str]]:
+        return line, {word: "" for word in ("/settings",) if word.startswith(line)}
 
     async def run() -> list:
         with create_pipe_input() as pipe:
@@ -54,6 +54,13 @@ def test_keys_make_one_message(keys, message):
 
 def test_a_draft_is_there_to_be_edited():
     assert typed("\x7f!" + ENTER, draft="Hi.") == ["Hi!"]
+
+
+def test_a_slash_behind_an_untouched_draft_begins_a_command_and_the_history_has_the_draft(tmp_path):
+    path = tmp_path / "chat_history"
+    assert typed("/help" + ENTER, draft="What is Rome?", history=path) == ["/help"]
+    assert [line for line in path.read_text().splitlines() if line.startswith("+")] == ["+What is Rome?", "+/help"]
+    assert typed("!/help" + ENTER, draft="What is Rome?") == ["What is Rome?!/help"]
 
 
 def test_history_is_kept_on_disk_for_its_owner_only(tmp_path):

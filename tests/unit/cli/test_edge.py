@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from cli import edge, main
+from cli import edge, main, output
 from configs.errors import ClusterError, ConfigError, DataError, TandemError
 from configs.paths import SOURCE
 
@@ -157,6 +157,21 @@ def test_an_error_whose_text_has_several_lines_is_still_one_line(monkeypatch, ca
     with pytest.raises(SystemExit):
         edge.run(failing(ClusterError("first\n  second\nthird", hint="do\nthis")))
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_servers_words_cannot_speak_to_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    evil = "\x1b[2J\x1b]0;owned\x07 [/b]"
+    for error in (ClusterError(evil, hint=evil), ZeroDivisionError(evil)):
+        with pytest.raises(SystemExit):
+            edge.run(failing(error))
+    output.say(evil)
+    output.print_table(("A", "B"), [(evil, output.state("FAILED", evil))], empty="", title=evil)
+    output.print_table(("A",), [], empty=evil)
+    shown = "".join(capsys.readouterr())
+    assert shown.count("\u241b[2J\u241b]0;owned\u2407 [/b]") == 8
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
 
 
 def test_a_bug_is_one_line_and_its_traceback_is_kept(home, monkeypatch, capsys):

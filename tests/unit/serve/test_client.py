@@ -4,6 +4,7 @@ import asyncio
 
 import httpx2
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from configs.errors import ClusterError, DataError, NotFoundError, RequestError
 from serve.client.conversation import Conversation, Conversations, Turn
@@ -89,6 +90,34 @@ def test_an_engine_lost_in_mid_answer_keeps_what_came(server):
     assert seen[-1].thinking.startswith("Greet")
 
 
+def growing(arrivals: list[tuple[float, int]]) -> Reply:
+    """A reply to which something came at each of these seconds, with the tokens counted until then."""
+    reply = Reply()
+    for seconds, count in arrivals:
+        usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+        reply.take(chunk({"content": "x"}, usage=usage), seconds)
+    return reply
+
+
+def chunk(delta: dict, **more) -> ChatCompletionChunk:
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    return ChatCompletionChunk.construct(**more, id="", choices=[choice], created=0, model="m", object="")
+
+
+def test_speed_is_that_of_generation_and_of_the_whole_wait_for_a_burst():
+    assert growing([(0.5, 1), (0.6, 2), (0.7, 3), (1.0, 6)]).tokens_per_s == pytest.approx(5 / 0.5)
+    assert growing([(0.26, 1), (0.2605, 15), (0.261, 20), (0.262, 31)]).tokens_per_s == pytest.approx(31 / 0.262)
+    assert growing([(0.5, 20), (0.9, 31)]).tokens_per_s == pytest.approx(31 / 0.9)
+    assert growing([(0.5, 1)]).tokens_per_s is None
+
+
+def test_tool_calls_are_told_apart_by_any_index_that_a_server_gives_them():
+    reply = Reply()
+    for index, part in ((10**9, "a"), (None, "b"), (7, "c"), (10**9, "d"), (None, "e")):
+        reply.take(chunk({"tool_calls": [{"index": index, "id": "", "function": {"arguments": part}}]}), 0.1)
+    assert [call["function"]["arguments"] for call in reply.tool_calls] == ["abd", "ce"]
+
+
 def conversation() -> Conversation:
     made = Conversation(title="Rome", system="Be brief.")
     made.ask("What is **this**?\n\n## You\n\n<!-- tandem:assistant -->\n\\<!-- tandem:user -->")
@@ -127,6 +156,51 @@ def test_a_broken_save_file_is_named_and_left_alone(home, text):
     assert store.saved() == []
     assert store.broken() == [path]
     assert path.read_text() == text
+
+
+def test_what_somebody_else_saved_meanwhile_stays_and_this_one_gets_a_new_id(home):
+    one, other = Conversations(home.conversations), Conversations(home.conversations)
+    one.save(conversation())
+    mine, theirs = one.load("Rome"), other.load("Rome")
+    theirs.ask("Theirs")
+    assert other.save(theirs)
+    mine.ask("Mine")
+    assert not one.save(mine)
+    assert mine.id != theirs.id
+    mine.ask("Mine again")
+    assert one.save(mine)
+    assert [each.turns[2].content for each in one.saved()] == ["Mine", "Theirs"]
+
+
+def test_a_file_that_became_unreadable_is_not_overwritten(home):
+    store, made = Conversations(home.conversations), conversation()
+    home.conversations.mkdir(parents=True)
+    (home.conversations / f"{made.id}.json").write_text("{")
+    assert not store.save(made)
+    assert [path.read_text() for path in store.broken()] == ["{"]
+
+
+def test_an_untitled_conversation_is_found_by_its_id_only_where_ids_are_meant(home):
+    store, made = Conversations(home.conversations), Conversation()
+    store.save(made)
+    assert store.read(made.id) == store.load("") == made
+    with pytest.raises(NotFoundError):
+        store.read("")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\u00e9" * 150])
+def test_a_name_that_no_file_can_have_is_no_conversation(home, name):
+    store = Conversations(home.conversations)
+    for action in (store.load, store.read, store.delete):
+        with pytest.raises(NotFoundError, match="no conversation"):
+            action(name)
+
+
+@pytest.mark.parametrize("moment", ["1e300", "-1", "NaN"])
+@pytest.mark.parametrize("field", ["created", "updated"])
+def test_a_moment_that_is_no_date_is_refused(field, moment):
+    with pytest.raises(DataError, match=rf"odd\.json is no saved conversation: {field}"):
+        Conversation.from_json(f'{{"{field}": {moment}}}', source="odd.json")
 
 
 def test_a_name_never_leaves_the_folder(home):

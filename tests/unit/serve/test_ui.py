@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 
 from configs import durable, paths
 from configs.errors import ClusterError, ConfigError, StateError
-from serve.client.conversation import Conversation, Turn
-from serve.client.endpoint import Reply, Settings
+from serve.client.conversation import Conversation, Conversations, Turn
+from serve.client.endpoint import Endpoint, Reply, Settings
 from serve.ui import display
 from serve.ui.answering import Answer, Answers
 from serve.ui.guard import Guard
@@ -73,6 +74,22 @@ def test_statistics_and_notices_are_escaped():
     turn = Turn.model_validate({"role": "assistant", "content": "", "statistics": {"completion_tokens": 3}})
     assert display.statistics("<v>", turn.statistics) == "<b>&lt;v&gt;</b> · 3 tokens"
     assert "&lt;img&gt;" in display.notice("<img>")
+    assert "<code>tandem up &lt;b&gt;</code> starts it" in display.notice("`tandem up <b>` starts it")
+
+
+@pytest.mark.parametrize(
+    ("reply", "thinking", "shown"),
+    [
+        (Reply(), True, ["…"]),
+        (Reply(thinking="Hm"), True, ["Hm"]),
+        (Reply(thinking="Hm"), False, ["*thinking …*"]),
+        (Reply(thinking="Hm", finish_reason="length"), False, ["*no answer*"]),
+        (Reply(thinking="Hm", finish_reason="length"), True, ["Hm", "*no answer*"]),
+        (Reply("Yes", "Hm"), True, ["Hm", "Yes"]),
+    ],
+)
+def test_an_answer_says_what_it_is_doing_until_it_has_ended(reply, thinking, shown):
+    assert [part["content"][0]["text"] for part in display.answer(reply, thinking=thinking)] == shown
 
 
 # Answers
@@ -126,6 +143,29 @@ def test_an_answers_last_state_is_always_shown_and_its_error_raised():
     asyncio.run(run())
 
 
+def test_a_question_into_a_running_answer_changes_nothing_but_the_notice(home):
+    import gradio as gr
+
+    from serve.ui.chat import ChatTab
+    from serve.ui.controls import Controls
+
+    store, answers, endpoint = Conversations(home.conversations), Answers(), Endpoint("http://127.0.0.1:9/v1")
+    with gr.Blocks():
+        controls = Controls(endpoint)
+        chat = ChatTab(endpoint, store, answers, controls)
+
+    async def run() -> list[dict]:
+        answers.begin("c", "session", counting([]))
+        values = [component.value for component in controls.inputs]
+        request = types.SimpleNamespace(session_hash="session")
+        return [update async for update in chat.send(request, "Me too", "c", *values)]
+
+    (update,) = asyncio.run(run())
+    assert list(update) == [chat.notice], "Stop and the answer so far stay on the page"
+    assert "still being written" in update[chat.notice]
+    assert store.saved() == []
+
+
 # Votes
 
 
@@ -146,6 +186,7 @@ def test_a_vote_is_a_line_of_preference_data(home, choice, chosen, tie):
     assert vote["chosen"] == [{"role": "assistant", "content": chosen}]
     assert (vote["chosen_version"], vote["tie"], vote["vote"]) == (f"v-{chosen}", tie, choice)
     assert {vote["chosen_version"], vote["rejected_version"]} == {"v-first", "v-second"}
+    assert (vote["chosen_finish_reason"], vote["rejected_finish_reason"]) == ("stop", "stop")
     assert "model" not in vote["settings"]
 
 
