@@ -24,6 +24,7 @@ import psutil
 
 from actors import health
 from actors.cluster import MARKER
+from actors.daily_notice import DailyNotice
 from actors.health import EngineWatch, GpuWatch, Sign
 from actors.ledger import AdapterState, Ledger, Quarantine
 from actors.notifier import Notifier
@@ -63,6 +64,9 @@ class Control:
         self._gpus = GpuWatch(slots)
         self._engines = EngineWatch(config.engine_patience_s)
         self._notifier = Notifier(config.notify, self._ledger)
+        self._daily: DailyNotice | None = None
+        if config.notify.is_on and "summary" in config.notify.events:
+            self._daily = DailyNotice(home, self._ledger, config.notify.summary_at, config.energy)
         self._look: asyncio.Task | None = None
         self._looked_at = -math.inf
         self._stopping_since: dict[str, float] = {}
@@ -90,6 +94,8 @@ class Control:
                     print(f"run {run.id}: {type(error).__name__}: {error}", file=sys.stderr)
         await self._judge_hardware()
         await self._grant_free_slots()
+        if self._daily:
+            await asyncio.to_thread(self._daily.offer)
         self._notifier.offer()
 
     # The queue

@@ -182,6 +182,11 @@ class Ledger:
         where = f"WHERE state NOT IN ({ended})" if active else ""
         return [_run(row) for row in self._rows(f"SELECT * FROM runs {where} ORDER BY created_at DESC LIMIT ?", limit)]
 
+    def runs_between(self, begin: float, end: float) -> list[Run]:
+        """Oldest first, those that were there at some moment from `begin` to `end`, in Unix seconds."""
+        sql = "SELECT * FROM runs WHERE created_at < ? AND (ended_at IS NULL OR ended_at >= ? OR created_at >= ?)"
+        return [_run(row) for row in self._rows(f"{sql} ORDER BY created_at", end, begin, begin)]
+
     def queue(self) -> list[Run]:
         """Queued runs in the order in which they will be granted a slot: priority, then age."""
         sql = "SELECT * FROM runs WHERE state = ? ORDER BY priority DESC, created_at, rowid"
@@ -393,6 +398,12 @@ class Ledger:
         where, values = ("AND run_id = ?", [run_id]) if run_id else ("", [])
         sql = f"SELECT * FROM events WHERE seq > ? {where} ORDER BY seq LIMIT ?"
         return [Event(**row) for row in self._rows(sql, after, *values, limit)]
+
+    def events_between(self, begin: float, end: float) -> list[Event]:
+        """Oldest first, of all runs, from `begin` until before `end` in Unix seconds."""
+        return [
+            Event(**row) for row in self._rows("SELECT * FROM events WHERE at >= ? AND at < ? ORDER BY seq", begin, end)
+        ]
 
     def last_event(self) -> int:
         """The newest event's sequence number; 0 without any."""

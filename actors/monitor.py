@@ -113,20 +113,14 @@ def health() -> dict[str, GpuHealth] | None:
 
 def device_name(device: str) -> str:
     """What this process computes on, in words: the name of its GPU, or `cpu`. `device` is `cuda` or `cpu`."""
-    mine = _mine(gpus()) if device == "cuda" else None
+    mine = own_gpu() if device == "cuda" else None
     return mine.name if mine else device
 
 
-def energy_joules() -> float | None:
-    """Joules that this process's GPU has used since its driver was loaded; None if it does not count them."""
-    mine = _mine(gpus())
-    return mine.energy if mine else None
-
-
-def _mine(readings: list[GpuReading]) -> GpuReading | None:
+def own_gpu() -> GpuReading | None:
     """The GPU whose UUID CUDA_VISIBLE_DEVICES is, as in an actor on a slot; without that variable the first."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return next((reading for reading in readings if visible in (None, reading.uuid)), None)
+    return next((reading for reading in gpus() if visible in (None, reading.uuid)), None)
 
 
 def host() -> HostReading:

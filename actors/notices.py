@@ -25,6 +25,7 @@ TITLES: dict[NoticeKind, str] = {
     "refused": "a swap was refused",
     "engine_down": "no engine answers",
     "engine": "the engine is back",
+    "summary": "the day before",
 }
 """By the event's kind; the text is the event's own. In front of each goes `Tandem on HOST: `."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
+from actors import energy
 from cli import output
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ def _results(comparison: "Comparison") -> list[tuple]:
         ("evaluated on", lambda r: r.judged_on),
         ("time", lambda r: output.duration(r.seconds) if r.seconds else None),
         ("tokens/s", lambda r: f"{r.tokens_per_s:,.0f}" if r.tokens_per_s else None),
-        ("energy", lambda r: f"{r.energy_joules / 3600:,.1f} Wh" if r.energy_joules else None),
+        ("energy", lambda r: None if r.energy_joules is None else energy.watt_hours(r.energy_joules)),
+        ("per 1,000 tokens", lambda r: f"{r.joules_per_1000_tokens:,.1f} J" if r.joules_per_1000_tokens else None),
+        ("cost", lambda r: None if r.cost is None else energy.money(r.cost, r.currency)),
+        ("CO2", lambda r: None if r.co2_g is None else energy.mass(r.co2_g)),
+        ("of the energy", lambda r: "; ".join(r.energy_remarks) or None if r.energy_joules is not None else None),
         ("peak GPU memory", lambda r: output.size(r.peak_memory_bytes) if r.peak_memory_bytes else None),
     ]
     table = [(name, *(value(result) for result in comparison.results)) for name, value in rows]

@@ -25,6 +25,8 @@ COMMANDS = {
     "dashboard": ("cli.dashboard", "Everything at a glance in the browser, live."),
     "benchmark": ("cli.benchmark", "Measure latency and throughput of any OpenAI-compatible endpoint."),
     "metrics": ("cli.metrics", "Serve Prometheus metrics on a port of their own."),
+    "summary": ("cli.summary", "What happened in a day: runs, work, energy, swaps."),
+    "tensorboard": ("cli.tensorboard", "TensorBoard of all runs."),
     "slots": ("cli.slots", "List slots; take one out of use, or give it back."),
     "notify": ("cli.notify", "Try out who is told when something happens."),
     "env": ("cli.cluster", "Print what Ray's own commands need to reach the cluster."),

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
+from actors import consumption, energy
 from actors.ledger import Ledger
 from actors.run import Run, RunKind, RunState, check_run_id
-from cli import curves, output, prediction
+from cli import curves, output, prediction, prices
 from cli.follow import EXIT_CODES, is_up
 from cli.watch import watch
 from configs.errors import NotFoundError
@@ -70,7 +72,9 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     if png is not None:
         curves.write_png([losses], [evaluations], png, smooth)
     if as_json:
-        output.print_json({**asdict(run), "metrics": log.lines(), "events": [asdict(event) for event in events]})
+        consumed = consumption.read(home().run(run.id))
+        curve = {"metrics": log.lines(), "events": [asdict(event) for event in events]}
+        output.print_json({**asdict(run), "energy": consumed and _energy_json(consumed), **curve})
         return
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
@@ -83,6 +87,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
         ("step", f"{run.step}/{run.max_steps or '?'}"),
         ("loss", run.loss),
         ("time", output.duration(took)),
+        *_energy(run),
         *prediction.against_measured(home().run(run.id), took if run.state is RunState.SUCCEEDED else None),
         ("adapter", run.adapter),
         ("folder", home().run(run.id)),
@@ -109,7 +114,7 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
-    found = comparing.compare(home(), ledger(), run_ids)
+    found = comparing.compare(home(), ledger(), run_ids, prices.current())
     if png is not None:
         curves.write_png(found.losses, found.evaluations, png, smooth)
     if as_json:
@@ -181,6 +186,27 @@ def _asked(run: Run) -> list[tuple[str, str | None]]:
         ("base", run.config["model"]["base"]),
         ("data", run.config["data"]["dataset"]),
     ]
+
+
+def _energy(run: Run) -> list[tuple[str, str]]:
+    """What a run used and what that came to; in words where nothing was measured."""
+    consumed = consumption.read(home().run(run.id))
+    if consumed is None:
+        return []
+    bill, remarks = energy.bill(consumed.joules, consumed.tokens, prices.current()), "; ".join(consumed.remarks())
+    if bill.joules is None:
+        return [("energy", remarks or str(bill))]
+    words = [("energy", f"{bill} ({remarks})" if remarks else str(bill))]
+    if bill.joules_per_1000_tokens is None:
+        return words
+    return [*words, ("per 1,000 tokens", f"{bill.joules_per_1000_tokens:,.1f} J; {consumed.tokens:,} tokens trained")]
+
+
+def _energy_json(consumed: consumption.Consumption) -> dict[str, Any]:
+    """The bill, what it is not, and the account by attempt and day."""
+    bill = energy.bill(consumed.joules, consumed.tokens, prices.current())
+    totals = {"tokens": consumed.tokens, "shared": consumed.shared, "remarks": consumed.remarks()}
+    return asdict(bill) | totals | asdict(consumed)
 
 
 def ledger() -> Ledger:

@@ -92,6 +92,11 @@ class Home:
         """Compiled kernels and other things that may be deleted at any time."""
         return self.root / "cache"
 
+    @property
+    def event_files(self) -> Path:
+        """What `tandem tensorboard` shows, one folder per run, made from the runs' `metrics.jsonl`."""
+        return self.cache / "tensorboard"
+
     def run(self, run_id: str) -> Path:
         return self.runs / run_id
 

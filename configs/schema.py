@@ -37,6 +37,7 @@ NoticeKind = Literal[
     "refused",
     "engine_down",
     "engine",
+    "summary",
 ]
 DEFAULT_NOTICES: tuple[NoticeKind, ...] = ("succeeded", "failed", "quarantine", "refused", "engine_down")
 REVEAL = {"reveal": True}
@@ -293,12 +294,25 @@ class NotifyConfig(Section):
     TANDEM_NOTICE_... variables. Exit code 0 is success."""
     events: Annotated[tuple[NoticeKind, ...], Field(min_length=1)] = DEFAULT_NOTICES
     """Which events are told."""
+    summary_at: str = Field("08:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """When `summary` tells of the day before: hours and minutes of this machine's local time."""
     timeout_s: float = Field(20, gt=0, le=300)
     """Seconds that the command may take before it is killed, and that a service may be silent."""
 
     @property
     def is_on(self) -> bool:
         return bool(self.urls or self.command)
+
+
+class EnergyConfig(Section):
+    """What energy costs. Money and CO2 are only shown where they are set; see [Energy](energy.md)."""
+
+    price_per_kwh: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Price of a kilowatt-hour in `currency`."""
+    currency: str = Field("EUR", min_length=1, max_length=10)
+    """Shown behind every amount; nothing is converted."""
+    co2_g_per_kwh: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Grams of CO2 per kilowatt-hour of your electricity."""
 
 
 class ClusterConfig(Section):
@@ -323,6 +337,7 @@ class ClusterConfig(Section):
     engine_patience_s: float = Field(300, gt=0)
     """Seconds that a serving slot may be without an engine before it is an event."""
     notify: NotifyConfig = NotifyConfig()
+    energy: EnergyConfig = EnergyConfig()
 
     @model_validator(mode="after")
     def _slots_are_distinct(self) -> Self:

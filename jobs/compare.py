@@ -12,15 +12,20 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from actors import consumption, energy
 from actors.ledger import Ledger
 from actors.run import Run, check_run_id
 from configs.paths import Home
+from configs.schema import EnergyConfig
 from jobs.plots import Curve
 from jobs.training import record
 from jobs.training.metrics_log import MetricsLog
 
 UNKNOWN = None
 """In a difference: the run has no such setting, or ended before it wrote down what it is made of."""
+
+
+UNPRICED = EnergyConfig()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,16 @@ class Result:
     tokens_per_s: float | None
     """Median over the steps."""
     energy_joules: float | None
+    """Over all its attempts, with that of the run that it resumed."""
+    energy_remarks: tuple[str, ...]
+    """In words, what these joules are not, or why there are none."""
+    tokens: int | None
+    """That were trained, over the same."""
+    joules_per_1000_tokens: float | None
+    cost: float | None
+    """In `currency`; None without a price."""
+    currency: str | None
+    co2_g: float | None
     peak_memory_bytes: int | None
     adapter: str | None
 
@@ -74,13 +89,13 @@ class Comparison:
         }
 
 
-def compare(home: Home, ledger: Ledger, run_ids: Sequence[str]) -> Comparison:
+def compare(home: Home, ledger: Ledger, run_ids: Sequence[str], prices: EnergyConfig = UNPRICED) -> Comparison:
     """Read these runs; one that is named twice counts once. Raises NotFoundError for an unknown one."""
     runs = [ledger.run(check_run_id(run_id)) for run_id in dict.fromkeys(run_ids)]
     logs = [MetricsLog(home.run(run.id) / "metrics.jsonl") for run in runs]
     pairs = [curves(log, run.id, color) for color, (run, log) in enumerate(zip(runs, logs, strict=True))]
     return Comparison(
-        results=tuple(_result(home, run, log) for run, log in zip(runs, logs, strict=True)),
+        results=tuple(_result(home, run, log, prices) for run, log in zip(runs, logs, strict=True)),
         differences=_differences([(run.config, _resolved(home.run(run.id))) for run in runs]),
         losses=tuple(loss for loss, _ in pairs),
         evaluations=tuple(evaluation for _, evaluation in pairs),
@@ -101,7 +116,7 @@ def curves(log: MetricsLog, name: str, color: int = 0) -> tuple[Curve, Curve]:
     )
 
 
-def _result(home: Home, run: Run, log: MetricsLog) -> Result:
+def _result(home: Home, run: Run, log: MetricsLog, prices: EnergyConfig) -> Result:
     loss, evaluation = (curve.finite() for curve in curves(log, run.id))
     rates = [line["tokens_per_s"] for line in log.losses() if line.get("tokens_per_s")]
     measured = record.read_measured(home.run(run.id))
@@ -119,10 +134,26 @@ def _result(home: Home, run: Run, log: MetricsLog) -> Result:
         **_judged(home, run.adapter),
         seconds=(run.ended_at or time.time()) - run.started_at if run.started_at else None,
         tokens_per_s=median(rates) if rates else None,
-        energy_joules=measured.get("energy_joules"),
+        **_energy(home, run, measured, prices),
         peak_memory_bytes=measured.get("peak_memory_bytes"),
         adapter=run.adapter,
     )
+
+
+def _energy(home: Home, run: Run, measured: Mapping[str, Any], prices: EnergyConfig) -> dict[str, Any]:
+    found = consumption.read(home.run(run.id))
+    joules = found.joules if found else measured.get("energy_joules")  # of its last attempt, in an older run
+    tokens = found.tokens if found else None
+    bill = energy.bill(joules, tokens, prices)
+    return {
+        "energy_joules": joules,
+        "energy_remarks": tuple(found.remarks()) if found else (),
+        "tokens": tokens or None,
+        "joules_per_1000_tokens": bill.joules_per_1000_tokens,
+        "cost": bill.cost,
+        "currency": bill.currency,
+        "co2_g": bill.co2_g,
+    }
 
 
 def _judged(home: Home, adapter: str | None) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from configs import durable
 
 
 class MetricsLog:
-    """Append and read. A step is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "at"}`, an evaluation
-    `{"step", "eval_loss", "at"}`, a rollback `{"step", "rollback", "from", "at"}` with the step that it went back to.
+    """Append and read. A step is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "tokens",
+    "energy_joules", "at"}`, an evaluation `{"step", "eval_loss", "at"}`, a rollback `{"step", "rollback", "from",
+    "at"}` with the step that it went back to. `tokens` and `energy_joules` are those of the whole run so far, as
+    `actors.consumption` counts them; joules are null where nothing measures them.
     """
 
     def __init__(self, path: Path) -> None:

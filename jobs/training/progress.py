@@ -82,9 +82,10 @@ class Progress(TrainerCallback):
         step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
         now, tokens = time.monotonic(), self.work.tokens
         rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
-        self.seen = (now, tokens)
         line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
-        self.work.log.append(line | {"tokens_per_s": rate, "at": time.time()})
+        line |= {"tokens_per_s": rate} | self._consumed(tokens - self.seen[1])
+        self.seen = (now, tokens)
+        self.work.log.append(line | {"at": time.time()})
         print(f"step {step}/{state.max_steps} loss {loss:.4f} {rate:.0f} tok/s")
         self._heed(self.watchdog.see(step, loss, grad_norm))
         directive = self.work.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
@@ -109,6 +110,13 @@ class Progress(TrainerCallback):
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
         checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
         self.seen = (time.monotonic(), self.work.tokens)
+
+    def _consumed(self, tokens: int) -> dict[str, float | int | None]:
+        """What the run has come to with this step."""
+        if self.work.consumption is None:
+            return {}
+        self.work.consumption.step(tokens)
+        return {"tokens": self.work.consumption.tokens, "energy_joules": self.work.consumption.joules}
 
     def _heed(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:

@@ -51,7 +51,7 @@ class Record:
         self.measured(granted_to_first_step=round(time.time() - self._granted_at, 3))
 
     def measured(self, **values: Any) -> None:
-        """Add what was measured and write it: `stages` in seconds, `fit`, `peak_memory_bytes`, `energy_joules`, ..."""
+        """Add what was measured and write it: `stages` in seconds, `fit`, `peak_memory_bytes`, ..."""
         self._measured |= values
         durable.write_text(self._folder / MEASURED, json.dumps(self._measured, indent=1))
 

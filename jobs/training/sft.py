@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from actors import monitor
+from actors.consumption import Recorder
 from actors.control import Directive
+from actors.energy_meter import EnergyMeter, own_card
 from actors.run import Outcome, RunState
 from actors.trainer import Link
 from configs.errors import TrainingError
@@ -28,19 +30,22 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
 
     `device` is `cuda` or `cpu`. Raises TandemError for what a person can mend; then nothing is published.
     """
+    consumption = _consumption(run, home, device, link.share)
     try:
-        return _execute(run, home, device, link)
+        return _execute(run, home, device, link, consumption)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise TrainingError(
             f"the disk that holds {home.root} is full", hint="free some space, then `tandem runs resume`"
         ) from error
+    finally:
+        consumption.close()
 
 
-def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
-    config, folder = RunConfig(**run["config"]), home.run(run["id"])
-    record, meter = Record(folder, run["started_at"], link.check_s), _Meter(device)
+def _execute(run: dict, home: Home, device: str, link: Link, consumption: Recorder) -> Outcome:
+    config, folder, began = RunConfig(**run["config"]), home.run(run["id"]), time.monotonic()
+    record = Record(folder, run["started_at"], link.check_s)
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):
@@ -49,6 +54,7 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     with record.stage("prepare data"):
         data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
     work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
+    work.consumption = consumption
     work.parents = (home.run(run["parent"]) / "checkpoints",) if run["parent"] else ()
     print(f"base {base.name}; data: {data.report}")
     begin = _begin(run, home, work.origin)
@@ -60,12 +66,12 @@ def _execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     try:
         ended = loop.train(work, plan, begin)
     finally:
-        record.measured(**meter.read())
+        record.measured(**_peak(device))
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
     with record.stage("publish"):
-        manifest = _publish(work, run, home, base, seconds=time.monotonic() - meter.started)
-    record.measured(**meter.read())
+        manifest = _publish(work, run, home, base, seconds=time.monotonic() - began)
+    record.measured(**_peak(device))
     early = f", early: {ended.early}" if ended.early else ""
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{early}", manifest.version)
 
@@ -179,25 +185,20 @@ def _memory_limit(device: str) -> int | None:
     return round(total * torch.cuda.get_per_process_memory_fraction() / 2**30)
 
 
-class _Meter:
-    """What a run takes from its GPU: joules and the most memory. Nothing on a CPU."""
+def _consumption(run: dict, home: Home, device: str, share: float) -> Recorder:
+    """Joules and tokens of this attempt, beside those of the run's earlier ones."""
+    parent = home.run(run["parent"]) if run["parent"] else None
+    about = {"attempt": run["attempt"], "slot": run.get("slot"), "device": device, "shared": share < 1}
+    return Recorder(home.run(run["id"]), EnergyMeter(own_card(device)), parent=parent, **about)
 
-    def __init__(self, device: str) -> None:
-        self.started = time.monotonic()
-        self._cuda = device == "cuda"
-        self._joules = self._energy()
 
-    def read(self) -> dict:
-        if not self._cuda:
-            return {}
-        import torch
+def _peak(device: str) -> dict:
+    """The most GPU memory that was held; nothing on a CPU."""
+    if device != "cuda":
+        return {}
+    import torch
 
-        now = self._energy()
-        used = None if now is None or self._joules is None else round(now - self._joules, 1)
-        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(), "energy_joules": used}
-
-    def _energy(self) -> float | None:
-        return monitor.energy_joules() if self._cuda else None
+    return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
 
 
 def _publish(work, run: dict, home: Home, base, seconds: float):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from actors.consumption import Recorder
 from actors.trainer import Link
 from configs.schema import RunConfig
 from jobs.training.metrics_log import MetricsLog
@@ -38,6 +39,8 @@ class Work:
     """Checkpoint folders of the run that this one continues."""
     forget_fit: Callable[[], None] = lambda: None
     """Called when the micro-batch that the probe chose turns out not to fit."""
+    consumption: Recorder | None = None
+    """Keeps joules and tokens; None where nobody asks for them, as in a measurement."""
     tokens: int = 0
     """That went through the model so far, padding included."""
     weights: dict[str, torch.Tensor] = field(init=False)

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors import cluster, control
+from actors import cluster, consumption, control
 from actors.control import ask
 from actors.ledger import Ledger
 from actors.run import RunState, new_run_id
@@ -134,7 +134,7 @@ def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch
         "median_step_seconds": round(statistics.median(times), 3),
         "step_seconds": [round(each, 3) for each in times],
         "peak_gib": round(peak / 2**30, 2) if peak else None,
-        "energy_joules": measured.get("energy_joules"),
+        "energy_joules": consumed.joules if (consumed := consumption.read(home.run(run_id))) else None,
         "granted_to_first_step_seconds": measured["granted_to_first_step"],
         "stages_seconds": measured["stages"],
         "fit": measured.get("fit"),

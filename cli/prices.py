@@ -1,0 +1,13 @@
+"""What energy costs, for every command that shows energy: the running Tandem's settings, otherwise cluster.yaml's."""
+
+from actors import cluster
+from configs import load, paths
+from configs.schema import EnergyConfig
+
+
+def current() -> EnergyConfig:
+    """Raises ConfigError if cluster.yaml is wrong."""
+    running = cluster.find(paths.home())
+    if running is not None and running.is_alive:
+        return running.config.energy
+    return load.load_cluster(paths.CLUSTER_CONFIG).energy

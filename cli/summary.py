@@ -1,0 +1,71 @@
+"""`tandem summary`: what happened in a day, or in each of several. Works while the cluster is down."""
+
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+
+import click
+
+from actors import energy
+from actors import summary as days
+from actors.summary import Summary
+from cli import output, prices
+from cli.runs import ledger
+from configs.paths import home
+
+
+@click.command()
+@click.option("--date", "moment", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="[default: today]")
+@click.option("--days", "count", type=click.IntRange(1, 366), default=1, help="So many days, the last of them --date.")
+@output.json_option
+def summary(moment: datetime | None, count: int, as_json: bool) -> None:
+    """Summarise a day: runs, steps, tokens, slot hours, energy, adapters, swaps, quarantines, trouble.
+
+    A day is one of this machine's local time. Requests are in no day: the gateway counts from its own start, and
+    Prometheus keeps what it counted.
+
+    \b
+    Examples:
+      tandem summary
+      tandem summary --date 2026-01-31
+      tandem summary --days 7 --json
+    """
+    last = moment.date() if moment else date.today()
+    book, priced = ledger(), prices.current()
+    wanted = [last - timedelta(days=back) for back in reversed(range(count))]
+    found = [days.read(home(), book, day, priced) for day in wanted]
+    if as_json:
+        output.print_json({"days": [asdict(each) for each in found]})
+        return
+    rows = [_row(each) for each in found]
+    if count == 1:
+        output.print_table(("", found[0].day), list(zip(_COLUMNS[1:], rows[0][1:], strict=True)), empty="")
+    else:
+        output.print_table(_COLUMNS, rows, empty="")
+    for each in found:
+        for remark in each.remarks:
+            output.say(remark if count == 1 else f"{each.day}: {remark}")
+
+
+_COLUMNS = ("day", "runs ended", "steps", "tokens", "slot hours", "energy", "per 1,000 tokens", "cost", "CO2")
+_COLUMNS += ("adapters", "swaps", "refused", "quarantines")
+
+
+def _row(found: Summary) -> tuple:
+    bill, runs = found.energy, [f"{number} {state.lower()}" for state, number in found.runs.items() if number]
+    rate = bill.joules_per_1000_tokens
+    hours = ", ".join(f"{slot}: {spent:.2f}" for slot, spent in found.slot_hours.items())
+    return (
+        found.day,
+        ", ".join(runs) or "none",
+        f"{found.steps:,}",
+        f"{found.tokens:,}",
+        hours or "none",
+        None if bill.joules is None else energy.watt_hours(bill.joules),
+        None if rate is None else f"{rate:,.1f} J",
+        None if bill.cost is None else energy.money(bill.cost, bill.currency),
+        None if bill.co2_g is None else energy.mass(bill.co2_g),
+        found.adapters,
+        found.swaps,
+        found.refused,
+        found.quarantines,
+    )
