@@ -1,0 +1,92 @@
+"""`tandem summary`, and energy in `tandem runs show` and `compare`, over a real ledger."""
+
+import json
+from datetime import date, timedelta
+
+import pytest
+
+from actors.ledger import Ledger
+from actors.run import RunState
+from configs import paths
+from configs.schema import Slot
+from tests.samples import TRAIN
+
+TODAY = date.today().isoformat()
+PRICED = "energy: {price_per_kwh: 0.5, currency: CHF, co2_g_per_kwh: 100}\n"
+
+
+@pytest.fixture
+def run(home, tmp_path, monkeypatch):
+    """One ended run with an account, and a cluster.yaml with prices."""
+    config = tmp_path / "cluster.yaml"
+    config.write_text(PRICED)
+    monkeypatch.setattr(paths, "CLUSTER_CONFIG", config)
+    ledger = Ledger(home.ledger)
+    ledger.submit("a", **TRAIN)
+    ledger.grant("a", Slot(name="0", roles=("train",)))
+    ledger.transition("a", RunState.RUNNING, "steps")
+    ledger.transition("a", RunState.SUCCEEDED, "published")
+    ledger.close()
+    home.run("a").mkdir(parents=True)
+    keep(home, "cuda", "counter", 7.2e6)
+    return "a"
+
+
+def keep(home, device: str, source: str | None, joules: float | None, shared: bool = True) -> None:
+    days = {TODAY: {"joules": joules, "seconds": 1800.0, "tokens": 36000, "steps": 60}}
+    attempt = {"attempt": 1, "slot": "0", "device": device, "shared": shared, "source": source, "days": days}
+    (home.run("a") / "consumption.json").write_text(json.dumps({"attempts": [attempt], "inherited": None}))
+
+
+def test_a_day_is_a_table_and_its_remarks_are_side_talk(invoke, run):
+    done = invoke("summary")
+    rows = dict(line.split("  ", 1) for line in done.out.splitlines() if "  " in line)
+    rows = {key.strip(): value.strip() for key, value in rows.items()}
+    assert rows["runs ended"] == "1 succeeded"
+    assert (rows["steps"], rows["tokens"], rows["slot hours"]) == ("60", "36,000", "0: 0.50")
+    assert (rows["energy"], rows["per 1,000 tokens"]) == ("2 kWh", "200,000.0 J")
+    assert (rows["cost"], rows["CO2"]) == ("1 CHF", "200 g")
+    assert done.err == ""
+
+
+def test_days_are_a_row_each_and_json_has_them_all(invoke, run):
+    yesterday = (date.today() - timedelta(days=1)).isoformat()
+    lines = invoke("summary", "--days", "2").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["day", yesterday, TODAY]
+    found = json.loads(invoke("summary", "--days", "2", "--json").out)["days"]
+    assert [(day["day"], day["steps"]) for day in found] == [(yesterday, 0), (TODAY, 60)]
+    assert found[1]["energy"]["cost"] == 1.0
+    assert json.loads(invoke("summary", "--date", yesterday, "--json").out)["days"] == found[:1]
+
+
+def test_a_wrong_date_and_a_home_without_a_ledger_are_one_line(invoke, run, home):
+    assert "'2026-13-01' does not match the format" in invoke("summary", "--date", "2026-13-01").one_error_line(2)
+    home.ledger.unlink()
+    assert "no ledger" in invoke("summary").one_error_line()
+
+
+def test_a_run_shows_its_energy_with_what_it_cost_and_what_it_is_not(invoke, run):
+    out = " ".join(invoke("runs", "show", "a").out.split())
+    assert "energy 2 kWh, 1 CHF, 200 g CO2 (the whole card's: it is shared with serving)" in out
+    assert "per 1,000 tokens 200,000.0 J; 36,000 tokens trained" in out
+    shown = json.loads(invoke("runs", "show", "a", "--json").out)["energy"]
+    assert (shown["joules"], shown["cost"], shown["currency"], shown["tokens"]) == (7.2e6, 1.0, "CHF", 36000)
+    assert shown["shared"] is True
+    assert shown["attempts"][0]["source"] == "counter"
+
+
+def test_a_run_on_a_cpu_says_that_nothing_was_measured(invoke, run, home):
+    keep(home, "cpu", None, None, shared=False)
+    assert "energy not measured: a CPU has no reading" in " ".join(invoke("runs", "show", "a").out.split())
+    shown = json.loads(invoke("runs", "show", "a", "--json").out)["energy"]
+    assert (shown["joules"], shown["cost"], shown["joules_per_1000_tokens"]) == (None, None, None)
+    done = invoke("summary")
+    assert "energy of 1 run was not measured" in done.err
+    assert json.loads(invoke("summary", "--json").out)["days"][0]["energy"]["joules"] is None
+
+
+def test_a_comparison_has_energy_cost_and_co2(invoke, run):
+    out = " ".join(invoke("runs", "compare", "a").out.split())
+    assert "energy 2 kWh per 1,000 tokens 200,000.0 J cost 1 CHF CO2 200 g" in out
+    (result,) = json.loads(invoke("runs", "compare", "a", "--json").out)["runs"]
+    assert (result["energy_joules"], result["tokens"], result["cost"]) == (7.2e6, 36000, 1.0)
