@@ -1,6 +1,7 @@
 """How fast a run goes, from lines as training writes them, and from what a disk or a clock makes of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,15 @@ def test_unreadable_lines_are_counted_and_one_that_is_being_written_is_not(tmp_p
 def test_only_losses_that_are_numbers_are_drawn():
     lines = [{"loss": 1.5}, {"loss": float("nan")}, {"eval_loss": 1.0}, {"loss": "x"}, {"loss": float("inf")}]
     assert pace.losses(lines) == (1.5,)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_the_rest_of_a_recorded_run_was_foreseen(part):
+    """150 steps of the embedded model with six evaluations, as two busy CPU cores took them."""
+    lines, unreadable = pace.tail(Path(__file__).parent / "data" / "curve.jsonl")
+    assert (len(lines), unreadable) == (156, 0)
+    seen = [line for line in lines if line["step"] <= part * 150]
+    took = lines[-1]["at"] - seen[-1]["at"]
+    found = pace.eta(seen, 150, now=seen[-1]["at"])
+    assert found.seconds == pytest.approx(took, rel=0.15)
+    assert found.low < took < found.high

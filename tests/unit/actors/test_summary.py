@@ -1,7 +1,9 @@
 """A day's figures out of a real ledger and real accounts, in the zones and on the days that are not 24 hours long."""
 
+import asyncio
 import json
 import sqlite3
+import sys
 import time
 from datetime import date, datetime
 
@@ -143,3 +145,27 @@ def test_a_clock_that_jumps_tells_no_day_twice_and_does_not_silence_the_notice(h
         notice.offer(datetime.fromisoformat(moment))
     assert told(ledger) == ["2026-10-24", "2027-10-24", "2026-10-25"]
     assert ledger.mark(daily_notice.MARK) == date(2026, 10, 25).toordinal()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_control_actor_tells_the_summary_only_if_it_is_asked_to(wanted, drive, tmp_path):
+    heard = tmp_path / "heard"
+    events = ["summary", "failed"] if wanted else ["failed"]
+    command = [sys.executable, "-c", f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read())"]
+    old = date.today().toordinal() - 30
+
+    async def scenario(desk):
+        await desk.tick()
+        assert told(desk.ledger) == []
+        desk.ledger.set_mark(daily_notice.MARK, old)
+        await desk.tick(3)
+        assert len(told(desk.ledger)) == wanted
+        while not desk.control._notifier.idle():
+            await asyncio.sleep(0.01)
+
+    drive(scenario, notify={"command": command, "events": events})
+    assert heard.exists() == wanted
+    if wanted:
+        notice = json.loads(heard.read_text())
+        assert (notice["kind"], notice["title"].split(": ")[1]) == ("summary", "the day before")
+        assert "runs ended: none" in notice["text"]

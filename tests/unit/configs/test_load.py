@@ -98,6 +98,19 @@ def test_the_commented_notifications_of_the_cluster_file_load_too():
     assert notify.command == ("/usr/local/bin/tell-me",)
 
 
+def test_the_commented_prices_of_the_cluster_file_load_too():
+    text = CLUSTER_CONFIG.read_text()
+    written_out = text[text.index("# energy:") : text.index("# Who is told")].replace("# ", "")
+    energy = load.validate(ClusterConfig, yaml.safe_load(written_out), source="comment").energy
+    assert (energy.price_per_kwh, energy.currency, energy.co2_g_per_kwh) == (0.31, "EUR", 380)
+
+
+@pytest.mark.parametrize("price", ["-0.1", ".inf", ".nan", "cheap"])
+def test_a_price_that_is_none_is_refused_by_name(price):
+    with pytest.raises(ConfigError, match=r"energy\.price_per_kwh"):
+        load.load_cluster(sets=[f"energy.price_per_kwh={price}"])
+
+
 def test_the_shipped_serve_files_arguments_load_and_listen_on_loopback_only():
     written = yaml.safe_load(SERVE_CONFIG.read_text())
     (application,) = written["applications"]

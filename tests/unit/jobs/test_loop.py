@@ -1,13 +1,19 @@
 """What the loop measures and writes besides the adapter: the micro-batch's probe, TensorBoard's curves, the record."""
 
 import json
+import sys
 
 import pytest
 
+from actors import consumption
+from actors.control import Directive
+from actors.energy_meter import NvmlCard
 from actors.run import RunState
-from jobs.training import fit
+from jobs.training import fit, sft
+from jobs.training.metrics_log import MetricsLog
 from jobs.training.record import read_measured
 from tests import training
+from tests.nvml.card import FakeNvml
 from tests.training import FakeLink
 
 
@@ -64,3 +70,42 @@ def test_tensorboard_reads_the_runs_curves(measured):
     shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert shown == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in training.curve(home, "auto-1")]
     assert [event.step for event in events.Scalars("eval/loss")] == [2, 4, 6]
+
+
+def test_on_a_cpu_a_step_knows_its_tokens_and_that_no_joules_are_known(measured):
+    home, _ = measured
+    lines = MetricsLog(home.run("auto-1") / "metrics.jsonl").losses()
+    assert all(line["energy_joules"] is None for line in lines)
+    tokens = [line["tokens"] for line in lines]
+    assert tokens == sorted(tokens)
+    found = consumption.read(home.run("auto-1"))
+    assert (found.joules, found.tokens, found.remarks()) == (None, tokens[-1], ["not measured: a CPU has no reading"])
+    assert sum(day.steps for day in found.attempts[0].days.values()) == 6
+
+
+def test_joules_go_on_over_a_broken_attempt_and_a_resumed_run(home, monkeypatch):
+    nvml = FakeNvml(joules=0.0)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(sft, "own_card", lambda device: NvmlCard(0))
+
+    def burn(step: int) -> Directive | None:
+        nvml.joules += 100
+        if attempt == 1 and step == 3:
+            raise RuntimeError("broken after the checkpoint of step 2")
+        return Directive.STOP if attempt == 2 and step == 4 else None
+
+    attempt = 1
+    with pytest.raises(RuntimeError, match="broken"):
+        training.train(home, training.row("a-1"), FakeLink(burn))
+    attempt = 2
+    training.train(home, training.row("a-1", attempt=2), FakeLink(burn))
+    lines = MetricsLog(home.run("a-1") / "metrics.jsonl").losses()
+    assert [(line["step"], line["energy_joules"]) for line in lines] == [(1, 0), (2, 100), (3, 300), (4, 400)]
+    found = consumption.read(home.run("a-1"))
+    assert (found.joules, len(found.attempts)) == (500, 2), "with the joules of the step that was lost"
+    attempt = 3
+    training.train(home, training.row("b-1", parent="a-1"), FakeLink(burn))
+    continued = MetricsLog(home.run("b-1") / "metrics.jsonl").losses()
+    assert [line["energy_joules"] for line in continued] == [0, 100, 300, 400, 500, 600]
+    assert consumption.read(home.run("b-1")).joules == 700
+    assert nvml.opened == 0
