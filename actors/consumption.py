@@ -159,8 +159,7 @@ class Recorder:
 
     @property
     def joules(self) -> float | None:
-        """Of all attempts so far, and of the run that this one continues."""
-        self._take()
+        """Of all attempts up to the last step, and of the run that this one continues."""
         with self._lock:
             return self._all.joules
 

@@ -14,7 +14,7 @@ import click
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from actors import pace
+from actors import energy, pace
 from actors.ledger import Event, Ledger
 from actors.overview import RunReading, age
 from actors.run import Run, RunState, check_run_id
@@ -125,6 +125,9 @@ class _Screen:
             told.append(f"   held-out ◆ {held_out[-1][0]:.4f}, best {best:.4f} at step {step}")
         if run.tokens_per_s is not None:
             told.append(f"   {run.tokens_per_s:,.0f} tok/s")
+        used = [line["energy_joules"] for line in lines[-150:] if _is_finite(line.get("energy_joules"))]
+        if used:
+            told.append(f"   {energy.watt_hours(used[-1])}")
         said = [_one_line(told, columns)] if told else []
         if self.log.unreadable:
             number = self.log.unreadable

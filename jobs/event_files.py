@@ -36,6 +36,8 @@ class _Copied:
     """Bytes, up to the end of a line."""
     sha256: str
     """Of these bytes: after a rollback or a kill a curve is another one from there on."""
+    changed_ns: int
+    """When the file that was copied was last changed."""
     file: str
 
 
@@ -44,16 +46,22 @@ def copy(metrics: Path, folder: Path) -> int:
 
     A curve of which a part was taken back is written anew. Lines that are no metrics are left out.
     """
-    content = metrics.read_bytes() if metrics.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
     copied = _read_state(folder)
-    if copied is None or len(whole) < copied.size or _sha256(whole[: copied.size]) != copied.sha256:
-        copied = _begin(folder) if whole else None
-    if copied is None or len(whole) == copied.size:
+    try:
+        changed = metrics.stat().st_mtime_ns
+        if copied is not None and copied.changed_ns == changed:
+            return 0
+        content = metrics.read_bytes()
+    except FileNotFoundError:
         return 0
+    whole = content[: content.rfind(b"\n") + 1]
+    if not whole:
+        return 0
+    if copied is None or len(whole) < copied.size or _sha256(whole[: copied.size]) != copied.sha256:
+        copied = _begin(folder)
     lines = list(_lines(whole[copied.size :]))
     _append(folder / copied.file, lines)
-    state = _Copied(len(whole), _sha256(whole), copied.file)
+    state = _Copied(len(whole), _sha256(whole), changed, copied.file)
     (folder / STATE).write_text(json.dumps(asdict(state)))
     return len(lines)
 
@@ -75,7 +83,7 @@ def _begin(folder: Path) -> _Copied:
     name = f"events.out.tfevents.{time.time_ns():020d}.tandem"
     restart = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
     _write(folder / name, [Event(wall_time=time.time(), file_version="brain.Event:2"), restart])
-    return _Copied(0, _sha256(b""), name)
+    return _Copied(0, _sha256(b""), 0, name)
 
 
 def _append(file: Path, lines: list[dict[str, Any]]) -> None:

@@ -102,6 +102,11 @@ def test_the_watch_has_the_curve_the_held_out_losses_and_the_time_left(home, led
     assert len(text) == 29, "the plot takes what the words leave"
 
 
+def test_the_watch_has_the_energy_so_far_where_it_is_measured(home, ledger, log):
+    log.append({"step": 10, "loss": 0.4, "energy_joules": 4442.0, "at": time.time()})
+    assert drawn(home, ledger)[2].endswith("1,234 tok/s   1.23 Wh")
+
+
 def test_the_watchdogs_lines_are_the_newest_below_the_curve(home, ledger, log):
     for number in range(9):
         ledger.note("watchdog", f"the mean loss stands still {number}", "r")
