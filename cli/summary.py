@@ -36,11 +36,11 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
     if as_json:
         output.print_json({"days": [asdict(each) for each in found]})
         return
-    rows = [_row(each) for each in found]
+    columns, rows = _told([_row(each) for each in found])
     if count == 1:
-        output.print_table(("", found[0].day), list(zip(_COLUMNS[1:], rows[0][1:], strict=True)), empty="")
+        output.print_table(("", found[0].day), list(zip(columns[1:], rows[0][1:], strict=True)), empty="")
     else:
-        output.print_table(_COLUMNS, rows, empty="")
+        output.print_table(columns, rows, empty="")
     for each in found:
         for remark in each.remarks:
             output.say(remark if count == 1 else f"{each.day}: {remark}")
@@ -48,6 +48,12 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
 
 _COLUMNS = ("day", "runs ended", "steps", "tokens", "slot hours", "energy", "per 1,000 tokens", "cost", "CO2")
 _COLUMNS += ("adapters", "swaps", "refused", "quarantines")
+
+
+def _told(rows: list[tuple]) -> tuple[list[str], list[list]]:
+    """Columns and rows without what no day knows, such as a cost without a price."""
+    kept = [index for index in range(len(_COLUMNS)) if any(row[index] is not None for row in rows)]
+    return [_COLUMNS[index] for index in kept], [[row[index] for index in kept] for row in rows]
 
 
 def _row(found: Summary) -> tuple:
@@ -60,7 +66,7 @@ def _row(found: Summary) -> tuple:
         f"{found.steps:,}",
         f"{found.tokens:,}",
         hours or "none",
-        None if bill.joules is None else energy.watt_hours(bill.joules),
+        "not measured" if bill.joules is None else energy.watt_hours(bill.joules),
         None if rate is None else f"{rate:,.1f} J",
         None if bill.cost is None else energy.money(bill.cost, bill.currency),
         None if bill.co2_g is None else energy.mass(bill.co2_g),
