@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from actors import consumption, energy
+from actors import consumption, energy, prices
 from actors.ledger import Ledger
 from actors.run import Run, RunKind, RunState, check_run_id
-from cli import curves, output, prediction, prices
+from cli import curves, output, prediction
 from cli.follow import EXIT_CODES, is_up
 from cli.watch import watch
 from configs.errors import NotFoundError

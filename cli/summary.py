@@ -5,10 +5,10 @@ from datetime import date, datetime, timedelta
 
 import click
 
-from actors import energy
+from actors import energy, prices
 from actors import summary as days
 from actors.summary import Summary
-from cli import output, prices
+from cli import output
 from cli.runs import ledger
 from configs.paths import home
 

@@ -15,9 +15,9 @@ from actors import cluster, monitor
 from configs.paths import Home
 from tests.ray.conftest import Tandem
 
+WITHOUT_GPU = [pytest.mark.gpu, pytest.mark.skipif(not monitor.gpus(), reason="no GPU")]
 SKIPPED = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not monitor.gpus(), reason="no GPU"),
+    *WITHOUT_GPU,
     pytest.mark.skipif(not os.environ.get("TANDEM_GPU_BASE"), reason="TANDEM_GPU_BASE names no checkpoint"),
 ]
 

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from actors.energy_meter import EnergyMeter, NvmlCard, Reading, own_card
-from tests.gpu.conftest import SKIPPED
+from tests.gpu.conftest import WITHOUT_GPU
 
-pytestmark = SKIPPED
+pytestmark = WITHOUT_GPU
 
 SECONDS = 10
 

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from actors import overview
+from actors import consumption, energy, overview, prices
+from actors.energy import Bill
 from actors.overview import Overview
 from actors.traffic import Rate, Rates
+from configs.errors import ConfigError
 from configs.paths import Home
+from configs.schema import EnergyConfig
 from serve.ui.dashboard.curves import Curves
 
 FRESH_S = 1.5
@@ -100,13 +102,14 @@ class Looks:
             self._evaluations[version] = (str(files[-1]), _losses(files[-1]))
         return self._evaluations[version][1]
 
-    def measured(self, run_id: str) -> dict[str, Any]:
-        """What a run's own account says that it took; empty without a readable one."""
+    def energy(self, run_id: str) -> Bill | None:
+        """What a run has taken of its GPU so far, at today's prices; None if it kept no account."""
+        consumed = consumption.read(self.home.run(run_id))
         try:
-            content = json.loads((self.home.run(run_id) / "measured.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            price = prices.current()
+        except ConfigError:
+            price = EnergyConfig()
+        return consumed and energy.bill(consumed.joules, consumed.tokens, price)
 
 
 def _losses(file: Path) -> dict[str, float]:

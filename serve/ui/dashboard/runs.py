@@ -1,7 +1,6 @@
 """Queue and runs: a table, and the run that is looked at, with its loss curve and the watchdog's lines."""
 
-from typing import Any
-
+from actors.energy import Bill, money, watt_hours
 from actors.overview import RunReading
 from actors.pace import Eta
 from actors.run import Run, RunState
@@ -83,7 +82,7 @@ def find(look: Look, wanted: str) -> RunReading | None:
     return next((each for each in readings if each.run.id == wanted), readings[0] if readings else None)
 
 
-def detail(look: Look, reading: RunReading | None, curve: Curve, measured: dict[str, Any], trouble: str = "") -> str:
+def detail(look: Look, reading: RunReading | None, curve: Curve, bill: Bill | None, trouble: str = "") -> str:
     """One run; `trouble` is why its curve cannot be read."""
     if reading is None:
         return part("run", "Loss", _RUN, reading=None)
@@ -93,7 +92,7 @@ def detail(look: Look, reading: RunReading | None, curve: Curve, measured: dict[
     drawn = loss_curve(curve.train, curve.held_out, levels, last_step=run.max_steps, label=label)
     unreadable = curve.unreadable and f"{curve.unreadable} lines of metrics.jsonl cannot be read and are left out"
     values = {"reading": reading, "curve": curve, "levels": levels, "drawn": drawn, "trouble": trouble or unreadable}
-    values |= {"figures": _figures(reading, curve, measured, look), "stoppable": run.state in _STOPPABLE}
+    values |= {"figures": _figures(reading, curve, bill, look), "stoppable": run.state in _STOPPABLE}
     return part("run", run.id, _RUN, _aside(run), **values, waiting=_waiting(run, reading.waits_for))
 
 
@@ -120,7 +119,7 @@ def _waiting(run: Run, waits_for: str | None) -> str:
     return "It left no losses." if run.state.is_terminal else "No step yet; the curve begins with the first."
 
 
-def _figures(reading: RunReading, curve: Curve, measured: dict[str, Any], look: Look) -> list[tuple[str, str, str]]:
+def _figures(reading: RunReading, curve: Curve, bill: Bill | None, look: Look) -> list[tuple[str, str, str]]:
     run, eta = reading.run, reading.eta
     steps = f"of {run.max_steps}" if run.max_steps else ""
     figures = [("step", f"{run.step}", steps), ("loss", number(run.loss), "")]
@@ -131,8 +130,10 @@ def _figures(reading: RunReading, curve: Curve, measured: dict[str, Any], look: 
         figures.append(("left", duration(eta.seconds), _range(eta)))
     elif run.started_at:
         figures.append(("took" if run.ended_at else "so far", _took(run, look.overview.at), ""))
-    if joules := measured.get("energy_joules"):
-        figures.append(("energy", number(joules / 3600), "Wh"))
+    if bill and bill.joules is not None:
+        figures.append(("energy", *watt_hours(bill.joules).split()))
+    if bill and bill.cost is not None:
+        figures.append(("cost", *money(bill.cost, bill.currency).split(" ", 1)))
     return figures
 
 

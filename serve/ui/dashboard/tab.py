@@ -151,15 +151,15 @@ class DashboardTab:
         return await asyncio.to_thread(self._drawn, look, chosen, rows)
 
     def _drawn(self, look: Look, chosen: str, rows: int) -> dict[str, str]:
-        reading, curve, measured, trouble = runs.find(look, chosen), Curve(), {}, ""
+        reading, curve, bill, trouble = runs.find(look, chosen), Curve(), None, ""
         if reading:
             chosen = reading.run.id
-            measured = self._looks.measured(chosen)
+            bill = self._looks.energy(chosen)
             try:
                 curve = self._looks.curves.of(chosen)
             except OSError as error:
                 trouble = f"Its losses cannot be read: {error}"
         drawn = {name: part(look) for name, part in _PARTS.items()}
         drawn |= {"head": head.html(look), "runs": runs.table(look, chosen, rows, ROWS)}
-        drawn["run"] = runs.detail(look, reading, curve, measured, trouble)
+        drawn["run"] = runs.detail(look, reading, curve, bill, trouble)
         return {name: drawn[name] for name in self.parts}

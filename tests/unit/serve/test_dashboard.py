@@ -4,15 +4,16 @@ import asyncio
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from unittest import mock
 
 import pytest
 
-from actors import overview
+from actors import consumption, overview, prices
+from actors.consumption import Attempt, Consumption, Day
 from actors.run import RunState
 from configs.errors import ClusterError, RequestError
-from configs.schema import Slot
+from configs.schema import EnergyConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
 from serve.ui.dashboard.actions import Action
@@ -187,6 +188,26 @@ def test_runs_stand_in_the_order_in_which_they_matter(home):
     assert runs.find(look, "").run.id == "works"
     assert runs.find(look, "old").run.id == "old"
     assert runs.find(look, "nobody").run.id == "works"
+
+
+def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch):
+    from actors.ledger import Ledger
+
+    ledger = Ledger(home.ledger)
+    ledger.submit("works", **TRAIN)
+    ledger.grant("works", Slot(name="0", roles=("train",)))
+    ledger.close()
+    day = Day(joules=720_000.0, seconds=600.0, tokens=1000, steps=10)
+    account = Consumption([Attempt(1, "0", "cuda", False, "counter", days={"2026-11-01": day})])
+    home.run("works").mkdir(parents=True)
+    (home.run("works") / consumption.FILE).write_text(json.dumps(asdict(account)))
+    monkeypatch.setattr(prices, "current", lambda: EnergyConfig(price_per_kwh=0.5, currency="EUR"))
+    looks = Looks(home)
+    look = asyncio.run(looks.now())
+    html = runs.detail(look, look.overview.runs[0], Curve(), looks.energy("works"))
+    figures = re.findall(r'<b>([^<]*)</b>\s*<span class="quiet">([^<]*)</span><span class="name">([^<]*)</span>', html)
+    assert ("200", "Wh", "energy") in figures and ("0.1", "EUR", "cost") in figures
+    assert looks.energy("nobody") is None
 
 
 # Actions

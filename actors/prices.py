@@ -1,4 +1,4 @@
-"""What energy costs, for every command that shows energy: the running Tandem's settings, otherwise cluster.yaml's."""
+"""What energy costs, for all that shows energy: the running Tandem's settings, otherwise cluster.yaml's."""
 
 from actors import cluster
 from configs import load, paths
