@@ -1,7 +1,8 @@
 """One engine replica by its Serve handle. Ray's exceptions end here; `serve.fleet` knows engines only through `Remote`.
 
 All requests to an engine share one stream of it, the line (see `serve.engine.outbox`): it is opened with the first
-request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader.
+request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader. While
+a line is open the engine is told so again and again, because it would not notice the end of this process.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
+from serve.engine.outbox import SIGN_S
 from serve.engine.protocol import GenerationRequest, TokenChunk
 
 OPENING_S = 5
@@ -76,13 +78,15 @@ class Remote:
         from ray.exceptions import RayActorError, RayTaskError
 
         stream = self._handle.options(stream=True).stream.remote(line.id)
+        signs = asyncio.create_task(self._keep_telling(line))
         lost = EngineLostError(f"engine {self.name} died while answering", hint="the answer is incomplete; ask again")
         try:
             async for batch in stream:
                 line.opened.set()
                 for request_id, event in batch:
                     line.give(request_id, event)
-            line.close(lost)
+            silent = f"engine {self.name} gave the answer up, because it did not hear from the gateway"
+            line.close(EngineLostError(silent, hint=lost.hint))
         except RayActorError:
             line.close(lost)
         except RayTaskError as error:
@@ -91,7 +95,15 @@ class Remote:
             line.close(ClusterError(f"engine {self.name} cannot be reached: {error}", hint="`tandem status`"))
             raise
         finally:
+            signs.cancel()
             stream.cancel()
+
+    async def _keep_telling(self, line: "_Line") -> None:
+        await line.opened.wait()
+        while not line.closed:
+            with contextlib.suppress(Exception):  # whatever is wrong with the engine, the line itself says it
+                await self.call("listening", line.id)
+            await asyncio.sleep(SIGN_S)
 
     async def _submit(self, line: "_Line", request: GenerationRequest) -> None:
         try:

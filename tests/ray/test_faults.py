@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import time
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -52,6 +53,29 @@ def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
     assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
     (successor,) = _processes(tandem, words)
     assert successor.pid != victim.pid
+
+
+def test_what_a_killed_gateway_had_asked_for_does_not_run_on_in_the_engine(tandem):
+    def engine() -> dict:
+        return httpx.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
+
+    (victim,) = _processes(tandem, "ServeReplica:tandem:gateway")
+    before, asked = engine()["generated_tokens"], 16 * 1900
+    body = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "n": 8}
+    body |= {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True}
+    with contextlib.ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(httpx.stream("POST", f"{tandem.http}/v1/chat/completions", json=body, timeout=60))
+        assert engine()["running"] == 16
+        victim.kill()
+    tandem.wait_ready()
+    deadline = time.monotonic() + 60
+    while engine()["running"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = engine()
+    assert (ended["running"], ended["waiting"]) == (0, 0)
+    assert 0 < ended["generated_tokens"] - before < asked / 2
+    assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
 
 
 def test_training_outlives_the_control_actor_and_a_killed_trainer_goes_on_from_its_checkpoint(tandem):

@@ -178,6 +178,73 @@ def test_a_gateway_that_is_gone_leaves_no_request_running():
     asyncio.run(main())
 
 
+def test_a_gateway_that_falls_silent_is_given_up_with_all_its_requests(monkeypatch):
+    engine = FakeEngine(delay=0.002)
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.01)
+
+    async def main() -> None:
+        replica = FakeHandle(engine).replica
+        stream, seen = replica.stream("line"), []
+        await anext(stream)
+        for name in "ab":
+            await replica.submit("line", request(name, LONG))
+        for _ in range(100):
+            await replica.listening("line")
+            seen += await anext(stream)
+        assert len(seen) >= 100 and set(engine._running) == {"a", "b"}
+        async for batch in stream:
+            seen += batch
+        assert len(seen) < 2 * len(LONG)
+        await until(lambda: not engine._running)
+        assert replica._outboxes == {}
+        await replica.listening("line")  # too late, and no error
+
+    asyncio.run(main())
+
+
+def test_the_end_of_a_gateway_whose_stream_nobody_takes_from_is_noticed_too(monkeypatch):
+    engine = FakeEngine(delay=0.002)
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+
+    async def main() -> None:
+        replica = FakeHandle(engine).replica
+        stream = replica.stream("line")
+        await anext(stream)
+        await replica.submit("line", request("a", range(10**6)))
+        await until(lambda: bool(engine._running))
+        await until(lambda: not engine._running)
+        await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+    monkeypatch.setattr("serve.remote.SIGN_S", 0.005)
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        assert await collect(remote, request("long", range(300))) == list(range(300))
+        await asyncio.sleep(0.05)
+        assert await collect(remote, request("later", [7])) == [7]
+        assert len(handle.lines) == 1
+
+    play(FakeEngine(delay=0.001), scenario)
+
+
+def test_a_gateway_that_was_given_up_and_is_there_after_all_may_ask_again(monkeypatch):
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        with pytest.raises(EngineLostError, match="gave the answer up, because it did not hear") as caught:
+            await collect(remote, request("silent", range(10**6)))
+        assert "ask again" in caught.value.hint
+        assert await collect(remote, request("again", [7])) == [7]
+        assert len(handle.lines) == 2
+
+    monkeypatch.setattr("serve.remote.SIGN_S", 3600)
+    play(FakeEngine(delay=0.001), scenario)
+
+
 # Errors
 
 
