@@ -7,11 +7,12 @@ a line is open the engine is told so again and again, because it would not notic
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
@@ -53,7 +54,7 @@ class Remote:
         """The request's chunks. Closing it aborts. Raises what `Engine.generate` raises, and EngineLostError."""
         line = self._opened_line()
         reader = line.readers[request.request_id] = _Reader()
-        submitted = asyncio.create_task(self._submit(line, request))
+        submitted = _task(self._submit(line, request))
         ended = False
         try:
             while not ended:
@@ -70,7 +71,7 @@ class Remote:
     def _opened_line(self) -> "_Line":
         if self._line.closed:
             self._line = _Line()
-            self._line.task = asyncio.create_task(self._read(self._line))
+            self._line.task = _task(self._read(self._line))
         return self._line
 
     async def _read(self, line: "_Line") -> None:
@@ -95,6 +96,7 @@ class Remote:
             line.close(ClusterError(f"engine {self.name} cannot be reached: {error}", hint="`tandem status`"))
             raise
         finally:
+            line.close(lost)
             signs.cancel()
             stream.cancel()
 
@@ -133,7 +135,7 @@ class Remote:
             with contextlib.suppress(TandemError):  # a dead engine runs nothing
                 await self.call("abort", line.id, request.request_id)
 
-        task = asyncio.create_task(abort())
+        task = _task(abort())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -154,7 +156,9 @@ class _Line:
             reader.put(event)
 
     def close(self, error: TandemError) -> None:
-        """Nothing more comes: every reader gets an `error` of its own after what it has."""
+        """Nothing more comes: every reader gets an `error` of its own after what it has. The first one counts."""
+        if self.closed:
+            return
         self.closed = True
         self.opened.set()
         for reader in self.readers.values():
@@ -181,6 +185,12 @@ class _Reader:
         if not self._events:
             self._more.clear()
         return event
+
+
+def _task(work: Coroutine) -> asyncio.Task:
+    """`work` as nobody's: when a client leaves, Serve cancels whatever was called in the context of its request, and a
+    line belongs to all requests, an abort to one that has ended."""
+    return asyncio.create_task(work, context=contextvars.Context())
 
 
 def _cause(error: Any) -> TandemError:

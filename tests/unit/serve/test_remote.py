@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -243,6 +244,40 @@ def test_a_gateway_that_was_given_up_and_is_there_after_all_may_ask_again(monkey
 
     monkeypatch.setattr("serve.remote.SIGN_S", 3600)
     play(FakeEngine(delay=0.001), scenario)
+
+
+def test_no_call_to_the_engine_belongs_to_the_request_that_happened_to_make_it():
+    """Serve cancels what was called in the context of a request whose client has left."""
+    asking, made = ContextVar("asking", default=None), []
+
+    class Noting(FakeHandle):
+        def __getattr__(self, method):
+            made.append((method, asking.get()))
+            return super().__getattr__(method)
+
+    async def main() -> None:
+        asking.set("the first client")
+        remote = Remote("engine_0", Noting(FakeEngine(delay=0.002)))
+        leaving = remote.generate(request("leaving", LONG))
+        await anext(leaving)
+        await leaving.aclose()
+        await until(lambda: len(made) >= 4)
+        assert {method for method, _ in made} >= {"stream", "submit", "listening", "abort"}
+        assert {asked for _, asked in made} == {None}
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_stream_that_is_cancelled_from_outside_leaves_no_request_waiting():
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        asked = asyncio.create_task(collect(remote, request("waiting", LONG)))
+        await until(lambda: bool(handle.replica._engine._running))
+        remote._line.task.cancel()
+        with pytest.raises(EngineLostError):
+            await asked
+        assert await collect(remote, request("later", [7])) == [7]
+
+    play(FakeEngine(delay=0.002), scenario)
 
 
 # Errors
