@@ -72,7 +72,7 @@ def test_what_a_killed_gateway_had_asked_for_does_not_run_on_in_the_engine(tande
             client.sendall(head + body)
         while (now := engine())["running"] + now["waiting"] < requests:
             time.sleep(0.05)
-        assert now["running"] == 16
+        assert now["running"] > 0
         victim.kill()
     tandem.wait_ready()
     deadline = time.monotonic() + 60
