@@ -16,13 +16,17 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
-from serve.engine.outbox import SIGN_S
+from serve.engine.outbox import SIGN_S, Event
 from serve.engine.protocol import GenerationRequest, TokenChunk
 
 OPENING_S = 5
 """How long a request waits for an engine that is away, before the fleet may ask another one or this one again."""
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 32
+"""Tokens that a turn gives out. Beside 199 others a first token waits 2.9 ms of the process's time, 8.2 if all of them
+are given at once; with 8 in a turn it is 2.1, but the last token is a tenth later."""
 
 
 class EngineLostError(ClusterError):
@@ -84,8 +88,7 @@ class Remote:
         try:
             async for batch in stream:
                 line.opened.set()
-                for request_id, event in batch:
-                    line.give(request_id, event)
+                await line.give_out(batch)
             silent = f"engine {self.name} gave the answer up, because it did not hear from the gateway"
             line.close(EngineLostError(silent, hint=lost.hint))
         except RayActorError:
@@ -151,6 +154,19 @@ class _Line:
         self.closed = False
         self.task: asyncio.Task | None = None
 
+    async def give_out(self, batch: list[Event]) -> None:
+        """Give every event to its reader, AT_ONCE of them in a turn of the loop, those first whose readers had nothing.
+
+        A first token takes its reader about ten turns, and a turn is as long as all that readers do in it.
+        """
+        readers = self.readers
+        batch = sorted(batch, key=lambda event: event[0] in readers and readers[event[0]].begun)
+        for begin in range(0, len(batch), AT_ONCE):
+            if begin:
+                await asyncio.sleep(0)
+            for request_id, event in batch[begin : begin + AT_ONCE]:
+                self.give(request_id, event)
+
     def give(self, request_id: str, event: TokenChunk | TandemError) -> None:
         if reader := self.readers.get(request_id):
             reader.put(event)
@@ -171,8 +187,10 @@ class _Reader:
     def __init__(self) -> None:
         self._events: deque[TokenChunk | TandemError] = deque()
         self._more = asyncio.Event()
+        self.begun = False
 
     def put(self, event: TokenChunk | TandemError) -> None:
+        self.begun = True
         self._events.append(event)
         self._more.set()
 

@@ -105,6 +105,38 @@ def test_what_one_step_gives_to_all_requests_leaves_together_and_at_once():
     asyncio.run(main())
 
 
+def test_of_many_tokens_that_come_together_the_first_ones_of_their_requests_are_given_first(monkeypatch):
+    monkeypatch.setattr("serve.remote.AT_ONCE", 4)
+    given = []
+
+    class Noting(Stepping):
+        def step(self, token: int) -> None:
+            given.clear()
+            super().step(token)
+
+    engine = Noting()
+
+    async def read(remote: Remote, name: str) -> None:
+        async for chunk in remote.generate(request(name)):
+            given.append((name, chunk.ids))
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        old, new = [f"old {n}" for n in range(10)], [f"new {n}" for n in range(3)]
+        tasks = [asyncio.create_task(read(remote, name)) for name in old]
+        await until(lambda: len(engine.queues) == 10)
+        engine.step(5)
+        await until(lambda: len(given) == 10)
+        tasks += [asyncio.create_task(read(remote, name)) for name in new]
+        await until(lambda: len(engine.queues) == 13)
+        engine.step(6)
+        await until(lambda: len(given) == 13)
+        assert given == [(name, [6]) for name in (*new, *old)]
+        for task in tasks:
+            task.cancel()
+
+    play(engine, scenario)
+
+
 def test_a_slow_reader_holds_up_nobody_and_misses_nothing():
     async def scenario(remote: Remote, handle: FakeHandle) -> None:
         slow = remote.generate(request("slow", LONG))
