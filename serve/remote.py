@@ -25,8 +25,8 @@ OPENING_S = 5
 log = logging.getLogger(__name__)
 
 AT_ONCE = 32
-"""Tokens that a turn gives out. Beside 199 others a first token waits 2.9 ms of the process's time, 8.2 if all of them
-are given at once; with 8 in a turn it is 2.1, but the last token is a tenth later."""
+"""Tokens that a turn gives out. Beside those of 199 other streams a first token waits 3.0 ms of the process's time, 7.9
+if all are given at once (`tests/bench/first_tokens.py`)."""
 
 
 class EngineLostError(ClusterError):
