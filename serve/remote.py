@@ -22,11 +22,11 @@ from serve.engine.protocol import GenerationRequest, TokenChunk
 OPENING_S = 5
 """How long a request waits for an engine that is away, before the fleet may ask another one or this one again."""
 
-log = logging.getLogger(__name__)
-
 AT_ONCE = 32
 """Tokens that a turn gives out. Beside those of 199 other streams a first token waits 3.0 ms of the process's time, 7.9
 if all are given at once (`tests/bench/first_tokens.py`)."""
+
+log = logging.getLogger(__name__)
 
 
 class EngineLostError(ClusterError):

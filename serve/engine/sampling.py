@@ -108,6 +108,7 @@ class Sampler:
         self._prompt_ids = prompt_ids
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
         self._count = 0
+        self._withheld: torch.Tensor | None = None
         self._generated: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
 
@@ -144,8 +145,10 @@ class Sampler:
         """Set every stop token of this request's logits [V] to -inf, in place."""
         import torch
 
-        stops = (*self.params.stop_token_ids, *self.params.ignored_stop_ids)
-        logits[torch.tensor(stops, dtype=torch.long, device=logits.device)] = float("-inf")
+        if self._withheld is None:
+            stops = (*self.params.stop_token_ids, *self.params.ignored_stop_ids)
+            self._withheld = torch.tensor(stops, dtype=torch.long, device=logits.device)
+        logits[self._withheld] = float("-inf")
 
     def penalise(self, logits: "torch.Tensor") -> None:
         """Apply the penalties to this request's logits [V], in place."""
