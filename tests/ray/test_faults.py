@@ -65,14 +65,15 @@ def test_what_a_killed_gateway_had_asked_for_does_not_run_on_in_the_engine(tande
     before, requests, tokens = engine()["generated_tokens"], 9 * 8, 1900
     body = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "n": 8}
     body = json.dumps(body | {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: tandem\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with contextlib.ExitStack() as clients:
         for _ in range(9):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", tandem.http_port)))
             client.sendall(head + body)
-        while (now := engine())["running"] + now["waiting"] < requests:
+        deadline = time.monotonic() + 60
+        while (now := engine())["running"] + now["waiting"] < requests and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert now["running"] > 0
+        assert now["running"] > 0 and now["running"] + now["waiting"] == requests
         victim.kill()
     tandem.wait_ready()
     deadline = time.monotonic() + 60
