@@ -58,6 +58,7 @@ def _engine(config: ServeConfig, base: Path, slot: Slot, neighbours: int) -> ray
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=0.2,
+        logging_config={"enable_access_log": False},  # the gateway's has the requests; here is a line per second
     )
     return deployment.bind(config, base, slot)
 

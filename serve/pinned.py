@@ -63,6 +63,9 @@ class Pinner:
         self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], *, started: float, **how
     ) -> list["Pinned"]:
         """Several generations at once, all of one version. Raises what `begin` raises; then none of them goes on."""
+        if len(asked) == 1:
+            ((prompt, sampling),) = asked
+            return [await self.begin(model, prompt, sampling, started=started, **how)]
         for _ in range(TRIES_OF_ONE_VERSION):
             begun = await _all_or_none(
                 asyncio.create_task(self.begin(model, prompt, sampling, started=started, **how))

@@ -1,23 +1,30 @@
 """One engine replica by its Serve handle. Ray's exceptions end here; `serve.fleet` knows engines only through `Remote`.
 
 All requests to an engine share one stream of it, the line (see `serve.engine.outbox`): it is opened with the first
-request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader.
+request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader. While
+a line is open the engine is told so again and again, because it would not notice the end of this process.
 """
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
+from serve.engine.outbox import SIGN_S, Event
 from serve.engine.protocol import GenerationRequest, TokenChunk
 
 OPENING_S = 5
 """How long a request waits for an engine that is away, before the fleet may ask another one or this one again."""
+
+AT_ONCE = 32
+"""Tokens that a turn gives out. Beside those of 199 other streams a first token waits 3.0 ms of the process's time, 7.9
+if all are given at once (`tests/bench/first_tokens.py`)."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +58,7 @@ class Remote:
         """The request's chunks. Closing it aborts. Raises what `Engine.generate` raises, and EngineLostError."""
         line = self._opened_line()
         reader = line.readers[request.request_id] = _Reader()
-        submitted = asyncio.create_task(self._submit(line, request))
+        submitted = _task(self._submit(line, request))
         ended = False
         try:
             while not ended:
@@ -68,7 +75,7 @@ class Remote:
     def _opened_line(self) -> "_Line":
         if self._line.closed:
             self._line = _Line()
-            self._line.task = asyncio.create_task(self._read(self._line))
+            self._line.task = _task(self._read(self._line))
         return self._line
 
     async def _read(self, line: "_Line") -> None:
@@ -76,13 +83,14 @@ class Remote:
         from ray.exceptions import RayActorError, RayTaskError
 
         stream = self._handle.options(stream=True).stream.remote(line.id)
+        signs = asyncio.create_task(self._keep_telling(line))
         lost = EngineLostError(f"engine {self.name} died while answering", hint="the answer is incomplete; ask again")
         try:
             async for batch in stream:
                 line.opened.set()
-                for request_id, event in batch:
-                    line.give(request_id, event)
-            line.close(lost)
+                await line.give_out(batch)
+            silent = f"engine {self.name} gave the answer up, because it did not hear from the gateway"
+            line.close(EngineLostError(silent, hint=lost.hint))
         except RayActorError:
             line.close(lost)
         except RayTaskError as error:
@@ -91,7 +99,16 @@ class Remote:
             line.close(ClusterError(f"engine {self.name} cannot be reached: {error}", hint="`tandem status`"))
             raise
         finally:
+            line.close(lost)
+            signs.cancel()
             stream.cancel()
+
+    async def _keep_telling(self, line: "_Line") -> None:
+        await line.opened.wait()
+        while not line.closed:
+            with contextlib.suppress(Exception):  # whatever is wrong with the engine, the line itself says it
+                await self.call("listening", line.id)
+            await asyncio.sleep(SIGN_S)
 
     async def _submit(self, line: "_Line", request: GenerationRequest) -> None:
         try:
@@ -121,7 +138,7 @@ class Remote:
             with contextlib.suppress(TandemError):  # a dead engine runs nothing
                 await self.call("abort", line.id, request.request_id)
 
-        task = asyncio.create_task(abort())
+        task = _task(abort())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -137,12 +154,27 @@ class _Line:
         self.closed = False
         self.task: asyncio.Task | None = None
 
+    async def give_out(self, batch: list[Event]) -> None:
+        """Give every event to its reader, AT_ONCE of them in a turn of the loop, those first whose readers had nothing.
+
+        A first token takes its reader about ten turns, and a turn is as long as all that readers do in it.
+        """
+        readers = self.readers
+        batch = sorted(batch, key=lambda event: event[0] in readers and readers[event[0]].begun)
+        for begin in range(0, len(batch), AT_ONCE):
+            if begin:
+                await asyncio.sleep(0)
+            for request_id, event in batch[begin : begin + AT_ONCE]:
+                self.give(request_id, event)
+
     def give(self, request_id: str, event: TokenChunk | TandemError) -> None:
         if reader := self.readers.get(request_id):
             reader.put(event)
 
     def close(self, error: TandemError) -> None:
-        """Nothing more comes: every reader gets an `error` of its own after what it has."""
+        """Nothing more comes: every reader gets an `error` of its own after what it has. The first one counts."""
+        if self.closed:
+            return
         self.closed = True
         self.opened.set()
         for reader in self.readers.values():
@@ -155,8 +187,10 @@ class _Reader:
     def __init__(self) -> None:
         self._events: deque[TokenChunk | TandemError] = deque()
         self._more = asyncio.Event()
+        self.begun = False
 
     def put(self, event: TokenChunk | TandemError) -> None:
+        self.begun = True
         self._events.append(event)
         self._more.set()
 
@@ -169,6 +203,12 @@ class _Reader:
         if not self._events:
             self._more.clear()
         return event
+
+
+def _task(work: Coroutine) -> asyncio.Task:
+    """`work` as nobody's: when a client leaves, Serve cancels whatever was called in the context of its request, and a
+    line belongs to all requests, an abort to one that has ended."""
+    return asyncio.create_task(work, context=contextvars.Context())
 
 
 def _cause(error: Any) -> TandemError:

@@ -8,6 +8,7 @@ their requests one `Matcher` each, and `sampling` calls `mask`. What the grammar
 import asyncio
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,24 @@ if TYPE_CHECKING:
     from serve.engine.protocol import Constraint
 
 
+MOST_COMPILED = 32
+"""Grammars that are kept: a schema of 200 properties takes 45 ms to compile and 0.01 ms to copy."""
+
+
 class Grammars:
-    """Compiles constraints for one tokenizer, whose model has `vocabulary` logits, padding included."""
+    """Compiles constraints for one tokenizer, whose model has `vocabulary` logits, padding included. The grammars that
+    were asked for last are kept."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
-        self._compiled: Any = None
+        self._llguidance: Any = None
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        """llguidance's matchers at their grammars' beginnings, to be copied; the one asked for last is at the end."""
 
     async def matcher(self, constraint: "Constraint") -> "Matcher":
-        """A matcher at the grammar's beginning, compiled beside the loop and the engine.
+        """A matcher at the grammar's beginning, compiled beside the loop and the engine, or copied from an earlier one.
 
         Raises RequestError, with the constraint's `param`, for a grammar that llguidance refuses.
         """
@@ -43,11 +51,22 @@ class Grammars:
             raise TandemError(
                 f"this engine cannot honour {constraint.param}: {error}", hint="pip install llguidance"
             ) from error
-        limits = llguidance.LLParserLimits(verbose_errors=False)
-        found = llguidance.LLMatcher(self._llguidance_tokenizer(), constraint.grammar, log_level=0, limits=limits)
+        with self._lock:
+            found = self._compiled.get(constraint.grammar)
+        if found is None:
+            limits = llguidance.LLParserLimits(verbose_errors=False)
+            found = llguidance.LLMatcher(self._llguidance_tokenizer(), constraint.grammar, log_level=0, limits=limits)
         if found.is_error():
             raise RequestError(f"{constraint.param}: {_complaint(found)}", param=constraint.param)
-        return Matcher(found)
+        self._keep(constraint.grammar, found)
+        return Matcher(found.deep_copy())
+
+    def _keep(self, grammar: str, compiled: Any) -> None:
+        with self._lock:
+            self._compiled[grammar] = compiled
+            self._compiled.move_to_end(grammar)
+            if len(self._compiled) > MOST_COMPILED:
+                self._compiled.popitem(last=False)
 
     def _llguidance_tokenizer(self) -> Any:
         """Made once: it takes about a second with a vocabulary of 201,088."""
@@ -55,12 +74,12 @@ class Grammars:
         from tokenizers import Tokenizer
 
         with self._lock:
-            if self._compiled is None:
+            if self._llguidance is None:
                 plain = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
                 plain.no_padding()
                 plain.no_truncation()
-                self._compiled = llguidance.LLTokenizer(plain.to_str(), n_vocab=self._vocabulary)
-            return self._compiled
+                self._llguidance = llguidance.LLTokenizer(plain.to_str(), n_vocab=self._vocabulary)
+            return self._llguidance
 
 
 class Matcher:

@@ -2,6 +2,9 @@
 
 All of a gateway's requests share one stream, because Ray's cost is per item of a stream: what an engine step gives to
 all of them leaves as one item. Knows an `Engine`, neither Ray nor what reads. Called by `serve.engine.replica`.
+
+Ray does not tell a streaming method that its caller's process is gone: what is given to it goes nowhere. So a gateway
+says every SIGN_S that it listens, and one that says nothing MOST_SILENT times in a row is given up.
 """
 
 import asyncio
@@ -10,6 +13,10 @@ from contextlib import aclosing
 
 from configs.errors import ClusterError, TandemError
 from serve.engine.protocol import Engine, GenerationRequest, TokenChunk
+
+SIGN_S = 1.0
+MOST_SILENT = 5
+"""Intervals without a sign, as this process counts them: while it is busy itself, no time passes for the gateway."""
 
 Event = tuple[str, TokenChunk | TandemError]
 """A request's id with its next chunk, or with the error that ended it."""
@@ -23,6 +30,8 @@ class Outbox:
         self._ready: list[Event] = []
         self._more = asyncio.Event()
         self._requests: dict[str, asyncio.Task] = {}
+        self._heard = False
+        self._deserted = False
 
     def submit(self, request: GenerationRequest) -> None:
         """Begin a request. Whatever refuses it comes out of `batches`."""
@@ -34,20 +43,41 @@ class Outbox:
         if task := self._requests.get(request_id):
             task.cancel()
 
+    def listening(self) -> None:
+        """The gateway's sign of life."""
+        self._heard = True
+
     async def batches(self) -> AsyncIterator[list[Event]]:
         """All events that are ready whenever some are, each request's in order; first an empty list, which says that
-        requests may come. Closing it aborts every request.
+        requests may come. Closing it aborts every request; so does a silent gateway, which ends it.
         """
+        watch = asyncio.create_task(self._watch())
         try:
             yield []
             while True:
                 await self._more.wait()
+                if self._deserted:
+                    return
                 self._more.clear()
                 batch, self._ready = self._ready, []
                 yield batch
         finally:
-            for task in [*self._requests.values()]:
-                task.cancel()
+            watch.cancel()
+            self._abort_all()
+
+    async def _watch(self) -> None:
+        silent = 0
+        while silent < MOST_SILENT:
+            self._heard = False
+            await asyncio.sleep(SIGN_S)
+            silent = 0 if self._heard else silent + 1
+        self._abort_all()
+        self._deserted = True
+        self._more.set()
+
+    def _abort_all(self) -> None:
+        for task in [*self._requests.values()]:
+            task.cancel()
 
     async def _generate(self, request: GenerationRequest) -> None:
         try:

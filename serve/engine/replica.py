@@ -65,6 +65,11 @@ class EngineReplica:
             raise StateError(f"no line {line} leads from this process", hint="open it with `stream`")
         self._outboxes[line].submit(request)
 
+    async def listening(self, line: str) -> None:
+        """The sign of life of the gateway that reads `line`; see `serve.engine.outbox`."""
+        if line in self._outboxes:
+            self._outboxes[line].listening()
+
     async def abort(self, line: str, request_id: str) -> None:
         if line in self._outboxes:
             self._outboxes[line].abort(request_id)

@@ -27,7 +27,8 @@ INVALID = -1
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """One request's wishes, named and bounded as in OpenAI's API, with vLLM's `top_k`, `min_p`, `repetition_penalty`.
+    """One request's wishes, named and bounded as in OpenAI's API, with vLLM's `top_k`, `min_p`, `repetition_penalty`,
+    `min_tokens`.
 
     Raises RequestError, with `param` naming the field, for a value out of bounds.
     """
@@ -56,6 +57,10 @@ class SamplingParams:
     """Texts that end the final answer and are not part of it; engines leave them to `StopStrings`."""
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the generation and are part of it."""
+    ignored_stop_ids: tuple[int, ...] = ()
+    """Tokens that end other generations of this model, and are tokens like any other in this one."""
+    min_tokens: int = 0
+    """So many tokens come before one of `stop_token_ids` or `ignored_stop_ids` may."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.temperature <= 2, "temperature", self.temperature, "0 to 2")
@@ -68,6 +73,7 @@ class SamplingParams:
         for _, bias in self.logit_bias:
             _require(-100 <= bias <= 100, "logit_bias", bias, "-100 to 100")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "1 or more")
+        _require(self.min_tokens >= 0, "min_tokens", self.min_tokens, "0 or more")
         _require(len(self.stop) <= MOST_STOP_STRINGS, "stop", len(self.stop), f"at most {MOST_STOP_STRINGS} strings")
         _require(all(self.stop), "stop", "", "strings of at least one character")
         stops = len(self.stop_token_ids)
@@ -93,7 +99,7 @@ def _require(holds: bool, param: str, value: object, allowed: str) -> None:
 
 
 class Sampler:
-    """One request's side of sampling: its random stream, its grammar and, if penalties need them, its token counts."""
+    """One request's side of sampling: its random stream, its grammar and, as far as needed, what it has generated."""
 
     def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], matcher: "Matcher | None" = None) -> None:
         self.params = params
@@ -101,6 +107,8 @@ class Sampler:
         self._random = random.Random(params.seed)
         self._prompt_ids = prompt_ids
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._count = 0
+        self._withheld: torch.Tensor | None = None
         self._generated: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
 
@@ -128,6 +136,20 @@ class Sampler:
         ids, values = self._bias
         logits[ids] += values
 
+    @property
+    def withholding(self) -> bool:
+        """Stop tokens may not come yet."""
+        return self._count < self.params.min_tokens
+
+    def withhold(self, logits: "torch.Tensor") -> None:
+        """Set every stop token of this request's logits [V] to -inf, in place."""
+        import torch
+
+        if self._withheld is None:
+            stops = (*self.params.stop_token_ids, *self.params.ignored_stop_ids)
+            self._withheld = torch.tensor(stops, dtype=torch.long, device=logits.device)
+        logits[self._withheld] = float("-inf")
+
     def penalise(self, logits: "torch.Tensor") -> None:
         """Apply the penalties to this request's logits [V], in place."""
         import torch
@@ -145,6 +167,7 @@ class Sampler:
 
     def record(self, token_id: int) -> None:
         """Count a generated token and move on in the grammar."""
+        self._count += 1
         if self.matcher and token_id >= 0:
             self.matcher.advance(token_id)
         if self._generated is not None and token_id >= 0:
@@ -155,10 +178,10 @@ class Sampler:
 def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     """The next token of every row: `logits` [B, V] of any float type, one Sampler per row, which records the token.
 
-    Order: bias, penalties, grammar, temperature, top_k, top_p (of what top_k left), min_p, then the inverse of the
-    cumulative distribution in vocabulary order at the row's own random number. So a row's token depends on its own
-    logits and seed only; logits themselves may differ in the last bits with the batch around them. Rows of NaN, and
-    rows whose grammar fails, give INVALID.
+    Order: bias, penalties, `min_tokens`, grammar, temperature, top_k, top_p (of what top_k left), min_p, then the
+    inverse of the cumulative distribution in vocabulary order at the row's own random number. So a row's token depends
+    on its own logits and seed only; logits themselves may differ in the last bits with the batch around them. Rows of
+    NaN, and rows whose grammar fails, give INVALID.
     """
     import torch
 
@@ -169,6 +192,8 @@ def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
             sampler.bias(logits[row])
         if sampler.params.penalised:
             sampler.penalise(logits[row])
+        if sampler.withholding:
+            sampler.withhold(logits[row])
     matchers = {row: sampler.matcher for row, sampler in enumerate(samplers) if sampler.matcher}
     if matchers:
         mask(logits, matchers)

@@ -5,6 +5,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -57,6 +58,10 @@ class SampledRequest(BaseModel):
     """The same seed gives the same answer, whatever runs beside it."""
     logit_bias: dict[str, float] = {}
     """What to add to the logits of tokens, by id."""
+    min_tokens: int = 0
+    """So many tokens are generated before the model may end its answer."""
+    ignore_eos: bool = False
+    """The model's own stop tokens end nothing: the answer goes on to its limit."""
 
     @field_validator("logit_bias")
     @classmethod
@@ -65,12 +70,32 @@ class SampledRequest(BaseModel):
             raise ValueError("the keys are token ids")
         return value
 
-    def sampled_times(self, n: int, **more: Any) -> list[SamplingParams]:
-        """These with `more` of SamplingParams' fields, for each of n choices: the first with the request's seed, the
-        others with seeds drawn from it. Raises RequestError, with `param`, for values out of bounds."""
-        own = self.model_dump(include=set(SampledRequest.model_fields) - {"logit_bias"})
-        bias = tuple((int(token), value) for token, value in self.logit_bias.items())
-        first = SamplingParams(**own, logit_bias=bias, **more)
+    def sampled_times(
+        self,
+        n: int,
+        *,
+        max_tokens: int | None,
+        stop: tuple[str, ...],
+        eos: Iterable[int],
+        stop_token_ids: Iterable[int] = (),
+    ) -> list[SamplingParams]:
+        """The sampling of each of n choices: the first with the request's seed, the others with seeds drawn from it.
+
+        `eos` are the model's own stop tokens, `stop_token_ids` those that the request adds; a `max_tokens` of 0 asks
+        for no token. Raises RequestError, with `param`, for values out of bounds.
+        """
+        if max_tokens is not None and self.min_tokens > max_tokens:
+            text = f"min_tokens is {self.min_tokens}, and the answer may have {max_tokens} tokens at most"
+            raise RequestError(text, param="min_tokens")
+        own = self.model_dump(include=set(SampledRequest.model_fields) - {"logit_bias", "ignore_eos"})
+        first = SamplingParams(
+            **own,
+            logit_bias=tuple((int(token), value) for token, value in self.logit_bias.items()),
+            max_tokens=max_tokens or None,
+            stop=stop,
+            stop_token_ids=tuple(dict.fromkeys((*stop_token_ids, *(() if self.ignore_eos else eos)))),
+            ignored_stop_ids=tuple(eos) if self.ignore_eos else (),
+        )
         seeds = [self.seed]
         for index in range(1, n):
             seeds.append(None if self.seed is None else random.Random(f"{self.seed}/{index}").getrandbits(63))

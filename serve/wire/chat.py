@@ -130,22 +130,16 @@ class ChatRequest(SampledRequest):
         """How many of the likeliest tokens to score beside each generated one; None scores none."""
         return self.top_logprobs if self.logprobs else None
 
-    def samplings(self, stop_token_ids: Iterable[int]) -> list[SamplingParams]:
-        """One per choice: the first with the request's seed, the others with seeds drawn from it.
-
-        Raises RequestError, with `param`, for values out of bounds.
-        """
-        return self.sampled_times(
-            self.n,
-            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
-            stop=self.stops,
-            stop_token_ids=tuple(stop_token_ids),
-        )
+    def samplings(self, eos: Iterable[int]) -> list[SamplingParams]:
+        """One per choice; `eos` are the model's own stop tokens. Raises what `sampled_times` raises."""
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return self.sampled_times(self.n, max_tokens=most, stop=self.stops, eos=tuple(eos))
 
     def constraint(self) -> Constraint | None:
         """What the generation is held to; None leaves the model free.
 
-        Raises RequestError for a schema that is no JSON and for a tool_choice that names no tool or has none.
+        Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for
+        `min_tokens` or `ignore_eos` beside a constraint, which says itself where the answer ends.
         """
         answer, (functions, must_call) = self.response_format.definition, self._callable()
         strict = {name for name, function in functions.items() if function.get("strict") is True}
@@ -153,8 +147,16 @@ class ChatRequest(SampledRequest):
             return None
         held = set(functions) if must_call else strict
         calls = {name: _arguments(function) if name in held else None for name, function in functions.items()}
+        param = "tools" if answer is None or must_call else "response_format"
+        if self.min_tokens or self.ignore_eos:
+            longer = "min_tokens" if self.min_tokens else "ignore_eos"
+            raise RequestError(
+                f"{longer} does not go with {param}: the answer ends where its schema says",
+                hint="leave one of the two out",
+                param=longer,
+            )
         grammar = harmony_grammar(answer=answer, calls=calls, must_call=must_call)
-        return Constraint(grammar, "tools" if answer is None or must_call else "response_format")
+        return Constraint(grammar, param)
 
     def _callable(self) -> tuple[dict[str, Mapping[str, Any]], bool]:
         """The functions that may be called, by name, and whether one has to be."""

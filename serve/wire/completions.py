@@ -77,11 +77,11 @@ class CompletionRequest(SampledRequest):
         wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
         return max((most for most in wanted if most is not None), default=None)
 
-    def samplings(self, stop_token_ids: Iterable[int]) -> list[SamplingParams]:
-        """One per choice of a prompt. `stop_token_ids` are the model's own. Raises RequestError, with `param`, for
-        values out of bounds."""
-        own = tuple(dict.fromkeys((*self.stop_token_ids, *stop_token_ids)))
-        return self.sampled_times(self.n, max_tokens=self.max_tokens or None, stop=self.stops, stop_token_ids=own)
+    def samplings(self, eos: Iterable[int]) -> list[SamplingParams]:
+        """One per choice of a prompt; `eos` are the model's own stop tokens. Raises what `sampled_times` raises."""
+        return self.sampled_times(
+            self.n, max_tokens=self.max_tokens, stop=self.stops, eos=tuple(eos), stop_token_ids=self.stop_token_ids
+        )
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> CompletionRequest:

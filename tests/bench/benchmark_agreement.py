@@ -120,6 +120,7 @@ def together(aiperf: Path, url: str, level: int, folder: Path) -> dict[str, Any]
     command += ["--synthetic-input-tokens-mean", str(PROMPT_TOKENS - TEMPLATE_TOKENS)]
     command += ["--synthetic-input-tokens-stddev", "0", "--output-tokens-stddev", "0"]
     command += ["--output-tokens-mean", str(OUTPUT_TOKENS), "--ui", "none"]
+    command += ["--extra-inputs", "ignore_eos:true", "--extra-inputs", f"min_tokens:{OUTPUT_TOKENS}"]
     command += ["--no-server-metrics", "--no-gpu-telemetry", "--workers-max", "1", "--record-processors", "1"]
     # offline, aiperf looks for a snapshot of the hub even where the tokenizer is a folder
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
@@ -133,7 +134,7 @@ def together(aiperf: Path, url: str, level: int, folder: Path) -> dict[str, Any]
             time.sleep(0.1)
         command = [sys.executable, "-c", "from cli.main import main; main()", "benchmark", "--url", url, "--json"]
         command += [*common, "--requests", str(level * REQUESTS_PER_USER["tandem"]), "--warmup", str(level)]
-        command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS)]
+        command += ["--prompt-tokens", str(PROMPT_TOKENS), "--output-tokens", str(OUTPUT_TOKENS), "--ignore-eos"]
         done = subprocess.run(command, cwd=SOURCE, check=True, stdout=subprocess.PIPE, text=True)
         if process.wait(READY_TIMEOUT_S):
             raise SystemExit(f"aiperf failed with exit code {process.returncode}")

@@ -1,9 +1,12 @@
 """What dies comes back, and nothing that was asked for is lost. Each test leaves the session's cluster up again."""
 
 import contextlib
+import json
+import socket
 import subprocess
 import time
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -52,6 +55,48 @@ def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
     assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
     (successor,) = _processes(tandem, words)
     assert successor.pid != victim.pid
+
+
+def test_what_a_killed_gateway_had_asked_for_does_not_run_on_in_the_engine(tandem):
+    def engine() -> dict:
+        return httpx.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
+
+    (victim,) = _processes(tandem, "ServeReplica:tandem:gateway")
+    before, requests, tokens = engine()["generated_tokens"], 9 * 8, 1900
+    body = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "n": 8}
+    body = json.dumps(body | {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with contextlib.ExitStack() as clients:
+        for _ in range(9):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", tandem.http_port)))
+            client.sendall(head + body)
+        deadline = time.monotonic() + 60
+        while (now := engine())["running"] + now["waiting"] < requests and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert now["running"] > 0 and now["running"] + now["waiting"] == requests
+        victim.kill()
+    tandem.wait_ready()
+    deadline = time.monotonic() + 60
+    while engine()["running"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = engine()
+    assert (ended["running"], ended["waiting"]) == (0, 0)
+    assert 0 < ended["generated_tokens"] - before < requests * tokens / 2
+    assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
+
+
+def test_the_client_whose_request_came_first_may_leave_and_the_others_stay(tandem):
+    (victim,) = _processes(tandem, "ServeReplica:tandem:gateway")
+    victim.kill()
+    tandem.wait_ready()
+    ask = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with tandem.client() as client:
+        first = client.chat.completions.create(**ask, max_tokens=1900, extra_body={"min_tokens": 1900})
+        next(iter(first))
+        second = iter(client.chat.completions.create(**ask, max_tokens=600, extra_body={"min_tokens": 600}))
+        next(second)
+        first.close()
+        assert [chunk.choices[0].finish_reason for chunk in second][-1] == "length"
 
 
 def test_training_outlives_the_control_actor_and_a_killed_trainer_goes_on_from_its_checkpoint(tandem):

@@ -194,12 +194,14 @@ class TransformersEngine:
         biased = [token for token, _ in request.sampling.logit_bias]
         if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
             raise RequestError(f"logit_bias has ids outside 0 to {self._vocabulary - 1}", param="logit_bias")
-        generation = Generation(
-            request,
-            asyncio.get_running_loop(),
-            min(room, request.sampling.max_tokens or room),
-            Sampler(request.sampling, prompt, matcher),
-        )
+        stops = request.sampling.stop_token_ids
+        if stops and not 0 <= min(stops) <= max(stops) < self._vocabulary:
+            raise RequestError(f"stop_token_ids has ids outside 0 to {self._vocabulary - 1}", param="stop_token_ids")
+        limit, least = min(room, request.sampling.max_tokens or room), request.sampling.min_tokens
+        if least > limit:
+            text = f"min_tokens is {least}, and a prompt of {len(prompt)} tokens leaves {limit} of {self._max_context}"
+            raise RequestError(text, hint="ask for fewer tokens", param="min_tokens")
+        generation = Generation(request, asyncio.get_running_loop(), limit, Sampler(request.sampling, prompt, matcher))
         with self._changed:
             self.check_health()
             self._enqueue(generation)

@@ -100,3 +100,39 @@ def test_a_grammar_that_does_not_compile_is_refused_by_the_parameter_that_asked(
     with pytest.raises(RequestError, match=r"^guided: ") as caught:
         asyncio.run(grammars.matcher(Constraint("start: nothing", "guided")))
     assert caught.value.param == "guided"
+
+
+def test_a_grammar_is_compiled_once_and_every_request_has_a_place_of_its_own(grammars, monkeypatch):
+    import llguidance
+
+    compiled = []
+    make = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", lambda *args, **how: compiled.append(args[1]) or make(*args, **how))
+    counting = Grammars(TOKENIZER, PADDED)
+    first = matcher(counting)
+    first.advance(token("y"))
+    second = matcher(counting)
+    logits = torch.zeros(2, PADDED)
+    mask(logits, {0: first, 1: second})
+    assert allowed(logits[0]) <= {"e", "es"} and {"y", "n"} <= allowed(logits[1])
+    first.advance(token("z"))
+    assert first.fault and not second.fault and not matcher(counting).fault
+    assert compiled == [YES_NO]
+
+
+def test_the_grammars_asked_for_last_are_kept_and_refused_ones_are_not(monkeypatch):
+    import llguidance
+
+    compiled = []
+    make = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", lambda *args, **how: compiled.append(args[1]) or make(*args, **how))
+    monkeypatch.setattr("serve.engine.grammar.MOST_COMPILED", 2)
+    keeping = Grammars(TOKENIZER, PADDED)
+    one, two, three = (f'start: "{text}"' for text in ("one", "two", "three"))
+    for grammar in (one, two, one, three, one, two):
+        matcher(keeping, grammar)
+    assert compiled == [one, two, three, two]
+    for _ in range(2):
+        with pytest.raises(RequestError):
+            matcher(keeping, "start: nothing")
+    assert compiled[4:] == ["start: nothing"] * 2

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -104,6 +105,38 @@ def test_what_one_step_gives_to_all_requests_leaves_together_and_at_once():
     asyncio.run(main())
 
 
+def test_of_many_tokens_that_come_together_the_first_ones_of_their_requests_are_given_first(monkeypatch):
+    monkeypatch.setattr("serve.remote.AT_ONCE", 4)
+    given = []
+
+    class Noting(Stepping):
+        def step(self, token: int) -> None:
+            given.clear()
+            super().step(token)
+
+    engine = Noting()
+
+    async def read(remote: Remote, name: str) -> None:
+        async for chunk in remote.generate(request(name)):
+            given.append((name, chunk.ids))
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        old, new = [f"old {n}" for n in range(10)], [f"new {n}" for n in range(3)]
+        tasks = [asyncio.create_task(read(remote, name)) for name in old]
+        await until(lambda: len(engine.queues) == 10)
+        engine.step(5)
+        await until(lambda: len(given) == 10)
+        tasks += [asyncio.create_task(read(remote, name)) for name in new]
+        await until(lambda: len(engine.queues) == 13)
+        engine.step(6)
+        await until(lambda: len(given) == 13)
+        assert given == [(name, [6]) for name in (*new, *old)]
+        for task in tasks:
+            task.cancel()
+
+    play(engine, scenario)
+
+
 def test_a_slow_reader_holds_up_nobody_and_misses_nothing():
     async def scenario(remote: Remote, handle: FakeHandle) -> None:
         slow = remote.generate(request("slow", LONG))
@@ -176,6 +209,107 @@ def test_a_gateway_that_is_gone_leaves_no_request_running():
         assert replica._outboxes == {}
 
     asyncio.run(main())
+
+
+def test_a_gateway_that_falls_silent_is_given_up_with_all_its_requests(monkeypatch):
+    engine = FakeEngine(delay=0.002)
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.01)
+
+    async def main() -> None:
+        replica = FakeHandle(engine).replica
+        stream, seen = replica.stream("line"), []
+        await anext(stream)
+        for name in "ab":
+            await replica.submit("line", request(name, LONG))
+        for _ in range(100):
+            await replica.listening("line")
+            seen += await anext(stream)
+        assert len(seen) >= 100 and set(engine._running) == {"a", "b"}
+        async for batch in stream:
+            seen += batch
+        assert len(seen) < 2 * len(LONG)
+        await until(lambda: not engine._running)
+        assert replica._outboxes == {}
+        await replica.listening("line")  # too late, and no error
+
+    asyncio.run(main())
+
+
+def test_the_end_of_a_gateway_whose_stream_nobody_takes_from_is_noticed_too(monkeypatch):
+    engine = FakeEngine(delay=0.002)
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+
+    async def main() -> None:
+        replica = FakeHandle(engine).replica
+        stream = replica.stream("line")
+        await anext(stream)
+        await replica.submit("line", request("a", range(10**6)))
+        await until(lambda: bool(engine._running))
+        await until(lambda: not engine._running)
+        await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+    monkeypatch.setattr("serve.remote.SIGN_S", 0.005)
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        assert await collect(remote, request("long", range(300))) == list(range(300))
+        await asyncio.sleep(0.05)
+        assert await collect(remote, request("later", [7])) == [7]
+        assert len(handle.lines) == 1
+
+    play(FakeEngine(delay=0.001), scenario)
+
+
+def test_a_gateway_that_was_given_up_and_is_there_after_all_may_ask_again(monkeypatch):
+    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        with pytest.raises(EngineLostError, match="gave the answer up, because it did not hear") as caught:
+            await collect(remote, request("silent", range(10**6)))
+        assert "ask again" in caught.value.hint
+        assert await collect(remote, request("again", [7])) == [7]
+        assert len(handle.lines) == 2
+
+    monkeypatch.setattr("serve.remote.SIGN_S", 3600)
+    play(FakeEngine(delay=0.001), scenario)
+
+
+def test_no_call_to_the_engine_belongs_to_the_request_that_happened_to_make_it():
+    """Serve cancels what was called in the context of a request whose client has left."""
+    asking, made = ContextVar("asking", default=None), []
+
+    class Noting(FakeHandle):
+        def __getattr__(self, method):
+            made.append((method, asking.get()))
+            return super().__getattr__(method)
+
+    async def main() -> None:
+        asking.set("the first client")
+        remote = Remote("engine_0", Noting(FakeEngine(delay=0.002)))
+        leaving = remote.generate(request("leaving", LONG))
+        await anext(leaving)
+        await leaving.aclose()
+        await until(lambda: len(made) >= 4)
+        assert {method for method, _ in made} >= {"stream", "submit", "listening", "abort"}
+        assert {asked for _, asked in made} == {None}
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_stream_that_is_cancelled_from_outside_leaves_no_request_waiting():
+    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+        asked = asyncio.create_task(collect(remote, request("waiting", LONG)))
+        await until(lambda: bool(handle.replica._engine._running))
+        remote._line.task.cancel()
+        with pytest.raises(EngineLostError):
+            await asked
+        assert await collect(remote, request("later", [7])) == [7]
+
+    play(FakeEngine(delay=0.002), scenario)
 
 
 # Errors
