@@ -84,9 +84,16 @@ class _Scrape:
 
 
 def _info() -> Metric:
-    tandem, ray = (importlib.metadata.version(name) for name in ("tandem", "ray"))
-    versions = {"version": tandem, "python": platform.python_version(), "ray": ray}
+    versions = {"version": _version("tandem"), "python": platform.python_version(), "ray": _version("ray")}
     return InfoMetricFamily("tandem", "Versions of Tandem, Python and Ray.", value=versions)
+
+
+def _version(package: str) -> str:
+    """`unknown` for one that runs from its source without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _slots(found: Cluster | None, ledger: Ledger) -> Iterator[Metric]:

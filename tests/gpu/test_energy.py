@@ -36,4 +36,5 @@ def test_power_readings_come_to_what_the_card_counts():
     power.close()
     assert counted > 0
     assert added == pytest.approx(counted, rel=0.15)
-    assert (power.source, power.unmeasured_s, counter.unmeasured_s) == ("power", 0, 0)
+    assert (power.source, counter.source) == ("power", "counter")
+    assert max(power.unmeasured_s, counter.unmeasured_s) < 0.1, "but for its first reading"

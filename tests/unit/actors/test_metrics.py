@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 import pytest
@@ -239,6 +239,14 @@ def test_a_slots_gpu_that_the_driver_does_not_find_is_shown(home, monkeypatch):
     values = scrape(ClusterCollector(home))
     assert values[("tandem_slot_gpu_up", "0", "GPU-a")] == 0, "another card has its index now"
     assert values[("tandem_slot_gpu_up", "1", "GPU-b")] == 1
+
+
+def test_a_package_that_is_not_installed_has_an_unknown_version(home, monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert scrape(ClusterCollector(home))[("tandem_info", platform.python_version(), "unknown", "unknown")] == 1
 
 
 def test_versions_and_the_homes_disk_are_shown(home):
