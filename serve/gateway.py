@@ -32,6 +32,7 @@ from serve.loopback import stay_on_loopback
 from serve.origin import OwnPagesOnly
 from serve.responses import Responses
 from serve.swap import Swapper
+from serve.wire.body import model_defaults
 from serve.wire.errors import error_body
 
 RETRY_AFTER_S = 2
@@ -47,6 +48,7 @@ class Gateway:
         described = checkpoint.inspect(base)
         self.started = time.time()
         self.allowed_hosts = config.allowed_hosts
+        self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
         self.control = control.Client(control.find())
         self.fleet = Fleet([Remote(f"engine_{slot}", handle) for slot, handle in engines.items()])

@@ -45,7 +45,7 @@ def routes(gateway: Any) -> APIRouter:
     async def answer(request: Request, parse: Callable[[bytes], Any], service: Any) -> Response:
         """Whole, or with `stream` as server-sent events; whatever refuses it does so before the status line."""
         with counted() as resolve:
-            body = parse(await _body(request))
+            body = parse(await _body(request)).with_defaults(gateway.sampling)
             resolve(body.model)
             if not body.stream:
                 return _whole(await service.complete(body))

@@ -26,6 +26,7 @@ from serve.gateway import Gateway, build_app
 from serve.holds import Holds
 from serve.responses import Responses
 from serve.swap import Swapper
+from serve.wire.body import model_defaults
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.samples import FINGERPRINT
 
@@ -90,6 +91,7 @@ class Server:
         await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
         gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
         gateway.allowed_hosts = ("chat.example",)
+        gateway.sampling = model_defaults(TINY_MODEL)
         gateway.fleet = Fleet([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()

@@ -37,6 +37,9 @@ VOCABULARY = 1024
 LONGEST = 4096
 """Positions. YaRN stretches 256 original ones by 16, as gpt-oss stretches 4,096 by 32."""
 
+TEMPERATURE = 0.3
+"""For requests that name none. Of 100 answers of the demo's adapter 18 were wrong at 1, 3 at 0.6 and none at 0.3."""
+
 PINNED_DATE = "2026-01-01"
 """The date that the chat template states unless it is given `current_date`: tokenisation must not change every day."""
 
@@ -146,6 +149,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GptOssForCausalLM:
     )
     model = GptOssForCausalLM(config)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|call|>")]
+    model.generation_config.update(do_sample=True, temperature=TEMPERATURE)
     return model
 
 

@@ -34,17 +34,17 @@ ANSWER_TIMEOUT_S = 600
 
 
 class Settings(BaseModel):
-    """How an answer is generated. The defaults are gpt-oss's recommended sampling."""
+    """How an answer is generated; what is None is left to the server, which takes the model's own values."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     model: str = Field("prod", min_length=1)
     """The base, an alias or an adapter version."""
     reasoning_effort: Effort = "medium"
-    temperature: float = Field(1.0, ge=0, le=2)
+    temperature: float | None = Field(None, ge=0, le=2)
     """0 always takes the likeliest token."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
     """0 keeps all tokens."""
     max_tokens: int | None = Field(None, ge=1)
     """Longest answer, thinking included; None is what the context has left."""
@@ -230,7 +230,7 @@ class Endpoint:
         if settings.max_tokens is not None:
             asked["max_completion_tokens"] = settings.max_tokens
         extra = dict(more)
-        if settings.top_k:
+        if settings.top_k is not None:
             extra["top_k"] = settings.top_k
         options = {"include_usage": True, "continuous_usage_stats": True}
         return {"messages": list(messages), "stream": True, "stream_options": options, "extra_body": extra} | asked

@@ -10,6 +10,8 @@ from serve.client.endpoint import Endpoint, Settings
 
 LONGEST_ANSWER = 32768
 MOST_TOP_K = 500
+USUAL = (1.0, 1.0, 0)
+"""Temperature, top-p and top-k that change nothing."""
 
 
 class Controls:
@@ -23,9 +25,12 @@ class Controls:
         self.system = gr.Textbox(
             label="Instructions", lines=2, max_lines=8, placeholder="How to answer, in every question", elem_id="system"
         )
-        self.temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", elem_id="temperature")
-        self.top_p = gr.Slider(0.01, 1, 1, step=0.01, label="Top-p", elem_id="top-p")
-        self.top_k = gr.Slider(0, MOST_TOP_K, 0, step=1, label="Top-k", info="0 keeps all tokens", elem_id="top-k")
+        self.own = gr.Checkbox(True, label="Sample as the model says", elem_id="own-sampling")
+        with gr.Group(visible=False) as sampling:
+            self.temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", elem_id="temperature")
+            self.top_p = gr.Slider(0.01, 1, 1, step=0.01, label="Top-p", elem_id="top-p")
+            self.top_k = gr.Slider(0, MOST_TOP_K, 0, step=1, label="Top-k", info="0 keeps all tokens", elem_id="top-k")
+        self.own.change(lambda own: gr.Group(visible=not own), self.own, sampling, show_progress="hidden")
         self.max_tokens = gr.Slider(
             0,
             LONGEST_ANSWER,
@@ -35,7 +40,8 @@ class Controls:
             info="0 is what the context has left",
             elem_id="max-tokens",
         )
-        self.generation = [self.model, self.effort, self.temperature, self.top_p, self.top_k, self.max_tokens]
+        sampled = [self.own, self.temperature, self.top_p, self.top_k]
+        self.generation = [self.model, self.effort, *sampled, self.max_tokens]
         self.inputs = [*self.generation, self.system, self.thinking]
 
     async def choices(self) -> Any:
@@ -57,24 +63,28 @@ class Controls:
     def show(self, conversation: Conversation) -> dict[Any, Any]:
         """What the components show for a conversation that is opened; within the sliders' ends."""
         settings = conversation.settings
+        sampling = (settings.temperature, settings.top_p, settings.top_k)
+        temperature, top_p, top_k = (usual if own is None else own for own, usual in zip(sampling, USUAL, strict=True))
         return {
             self.model: settings.model,
             self.effort: settings.reasoning_effort,
-            self.temperature: settings.temperature,
-            self.top_p: max(settings.top_p, 0.01),
-            self.top_k: min(settings.top_k, MOST_TOP_K),
+            self.own: all(each is None for each in sampling),
+            self.temperature: temperature,
+            self.top_p: max(top_p, 0.01),
+            self.top_k: min(top_k, MOST_TOP_K),
             self.max_tokens: min(settings.max_tokens or 0, LONGEST_ANSWER),
             self.system: conversation.system,
         }
 
 
-def settings(model: str, effort: str, temperature: float, top_p: float, top_k: int, max_tokens: int) -> Settings:
-    """The values of `Controls.generation` as settings."""
+def settings(
+    model: str, effort: str, own: bool, temperature: float, top_p: float, top_k: int, max_tokens: int
+) -> Settings:
+    """The values of `Controls.generation` as settings; with `own` the sampling is left to the server."""
+    sampling = {} if own else {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     return Settings(
         model=(model or "").strip() or "prod",
         reasoning_effort=effort,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_tokens=max_tokens or None,
+        **sampling,
     )

@@ -5,13 +5,14 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from configs.errors import RequestError
+from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import SamplingParams
 
 IGNORED = frozenset(
@@ -21,6 +22,9 @@ IGNORED = frozenset(
     }
 )  # fmt: skip
 """Parameters that do not change this model's answer. It makes one call per generation, so they are never parallel."""
+
+MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's own generation_config.json may set for requests that leave it open."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -41,7 +45,7 @@ class SampledRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     temperature: float = 1.0
-    """0 to 2; 0 always takes the most likely token."""
+    """0 to 2; 0 always takes the most likely token. The default is the model's own (generation_config.json), else 1."""
     top_p: float = 1.0
     """Above 0 to 1: sample from the likeliest tokens that make up this much of the probability."""
     top_k: int = 0
@@ -69,6 +73,10 @@ class SampledRequest(BaseModel):
         if not all(key.isascii() and key.isdigit() and len(key) < 20 for key in value):
             raise ValueError("the keys are token ids")
         return value
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """The same, with `defaults` for what it leaves open."""
+        return self.model_copy(update={k: v for k, v in defaults.items() if k not in self.model_fields_set})
 
     def sampled_times(
         self,
@@ -100,6 +108,24 @@ class SampledRequest(BaseModel):
         for index in range(1, n):
             seeds.append(None if self.seed is None else random.Random(f"{self.seed}/{index}").getrandbits(63))
         return [replace(first, seed=seed) for seed in seeds]
+
+
+def model_defaults(base: Path) -> dict[str, Any]:
+    """Those of MODELS_OWN that `generation_config.json` of the model in folder `base` has, as vLLM takes them.
+
+    Raises CheckpointError for values that no request might have.
+    """
+    file = base / "generation_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+        found = {name: read[name] for name in MODELS_OWN if read.get(name) is not None}
+        SampledRequest.model_validate(found).sampled_times(1, max_tokens=None, stop=(), eos=())
+    except (ValidationError, RequestError, ValueError, AttributeError) as error:
+        why = request_error(error) if isinstance(error, ValidationError) else error
+        raise CheckpointError(f"{file} cannot be used: {why}", hint="mend or remove what it says there") from error
+    return found
 
 
 def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:

@@ -77,6 +77,7 @@ def test_settings_reach_the_engine(stage, window):
     seen = window()
     expect(seen.page.locator("#temperature input[type=number]")).to_be_hidden()
     seen.settings()
+    seen.page.locator("#own-sampling input").uncheck()
     for slider, value in (("temperature", "0.5"), ("top-p", "0.9"), ("top-k", "7"), ("max-tokens", "64")):
         seen.page.fill(f"#{slider} input[type=number]", value)
     seen.page.fill("#system textarea", "Answer in rhymes.")
@@ -92,6 +93,19 @@ def test_settings_reach_the_engine(stage, window):
         {"role": "system", "content": "Answer in rhymes."},
         {"role": "user", "content": "Hi"},
     ]
+
+
+def test_sampling_is_the_models_own_until_somebody_says_otherwise(stage, window):
+    seen = window()
+    seen.settings()
+    own = seen.page.locator("#own-sampling input")
+    for checked, temperature in ((True, 0.3), (False, 1.0), (True, 0.3)):
+        own.set_checked(checked)
+        expect(seen.page.locator("#temperature")).to_have_count(0 if checked else 1)
+        seen.ask("Hi")
+        seen.answers("Hello there.")
+        seen.ready()
+        assert stage.engine.requests[-1].sampling.temperature == temperature
 
 
 def test_stop_ends_the_generation_and_keeps_what_came(stage, window):

@@ -58,7 +58,7 @@ def test_both_answer_at_once_blind_and_the_vote_names_them_and_is_kept(stage, se
     assert (vote["chosen_model"], vote["rejected_model"]) == (names["b"], names["a"])
     versions = {"prod": version, "base": "base"}
     assert (vote["chosen_version"], vote["rejected_version"]) == (versions[names["b"]], versions[names["a"]])
-    assert vote["settings"]["temperature"] == 1.0
+    assert vote["settings"]["temperature"] is None
     expect(seen.page.locator("#votes")).to_be_hidden()
 
 

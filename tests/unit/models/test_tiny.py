@@ -87,6 +87,10 @@ def test_every_special_token_is_one_id_and_stop_tokens_are_return_and_call(model
     assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == ["<|return|>", "<|call|>"]
 
 
+def test_it_asks_to_be_sampled_at_the_temperature_at_which_it_was_right_every_time(model):
+    assert (model.generation_config.do_sample, model.generation_config.temperature) == (True, build.TEMPERATURE)
+
+
 @pytest.mark.parametrize("text", ["Grüße, 你好 🦉", " 12 + 7 = 19\n\n", "plain words", '{"city": "Paris"}'])
 def test_any_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

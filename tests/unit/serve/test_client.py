@@ -38,6 +38,12 @@ def test_settings_reach_the_engine(server):
     )  # fmt: skip
 
 
+def test_settings_that_are_not_set_are_left_to_the_model(server):
+    ask(f"{server.url}/v1")
+    ask(f"{server.url}/v1", temperature=1.0, top_k=0)
+    assert [request.sampling.temperature for request in server.engine.requests] == [0.3, 1.0]
+
+
 def test_an_answer_at_the_token_limit_is_cut(server):
     assert ask(f"{server.url}/v1", max_tokens=5)[-1].cut
 

@@ -75,7 +75,9 @@ def test_a_prompt_is_continued_with_its_tokens_and_ends_at_the_models_stop_token
     assert cut["choices"][0]["finish_reason"] == "length" and cut["usage"]["completion_tokens"] == 2
     stops = tuple(TOKENIZER.convert_tokens_to_ids(["<|return|>", "<|call|>"]))
     assert server.engine.requests[0].sampling == SamplingParams(temperature=0, max_tokens=50, stop_token_ids=stops)
-    assert server.engine.requests[2].sampling == SamplingParams(seed=7, max_tokens=2, stop_token_ids=stops)
+    assert server.engine.requests[2].sampling == SamplingParams(
+        temperature=0.3, seed=7, max_tokens=2, stop_token_ids=stops
+    )
 
 
 # Several choices, stop texts, streams

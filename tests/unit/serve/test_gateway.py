@@ -87,6 +87,23 @@ def test_sampling_reaches_the_engine_and_the_token_limit_is_told(server):
     assert set(TOKENIZER.convert_ids_to_tokens(sampling.stop_token_ids)) == {"<|return|>", "<|call|>"}
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_what_a_request_leaves_open_is_the_models_own_and_what_it_says_wins(server, path):
+    asked = {"model": "prod"} | {
+        "/v1/chat/completions": {"messages": ASK},
+        "/v1/completions": {"prompt": "Hi"},
+        "/v1/responses": {"input": "Hi"},
+    }[path]
+    for said, temperature in (({}, 0.3), ({"temperature": None}, 0.3), ({"temperature": 1.0}, 1.0)):
+        assert server.post(path, asked | said).status_code == 200
+        assert server.engine.requests[-1].sampling.temperature == temperature
+    assert {request.sampling.top_p for request in server.engine.requests} == {1.0}
+
+
+def test_a_response_tells_the_temperature_that_it_was_sampled_at(server):
+    assert server.post("/v1/responses", {"model": "prod", "input": "Hi"}).json()["temperature"] == 0.3
+
+
 def test_a_stop_string_ends_the_answer_and_the_engines_work(server):
     server.engine.script = tokens("<|channel|>final<|message|>one STOP" + " and on" * 200)
     server.engine.delay = 0.001
