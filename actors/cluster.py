@@ -205,7 +205,8 @@ def _require_free(name: str, port: int) -> None:
             probe.bind((LOOPBACK, port))
         except OSError:
             raise ClusterError(
-                f"{name} {port} is in use{_user_of(port)}", hint=f"free it, or `tandem up --set {name}=<another>`"
+                f"{name} {port} is in use{_user_of(port)}",
+                hint=f"free it, or `tandem up {'--port ' if name == 'http_port' else f'--set {name}='}<another>`",
             ) from None
 
 

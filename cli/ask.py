@@ -13,6 +13,7 @@ import click
 from cli import output
 from cli.chat import options
 from cli.printable import sendable
+from configs.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.chat.screen import Screen
@@ -47,6 +48,8 @@ def ask(
       tandem ask "Summarise this." --low < notes.txt
     """
     text = "\n\n".join(part for part in (sendable(question or ""), _piped()) if part.strip())
+    if not text and question is not None:
+        raise ConfigError("the question is empty", hint='`tandem ask "What is Tandem?"`')
     if not text:
         raise click.MissingParameter(param_hint="'QUESTION'", param_type="argument", ctx=click.get_current_context())
     endpoint = options.endpoint(url)

@@ -210,6 +210,7 @@ def _show(found: "Benchmark", old: dict[str, Any] | None, as_json: bool) -> None
         )
         if old is not None:
             _show_changes(changes)
+        output.say("OK: whole answers of those asked. OUT: tokens in one. PER USER: tokens/s of one, once it has begun")
     for cell in found.cells:
         for each in cell.errors:
             output.say(f"{load_name(cell.level)}: {each.count} failed, {each.kind}: {each.message}")

@@ -108,7 +108,7 @@ def _reason(message: str) -> str:
 
 @click.command()
 @click.option("--base", help="Base model to serve. [default: gpt-oss-20b in 4 bit; tiny without a GPU]")
-@click.option("--port", type=int, help="HTTP port of the chat endpoint. [default: 8000]")
+@click.option("--port", type=click.IntRange(1, 65535), help="HTTP port of the chat endpoint. [default: 8000]")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override cluster.yaml; repeatable.")
 @click.option("--config", type=click.Path(dir_okay=False), help="Another cluster.yaml.")
 @output.json_option
@@ -131,7 +131,7 @@ def up(base: str | None, port: int | None, sets: tuple[str, ...], config: str | 
         return
     output.say(f"up after {time.monotonic() - started:.0f} s")
     click.echo(f"chat       {running.http}/v1  (model: prod)")
-    click.echo(f"dashboard  {running.dashboard}  (Ray's; its token is in {place.token})")
+    click.echo(f"Ray        {running.dashboard}  (its own dashboard; the token is in {place.token})")
     click.echo("next       tandem ask 'Who are you?'    tandem train -f    tandem status")
 
 
@@ -145,7 +145,7 @@ def down(as_json: bool) -> None:
     if as_json:
         output.print_json({"ended": ended})
     else:
-        click.echo(f"down ({ended} processes ended)")
+        click.echo(f"down ({ended} processes ended)" if ended else "nothing is running")
 
 
 @click.command()

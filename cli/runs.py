@@ -21,10 +21,12 @@ from configs.schema import ExportConfig
 from jobs import compare as comparing
 from jobs.training.metrics_log import MetricsLog
 
+LATEST = "latest"
+
 
 @click.group()
 def runs() -> None:
-    """List, show, compare, watch, follow, stop and resume runs."""
+    """List, show, compare, watch, follow, stop and resume runs. `latest` is the newest one."""
 
 
 @runs.command("list")
@@ -65,7 +67,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     Example:
       tandem runs show tiny-20260101-120000-ab12 --smooth 5 --png loss.png
     """
-    run = ledger().run(check_run_id(run_id))
+    run = ledger().run(resolve(run_id))
     log = MetricsLog(home().run(run.id) / "metrics.jsonl")
     losses, evaluations = comparing.curves(log, run.id)
     events = ledger().events(run_id=run.id)
@@ -114,7 +116,7 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
-    found = comparing.compare(home(), ledger(), run_ids, prices.current())
+    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current())
     if png is not None:
         curves.write_png(found.losses, found.evaluations, png, smooth)
     if as_json:
@@ -124,17 +126,17 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
 
 
 @runs.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="[RUN]", default=LATEST)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends; exit with its result.")
 def logs(run_id: str, follow: bool) -> None:
-    """Print a run's log, from the start.
+    """Print a run's log, from the start; without RUN the newest one's.
 
     \b
     Example:
       tandem runs logs -f tiny-20260101-120000-ab12
     """
-    book = ledger()
-    book.run(check_run_id(run_id))
+    book, run_id = ledger(), resolve(run_id)
+    book.run(run_id)
     log = home().run(run_id) / "log.txt"
     if not follow:
         if not log.exists():
@@ -159,7 +161,7 @@ def stop(run_id: str, as_json: bool) -> None:
     """Stop a run. Running training writes a checkpoint first, so it can be resumed; an export leaves nothing."""
     from cli.api import Api
 
-    run = Api().post(f"/api/runs/{check_run_id(run_id)}/stop")
+    run = Api().post(f"/api/runs/{resolve(run_id)}/stop")
     if as_json:
         output.print_json(run)
     else:
@@ -173,7 +175,7 @@ def resume(run_id: str, follow: bool) -> None:
     """Queue a run that continues RUN from its newest checkpoint; the same as `tandem train --resume RUN`."""
     from cli.train import resume as resume_run
 
-    resume_run(home(), check_run_id(run_id), follow)
+    resume_run(home(), resolve(run_id), follow)
 
 
 def _asked(run: Run) -> list[tuple[str, str | None]]:
@@ -207,6 +209,16 @@ def _energy_json(consumed: consumption.Consumption) -> dict[str, Any]:
     bill = energy.bill(consumed.joules, consumed.tokens, prices.current())
     totals = {"tokens": consumed.tokens, "shared": consumed.shared, "remarks": consumed.remarks()}
     return asdict(bill) | totals | asdict(consumed)
+
+
+def resolve(name: str) -> str:
+    """A run's id from an id or `latest`, the newest run. Raises NotFoundError."""
+    if name != LATEST:
+        return check_run_id(name)
+    newest = ledger().runs(limit=1)
+    if not newest:
+        raise NotFoundError("there is no run yet", hint="`tandem train` queues one")
+    return newest[0].id
 
 
 def ledger() -> Ledger:

@@ -10,6 +10,7 @@ import click
 from actors import cluster
 from cli import output
 from cli.chat import options
+from configs.address import base_url
 from configs.paths import home
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def ui(port: int, server_name: str, url: str | None, share: bool, password: str 
     access.check()
     key = os.environ.get("OPENAI_API_KEY", "none") if url else "none"
     address = None if url else options.cluster_address
-    server = Server(url or f"{cluster.require(home()).http}/v1", home(), access, api_key=key, address=address)
+    url = base_url(url) if url else f"{cluster.require(home()).http}/v1"
+    server = Server(url, home(), access, api_key=key, address=address)
     run(server, share, open_)
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from actors import energy, pace
 from actors.ledger import Event, Ledger
 from actors.overview import RunReading, age
-from actors.run import Run, RunState, check_run_id
+from actors.run import Run, RunState
 from cli import live, meter, output
 from cli.board import NARROWEST, rule
 from cli.follow import ended, follow, is_up, left
@@ -50,11 +50,11 @@ def watch(run_id: str, smooth: int, interval: float) -> None:
     Example:
       tandem runs watch tiny-20260101-120000-ab12 --smooth 5
     """
-    from cli.runs import ledger
+    from cli.runs import ledger, resolve
 
     place = home()
-    book = ledger()
-    book.run(check_run_id(run_id))
+    book, run_id = ledger(), resolve(run_id)
+    book.run(run_id)
     if not live.is_screen():
         raise SystemExit(follow(place, run_id))
     screen = _Screen(place, book, run_id, smooth)

@@ -121,6 +121,10 @@ def _assign(values: dict[str, Any], text: str) -> str:
     return key
 
 
+FEW_KEYS = 8
+"""Beside a good guess at what was meant, more than these are not listed."""
+
+
 def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: Mapping[str, str]) -> ConfigError:
     problems = error.errors()
     first = max(problems, key=_tells_most)
@@ -134,8 +138,10 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: 
         parent = "".join(f"{part}." for part in loc[:-1])
         siblings = [parent + name for name in _section_of(kind, loc).model_fields]
         known = [name for name in known_keys(kind) if not key.startswith(f"{name}.")]
-        near = _nearest_leaf(key, siblings) or _nearest(key, known) or _nearest_leaf(key, known)
-        return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near}keys here: {', '.join(siblings)}")
+        sure = _nearest_leaf(key, siblings)
+        near = sure or _nearest(key, known) or _nearest_leaf(key, known)
+        keys = f"keys here: {', '.join(siblings)}" if not sure or len(siblings) <= FEW_KEYS else ""
+        return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near}{keys}".strip())
     if first["type"] == "missing":
         return ConfigError(f"'{key}' is missing in {where}", hint="add it")
     if first["type"] == "value_error":

@@ -95,10 +95,10 @@ def resolve(name: str) -> Path:
         return folder.absolute()
     if hub.NAME.fullmatch(name):
         return hub.obtain(name, inspect)
-    nearest = difflib.get_close_matches(name, KNOWN_NAMES, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(name, KNOWN_NAMES, n=1)
     raise CheckpointError(
         f"no base model {name!r}: not a folder, and a hub name has the form owner/name",
-        hint=f"did you mean {nearest!r}?",
+        hint=f"did you mean {nearest[0]!r}?" if nearest else f"known ones: {', '.join(KNOWN_NAMES)}",
     )
 
 

@@ -77,7 +77,7 @@ class Catalog:
     def names(self) -> dict[str, str | None]:
         """Every name that a request may use, to its version; the base first."""
         public = {alias: version for alias, version in self._aliases.items() if alias != PREVIOUS}
-        return {self.base: None} | public | {version: version for version in sorted(self.kept())}
+        return {self.base: None, BASE: None} | public | {version: version for version in sorted(self.kept())}
 
     def resolve(self, name: str) -> Target:
         """Raises NotFoundError(param="model"), with the names that exist or how to load what is not loaded."""

@@ -19,6 +19,7 @@ from serve.wire.errors import error_body
 from serve.wire.models import model_list
 
 MOST_BODY_BYTES = 8 * 2**20
+SHORTEN = "shorten the question or the conversation"
 
 
 def routes(gateway: Any) -> APIRouter:
@@ -69,15 +70,15 @@ def routes(gateway: Any) -> APIRouter:
 
     @v1.get("/models", **documented("/v1/models"))
     async def models() -> dict:
-        """The base, the aliases and the loaded adapter versions."""
-        return model_list(gateway.created())
+        """The base under its own name (`root`) and as `base`, the aliases and the loaded adapter versions."""
+        return model_list(gateway.created(), root=gateway.catalog.base)
 
     @v1.get("/models/{name:path}", **documented("/v1/models/{name}"))
     async def model(name: str) -> dict:
         """One of them."""
         gateway.catalog.resolve(name)
         created = gateway.created()
-        return model_list({name: created.get(name, int(gateway.started))})["data"][0]
+        return model_list({name: created.get(name, int(gateway.started))}, root=gateway.catalog.base)["data"][0]
 
     @v1.post("/load_lora_adapter", **documented("/v1/load_lora_adapter", lora.LoadRequest, text=True))
     async def load_lora_adapter(request: Request) -> PlainTextResponse:
@@ -101,7 +102,7 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > MOST_BODY_BYTES:
-            raise RequestError(f"the body is larger than {MOST_BODY_BYTES} bytes", hint="shorten the conversation")
+            raise RequestError(f"the body is larger than {MOST_BODY_BYTES / 2**20:g} MiB", hint=SHORTEN)
     return body
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actors import cluster
-from configs.errors import ClusterError, ConfigError
+from configs.address import base_url
+from configs.errors import ClusterError
 from configs.paths import home
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def asking(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--system", metavar="TEXT", help="Instructions for the model."),
         click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. [default: what fits]"),
         click.option("--temperature", type=click.FloatRange(0, 2), help="0 always gives the same answer."),
+        click.option("--reasoning", "effort", type=click.Choice(("low", "medium", "high")), help="The same by name."),
         click.option("--high", "effort", flag_value="high", help="Think long."),
         click.option("--medium", "effort", flag_value="medium", help="Think. [default]"),
         click.option("--low", "effort", flag_value="low", help="Think little."),
@@ -41,10 +43,8 @@ def endpoint(url: str | None) -> "Endpoint":
     address = None
     if url is None:
         url, key, address = f"{cluster.require(home()).http}/v1", "none", cluster_address
-    elif url.startswith(("http://", "https://")):
-        key = os.environ.get("OPENAI_API_KEY", "none")
     else:
-        raise ConfigError(f"--url {url!r} is no address", hint="such as http://127.0.0.1:8000/v1")
+        url, key = base_url(url), os.environ.get("OPENAI_API_KEY", "none")
     from serve.client.endpoint import Endpoint  # OpenAI's client takes half a second
 
     return Endpoint(url, api_key=key, address=address)

@@ -181,7 +181,8 @@ def _judged(found: Benchmark, endpoint: Endpoint) -> list[str]:
         notes.append("several versions answered: the model was swapped while it was measured")
     if any(cell.client_was_busy for cell in cells):
         notes.append(
-            "this client was at its limit (see client_cpu_share, client_lag_ms): the figures are partly its own"
+            "this machine was busy, so the endpoint may be faster than shown: "
+            "run it from another machine, or when this one is quiet"
         )
     if endpoint.dialect.limit == "max_tokens":
         notes.append("the endpoint takes max_tokens, not max_completion_tokens")

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from configs.errors import ClusterError, ConfigError, NotFoundError, RequestError, TandemError
+from configs.address import base_url
+from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from jobs.benchmarking.answer import read_events, read_whole, said
 from jobs.benchmarking.timing import Failure, Timing
 
@@ -200,16 +200,3 @@ class Endpoint:
             read_whole(await response.text(errors="replace"), timing)
         if timing.failure is None and not timing.arrivals:
             timing.failure = Failure("empty", f"no text in the answer ({timing.completion_tokens} tokens)")
-
-
-def base_url(url: str) -> str:
-    """`url` with a scheme and without a last slash; /v1 where it has no path. Raises ConfigError for what is none."""
-    whole = url if "://" in url else f"http://{url}"
-    try:
-        parts = urlsplit(whole)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(f"'{url}' is no address", hint="such as http://127.0.0.1:8000")
-    return whole.rstrip("/") + ("" if parts.path.strip("/") else "/v1")

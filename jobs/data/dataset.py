@@ -86,8 +86,8 @@ def read(config: DataConfig) -> Rows:
             bad.append(error.message)
     check_bad(bad, config)
     if not dialogues:
-        detail = f": {_listed(bad)}" if bad else ""
-        raise DataError(f"data set '{config.dataset}' is empty{detail}", hint="it needs at least one dialogue")
+        what = f"has no row that can be used: {_listed(bad)}" if bad else "is empty"
+        raise DataError(f"data set '{config.dataset}' {what}", hint="it needs at least one dialogue")
     return Rows(dialogues, bad)
 
 

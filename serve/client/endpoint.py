@@ -242,10 +242,11 @@ class Endpoint:
         said = words or str(error)
         match error:
             case openai.APIConnectionError():
-                return ClusterError(
-                    f"no answer from {self.url}", hint="`tandem up` starts it, `tandem status` shows it"
-                )
-            case openai.NotFoundError() if not words:  # Ray's proxy before it knows its applications
+                ours = "`tandem up` starts it, `tandem status` shows it"
+                theirs = "is the address right, and does its server run?"
+                return ClusterError(f"no answer from {self.url}", hint=ours if self._address else theirs)
+            # Ray's proxy before it knows its applications; a server of ours under another path
+            case openai.NotFoundError() if not words or error.code == "not_found":
                 return ClusterError(
                     f"{self.url} answers 404: no OpenAI API is there", hint="it is starting, or the URL lacks its /v1"
                 )

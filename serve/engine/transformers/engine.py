@@ -186,7 +186,7 @@ class TransformersEngine:
         if room < (0 if request.prompt_only else 1):
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens, prompt and answer together may have {self._max_context}",
-                hint="shorten the conversation",
+                hint="shorten the question or the conversation",
                 param="messages",
             )
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocabulary:

@@ -81,6 +81,8 @@ def test_options_reach_the_model(server, invoke):
     assert (sampling.temperature, sampling.max_tokens) == (0.5, 9)
     assert "Reasoning: high" in asked(server)
     assert "Be brief." in asked(server)
+    invoke("ask", "Hi", "--reasoning", "low")
+    assert "Reasoning: low" in asked(server)
 
 
 def test_piped_text_is_the_question(server, invoke, piped):
@@ -98,6 +100,7 @@ def test_piped_text_follows_the_question(server, invoke, piped):
 def test_an_empty_pipe_without_a_question_is_a_wrong_command(server, invoke, piped):
     piped(b" \n")
     assert "Missing argument 'QUESTION'" in invoke("ask").one_error_line(2)
+    assert "the question is empty" in invoke("ask", " ").one_error_line(2)
 
 
 def test_a_cut_answer_is_said_on_stderr(server, invoke):

@@ -276,7 +276,7 @@ def test_thinking_can_be_hidden_and_shown_again(talk):
         ("/settings temperature 3", "less than or equal to 2"),
         ("/settings warmth 1", "no setting 'warmth'"),
         ("/reasoning extreme", "'low', 'medium' or 'high'"),
-        ("/model nobody", "models: tiny, prod"),
+        ("/model nobody", "models: tiny, base, prod"),
         ("/load", "/load needs a name"),
         ("/load nothing", "no conversation 'nothing'"),
         ("/load " + "x" * 300, "no conversation 'xxx"),
@@ -338,7 +338,7 @@ def test_an_unknown_model_is_refused_and_the_text_kept(talk):
 def test_a_paste_that_the_server_refuses_is_kept_for_editing(talk, server):
     paste = "x" * (8 * 2**20)
     done = talk(paste, "Hi")
-    assert "larger than 8388608 bytes" in done.shown
+    assert "larger than 8 MiB" in done.shown
     assert done.drafts[1] == paste
     assert done.turns[0] == ("user", "Hi", False)
 

@@ -60,6 +60,19 @@ def test_only_active_runs_or_only_some_are_listed_on_request(invoke, ledger):
     assert [run["id"] for run in json.loads(invoke("runs", "list", "--limit", "1", "--json").out)] == ["c"]
 
 
+def test_latest_is_the_newest_run_and_logs_need_no_name(invoke, ledger, home):
+    assert "there is no run yet" in invoke("runs", "logs").one_error_line(1)
+    for name in ("older", "newer"):
+        submit(ledger, name)
+        home.run(name).mkdir(parents=True)
+        (home.run(name) / "log.txt").write_text(f"the {name} log\n")
+    assert json.loads(invoke("runs", "show", "latest", "--json").out)["id"] == "newer"
+    assert invoke("runs", "logs").out == invoke("runs", "logs", "latest").out == "the newer log\n"
+    assert invoke("runs", "logs", "older").out == "the older log\n"
+    compared = json.loads(invoke("runs", "compare", "latest", "older", "--json").out)
+    assert [each["run"] for each in compared["runs"]] == ["newer", "older"]
+
+
 def test_a_run_is_shown_with_its_curve_and_events(invoke, ledger, home):
     submit(ledger)
     ledger.transition("tiny-1", RunState.FAILED, "the disk is full")
@@ -248,7 +261,7 @@ def test_a_damaged_cluster_file_is_one_line_with_the_way_out(invoke, home):
 def test_down_cleans_a_damaged_cluster_file_away(invoke, home):
     home.cluster.write_text("{")
     done = invoke("down")
-    assert (done.code, done.out) == (0, "down (0 processes ended)\n")
+    assert (done.code, done.out) == (0, "nothing is running\n")
     assert not home.cluster.exists()
 
 
@@ -270,7 +283,7 @@ def test_a_cluster_that_died_is_told_from_one_that_never_was(invoke, home):
     ("arguments", "words"),
     [
         (["--set", "htp_port=1"], "unknown key 'htp_port' in --set htp_port=1 -> did you mean 'http_port'?"),
-        (["--port", "99999"], "'http_port' in --set http_port=99999 cannot be 99999"),
+        (["--port", "99999"], "Invalid value for '--port': 99999 is not in the range 1<=x<=65535"),
         (["--port", "0"], "0"),
         (["--config", "nowhere.yaml"], "no configuration file nowhere.yaml"),
         (["--set", "slots=[{name: a, gpu: 99, roles: [train, serve]}]"], "slot a names gpu 99"),

@@ -102,6 +102,8 @@ def test_every_command_is_what_its_name_says_and_has_help(name):
     ("arguments", "words", "code"),
     [
         (["nosuch"], "No such command 'nosuch'", 2),
+        (["upp"], "No such command 'upp'. Did you mean 'up'?", 2),
+        (["stats"], "No such command 'stats'. Did you mean 'status'?", 2),
         (["--nope"], "--nope", 2),
         (["runs", "list", "--limit", "many"], "'many' is not a valid", 2),
         (["runs", "list", "--limit", "0"], "0 is not in the range", 2),

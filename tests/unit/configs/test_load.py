@@ -218,6 +218,11 @@ def test_an_unknown_key_names_the_flag_the_nearest_match_and_the_keys_there():
     )
 
 
+def test_a_guess_stands_alone_where_the_keys_are_many():
+    assert refused("training.learning_rat=1").hint == "did you mean 'training.learning_rate'?"
+    assert "keys here: training.effective_batch, " in refused("training.qqqqqq=1").hint
+
+
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
     error = refused("max_steps=5")
     assert "did you mean 'training.max_steps'?" in error.hint

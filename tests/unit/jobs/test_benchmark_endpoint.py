@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from configs.errors import ClusterError, ConfigError, NotFoundError, RequestError
+from configs.errors import ClusterError, NotFoundError, RequestError
 from jobs.benchmarking.benchmark import Benchmark, Settings, measure
-from jobs.benchmarking.endpoint import Endpoint, base_url
+from jobs.benchmarking.endpoint import Endpoint
 from jobs.benchmarking.load import Amount, Level
 from jobs.benchmarking.timing import Timing
 
@@ -193,25 +193,6 @@ def test_what_the_server_refuses_is_raised_in_its_own_words(status, message, err
     ):
         with_endpoint(url, lambda endpoint: endpoint.probe(HI, 1))
     assert hint in raised.value.hint
-
-
-@pytest.mark.parametrize(
-    ("url", "meant"),
-    [
-        ("http://h:1", "http://h:1/v1"),
-        ("http://h:1/v1/", "http://h:1/v1"),
-        ("h:1", "http://h:1/v1"),
-        ("https://h/v1beta/openai", "https://h/v1beta/openai"),
-    ],
-)
-def test_an_address_without_a_path_means_v1(url, meant):
-    assert base_url(url) == meant
-
-
-@pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h:99999", "http://h:x"])
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ConfigError, match="is no address"):
-        base_url(url)
 
 
 def test_an_endpoint_that_neither_streams_nor_counts_is_measured_and_said_to_be():

@@ -106,6 +106,9 @@ def test_an_impossible_name_is_answered_with_the_nearest_known_one():
     with pytest.raises(CheckpointError, match="no base model 'tinny'") as caught:
         checkpoint.resolve("tinny")
     assert caught.value.hint == "did you mean 'tiny'?"
+    with pytest.raises(CheckpointError, match="no base model 'nonsense'") as caught:
+        checkpoint.resolve("nonsense")
+    assert caught.value.hint.startswith("known ones: tiny, tiny-bnb-4bit, ")
 
 
 def test_a_hub_model_missing_offline_says_where_it_was_sought(offline):

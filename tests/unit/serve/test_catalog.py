@@ -69,7 +69,7 @@ def test_previous_is_no_name_for_clients_and_its_version_is_not_live():
 
 def test_names_begin_with_the_base_and_hold_aliases_and_live_versions():
     assert catalog(prod="v2", previous="v1", canary="v3").names() == {
-        BASE: None, "prod": "v2", "canary": "v3", "v2": "v2", "v3": "v3",
+        BASE: None, "base": None, "prod": "v2", "canary": "v3", "v2": "v2", "v3": "v3",
     }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_an_unknown_name_lists_those_that_exist():
     with pytest.raises(NotFoundError) as caught:
         catalog(prod="v1").resolve("gpt-4")
     assert caught.value.message == "the model 'gpt-4' does not exist"
-    assert caught.value.hint == f"models: {BASE}, prod, v1"
+    assert caught.value.hint == f"models: {BASE}, base, prod, v1"
     assert caught.value.param == "model"
 
 

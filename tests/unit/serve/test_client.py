@@ -54,9 +54,16 @@ def test_an_unknown_model_is_named(server):
 
 
 def test_no_server_says_where_and_what_to_do():
-    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9") as caught:
-        ask("http://127.0.0.1:9/v1")
-    assert "tandem up" in caught.value.hint
+    url = "http://127.0.0.1:9/v1"
+    for address, hint in ((lambda: None, "`tandem up` starts it"), (None, "is the address right")):
+        with pytest.raises(ClusterError, match=r"no answer from http://127\.0\.0\.1:9/v1") as caught:
+            asyncio.run(Endpoint(url, address=address).models())
+        assert hint in caught.value.hint
+
+
+def test_a_path_that_is_not_the_apis_is_no_unknown_model(server):
+    with pytest.raises(ClusterError, match="/v2 answers 404: no OpenAI API is there"):
+        ask(f"{server.url}/v2")
 
 
 def test_a_bare_404_is_an_endpoint_that_is_not_there_yet_and_no_unknown_model():
