@@ -216,6 +216,4 @@ def _cause(error: Any) -> TandemError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, TandemError):
         return cause
-    return ClusterError(
-        f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see the engine's log in Ray's dashboard"
-    )
+    return ClusterError(f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see `tandem logs`")
