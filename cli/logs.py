@@ -1,5 +1,6 @@
 """`tandem logs`: the log files of all actors as one, by time. Reads files only, so it works while Tandem is down."""
 
+import contextlib
 import json
 import re
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 
 import click
 
+from actors.ledger import Ledger
 from actors.logs import reading
 from actors.logs.reading import LEVELS, Line, Source, Wanted
 from cli.printable import printable
@@ -62,10 +64,11 @@ def logs(
     if request and not lines and not follow:
         raise _no_such_request(place, request)
     show(lines[-count:] if count else [], as_json)
-    while follow:
-        time.sleep(POLL_S)
-        sources = _sources(place, actor, run_id) | sources
-        show(reading.merged([source.coming(wanted) for source in sources.values()]), as_json)
+    with contextlib.suppress(KeyboardInterrupt):
+        while follow:
+            time.sleep(POLL_S)
+            sources = _sources(place, actor, run_id) | sources
+            show(reading.merged([source.coming(wanted) for source in sources.values()]), as_json)
 
 
 def show(lines: Iterable[Line], as_json: bool) -> None:
@@ -88,19 +91,19 @@ def _sources(place: Home, actor: str | None, run_id: str | None) -> dict[str, So
 
 def _run(place: Home, wanted: str) -> str:
     """A run's id. Raises NotFoundError with the newest ones for a run that there is not."""
-    from actors.ledger import Ledger
-
-    known = []
-    if place.ledger.exists():
-        ledger = Ledger(place.ledger, read_only=True)
-        known = [run.id for run in ledger.runs(limit=100_000)]
-        ledger.close()
-    if wanted == "latest" and known:
-        return known[0]
-    if wanted not in known:
-        hint = f"newest runs: {', '.join(known[:SHOWN_NAMES])}" if known else "nothing was trained yet: `tandem train`"
-        raise NotFoundError(f"no run {wanted!r}", hint=hint)
-    return wanted
+    ledger = Ledger(place.ledger, read_only=True) if place.ledger.exists() else None
+    try:
+        newest = [run.id for run in ledger.runs(limit=SHOWN_NAMES)] if ledger else []
+        if wanted == "latest" and newest:
+            return newest[0]
+        if ledger:
+            with contextlib.suppress(NotFoundError):
+                return ledger.run(wanted).id
+    finally:
+        if ledger:
+            ledger.close()
+    hint = f"newest runs: {', '.join(newest)}" if newest else "nothing was trained yet: `tandem train`"
+    raise NotFoundError(f"no run {wanted!r}", hint=hint)
 
 
 def _no_such_request(place: Home, wanted: str) -> NotFoundError:

@@ -323,7 +323,7 @@ class LogsConfig(Section):
     max_mb: int = Field(10, ge=1, le=10_000)
     """Size of a file in MB at which the next one is begun."""
     files: int = Field(5, ge=1, le=100)
-    """Files that are kept of an actor; the oldest is deleted. All logs together have at most actors x files x max_mb."""
+    """Files that are kept of an actor; the oldest is deleted. Each actor has at most files x max_mb."""
 
 
 class ClusterConfig(Section):

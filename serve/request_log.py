@@ -1,5 +1,5 @@
-"""Every request's id, and one line of the log for each that has ended. The gateway's middleware; `serve.pinned` tells it
-of generations.
+"""Every request's id, and one line of the log for each that has ended. The gateway's middleware; `serve.pinned` tells
+it of generations.
 
 The id is the client's `X-Request-Id`, or made here. It is in the answer's header, in its id behind `chatcmpl-`, `cmpl-`
 or `resp_`, in error bodies, and in the lines of gateway and engine. No text of prompts or answers is logged, no query
@@ -45,7 +45,7 @@ class Exchange:
 
     def began(self, model: str, version: str | None, seconds: float) -> None:
         """A generation's first token came after `seconds`."""
-        self.model, self.version = model, version or "base"
+        self.model, self.version, self.ended = model, version or "base", None
         if self.first_token_s is None:
             self.first_token_s = round(seconds, 4)
 
@@ -72,7 +72,7 @@ class RequestLog:
     """ASGI middleware. `respond` makes the answer to an error that nothing else caught.
 
     `echo` adds X-Request-Id to answers. Serve's own middleware around a deployment does that itself: it makes an id
-    where the client sent none, before this one sees the request, and repeats it (ray 2.60, serve/_private/http_util.py).
+    where the client sent none, before this one sees the request, and repeats it (RequestIdMiddleware in Ray 2.60).
     """
 
     def __init__(self, app: ASGIApp, respond: Callable[[Exception], Response], *, echo: bool) -> None:

@@ -21,8 +21,9 @@ LONGEST_TRACEBACK = 32_000
 """Characters. The end is kept of a traceback, because the cause is there."""
 MOST_ITEMS = 50
 
+# Ray adds `_ray_timestamp_ns` to every record of a process that has imported it.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-_SECRETS = re.compile(r"(?i)(\bbearer\s+|\bauthorization\W{1,4}(?:basic\s+)?)[\w.~+/=-]{6,}|(://)[^\s/@]+@")
+_SECRETS = re.compile(r"(?i)(\bbearer\s+|\bauthorization\W{1,4}(?:(?:basic|bearer)\s+)?)[\w.~+/=-]{6,}|(://)[^\s/@]+@")
 
 
 def encode(record: logging.LogRecord, actor: str, run: str | None = None) -> bytes:
@@ -31,7 +32,7 @@ def encode(record: logging.LogRecord, actor: str, run: str | None = None) -> byt
 
     An `at` in `extra` (Unix seconds) says when it happened. Tokens behind `Bearer` and passwords in URLs are masked.
     """
-    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and key[0] != "_"}
     at = extra.pop("at", record.created)
     fields = {
         "at": datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds"),

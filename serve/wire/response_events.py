@@ -6,7 +6,6 @@ beyond OpenAI's is `system_fingerprint`: what answered.
 """
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
