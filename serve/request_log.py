@@ -18,10 +18,11 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors.http_front import REQUEST_ID
 from actors.logs import REQUEST
 
 LONGEST_ROUTE = 200
-_SANE_ID = re.compile(rb"[!-~]{1,128}")
+_SANE_ID = re.compile(REQUEST_ID.encode())
 _EXCHANGE: ContextVar["Exchange | None"] = ContextVar("tandem_exchange", default=None)
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        sent = dict(scope["headers"]).get(b"x-request-id", b"")
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         exchange = Exchange(sent.decode() if _SANE_ID.fullmatch(sent) else uuid.uuid4().hex)
         _EXCHANGE.set(exchange)  # for good: a request has a task, and so a context, of its own
         REQUEST.set(exchange.id)
