@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from configs.errors import ClusterError, TandemError
+from configs.errors import ClusterError, RequestError, TandemError
 from serve.engine.protocol import Engine, GenerationRequest, TokenChunk
 
 SIGN_S = 1.0
@@ -93,7 +93,8 @@ class Outbox:
                     self._put(request, chunk)
             how = last.finish_reason or how
         except TandemError as error:
-            how = f"{type(error).__name__}: {error.message}"
+            # What a client asked for may be quoted in a refusal, and is not for the log.
+            how = type(error).__name__ + ("" if isinstance(error, RequestError) else f": {error.message}")
             self._put(request, error)
         except Exception as error:
             how, trouble = f"{type(error).__name__}: {error}", error

@@ -58,7 +58,8 @@ def shown(done) -> list[str]:
         (["--run", "tiny-1", "--actor", "control"], ["queued"]),
     ],
 )
-def test_lines_are_merged_by_time_and_chosen(arguments, messages, told, invoke):
+def test_lines_are_merged_by_time_and_chosen(arguments, messages, told, invoke, monkeypatch):
+    monkeypatch.setattr(logs.time, "time", lambda: NOW)
     assert shown(invoke("logs", "--json", *arguments)) == messages
 
 

@@ -22,7 +22,7 @@ def line(message: str = "hello", *args: object, level: int = logging.INFO, exc_i
 
 
 def test_a_line_has_time_with_offset_level_actor_process_run_and_message():
-    found = line("%d tokens", 7, status=200, _ray_timestamp_ns=1)
+    found = line("%d tokens", 7, status=200, _of_a_library=1)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", found.pop("at"))
     assert found.pop("pid") > 0
     assert found == {
