@@ -104,11 +104,6 @@ class Source:
         lines = [self._parse(raw) for raw in self._new_lines() if raw and wanted.may_hold(raw)]
         return [line for line in lines if wanted.takes(line)]
 
-    def close(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-
     def _backwards(self) -> Iterator[bytes]:
         """All lines there are, newest first. An unfinished last one is among them, and comes again when it is whole."""
         with contextlib.suppress(FileNotFoundError):
@@ -146,6 +141,7 @@ class Source:
             yield self._handle
             if _same(self._handle, self._path) or not self._path.exists():
                 return
+            yield self._handle  # what was written between the end that was read and the rename
             missed = []
             for older in self._older():
                 if _same(self._handle, older):
