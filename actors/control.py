@@ -8,12 +8,11 @@ Knows Ray's jobs only through `RayJobs`; knows nothing of training or HTTP.
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from enum import StrEnum
@@ -22,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from actors import health
+from actors import health, logs
 from actors.cluster import MARKER
 from actors.daily_notice import DailyNotice
 from actors.health import EngineWatch, GpuWatch, Sign
@@ -41,6 +40,10 @@ TICK_S = 0.5
 LONG_POLL_S = 20
 EXIT_GRACE_S = 5
 """How long a process that is done with its slot may take to exit before it is killed."""
+TROUBLE = ("error", "failed", "interrupted", "refused", "quarantine", "device_error", "engine_down")
+"""Events that are warnings in the log."""
+
+log = logging.getLogger(__name__)
 
 
 class Directive(StrEnum):
@@ -70,8 +73,12 @@ class Control:
         self._look: asyncio.Task | None = None
         self._looked_at = -math.inf
         self._stopping_since: dict[str, float] = {}
+        self._logged = self._ledger.last_event()
         if ticking:
             die_with_parent()
+            logs.begin(home, "control")
+            logs.begin(home, "notifier", names=("actors.notifier", "actors.delivery"))
+            log.info("the control actor is up")
             self._loop = asyncio.create_task(self._run_forever())
 
     async def _run_forever(self) -> None:
@@ -79,7 +86,7 @@ class Control:
             try:
                 await self.tick()
             except Exception as error:  # one bad tick must not end the queue; it is in the log and tried again
-                traceback.print_exc()
+                log.exception("a tick failed")
                 self._ledger.note("error", f"control: {type(error).__name__}: {error}")
                 await asyncio.sleep(5)
             await asyncio.sleep(TICK_S)
@@ -91,12 +98,20 @@ class Control:
                 try:
                     await self._look_after(run)
                 except (RuntimeError, OSError) as error:  # Ray's job API did not answer: asked again at the next tick
-                    print(f"run {run.id}: {type(error).__name__}: {error}", file=sys.stderr)
+                    log.warning("%s: %s", type(error).__name__, error, extra={"run": run.id})
         await self._judge_hardware()
         await self._grant_free_slots()
         if self._daily:
             await asyncio.to_thread(self._daily.offer)
         self._notifier.offer()
+        self._log_events()
+
+    def _log_events(self) -> None:
+        """The ledger's events since the last tick as lines of the log."""
+        for event in self._ledger.events(after=self._logged):
+            level = logging.WARNING if event.kind in TROUBLE else logging.INFO
+            log.log(level, event.text or event.kind, extra={"event": event.kind, "run": event.run_id, "at": event.at})
+            self._logged = event.seq
 
     # The queue
 

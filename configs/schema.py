@@ -315,6 +315,17 @@ class EnergyConfig(Section):
     """Grams of CO2 per kilowatt-hour of your electricity."""
 
 
+class LogsConfig(Section):
+    """The files that [`tandem logs`](operations.md#logs) reads, one per actor in the home's logs/."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is written; debug adds requests that only read, such as health checks and metrics."""
+    max_mb: int = Field(10, ge=1, le=10_000)
+    """Size of a file in MB at which the next one is begun."""
+    files: int = Field(5, ge=1, le=100)
+    """Files that are kept of an actor; the oldest is deleted. Each actor has at most files x max_mb."""
+
+
 class ClusterConfig(Section):
     """The machine: ports, slots and how patient the control actor is."""
 
@@ -338,6 +349,7 @@ class ClusterConfig(Section):
     """Seconds that a serving slot may be without an engine before it is an event."""
     notify: NotifyConfig = NotifyConfig()
     energy: EnergyConfig = EnergyConfig()
+    logs: LogsConfig = LogsConfig()
 
     @model_validator(mode="after")
     def _slots_are_distinct(self) -> Self:

@@ -5,6 +5,7 @@ does not know what the task does. The entrypoints call `enter`.
 """
 
 import json
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from actors import control, trainer
+from actors import control, logs, trainer
 from actors.control import ask
 from actors.run import Outcome, RunKind, RunState, check_run_id
 from configs.errors import ClusterError, StateError, TandemError
@@ -24,6 +25,8 @@ _NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): \S")
 
 FINISH_TIMEOUT_S = 300
 """How long the outcome waits for a control actor that is being restarted."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ def enter(job: Job, find_run: Callable[[str], str]) -> NoReturn:
         import ray
 
         ray.init(address="auto", namespace=control.NAMESPACE, log_to_driver=False, logging_level="error")
-        state = drive(job, check_run_id(find_run(job_id)))
+        run_id = check_run_id(find_run(job_id))
+        logs.begin(home(), "driver", run=run_id, names=logs.OWN)
+        state = drive(job, run_id)
     except TandemError as error:
         raise SystemExit(f"error: {_words(error)}") from None
     sys.exit(0 if state in (RunState.SUCCEEDED, RunState.STOPPED, RunState.QUEUED) else 1)
@@ -70,6 +75,7 @@ def drive(job: Job, run_id: str) -> RunState:
     ticket = _await_slot(actor, run_id, stopping)
     slot, attempt, run = Slot(**ticket["slot"]), ticket["attempt"], ask(actor.run, run_id)
     print(f"run {run_id}: slot {slot.name}, attempt {attempt}", flush=True)
+    log.info("slot %s, attempt %d", slot.name, attempt)
     place = home()
     pinned = trainer.start(slot, run_id, place, neighbours=len(ask(actor.slots)))
     work = pinned.run.remote(job.task, run, place)
@@ -89,6 +95,7 @@ def drive(job: Job, run_id: str) -> RunState:
     if outcome.state is not RunState.SUCCEEDED:
         job.clean(run)
     print(f"run {run_id}: {ended['state']}: {ended['reason']}", flush=True)
+    log.info("%s: %s", ended["state"], ended["reason"])
     return RunState(ended["state"])
 
 

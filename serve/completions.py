@@ -6,7 +6,6 @@ What was trained can be scored token by token, because ids go to the engine as t
 import asyncio
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -21,6 +20,7 @@ from serve.catalog import BASE, Catalog
 from serve.fleet import Fleet
 from serve.merging import merged
 from serve.pinned import Pinned, Pinner
+from serve.request_log import current
 from serve.wire.body import encode
 from serve.wire.completion_answer import ChoiceWriter, CompletionWriter
 from serve.wire.completions import CompletionRequest
@@ -88,7 +88,7 @@ class Continuation:
         self._writer = CompletionWriter(
             request,
             [writer for writer, _ in choices],
-            completion_id=f"cmpl-{uuid.uuid4().hex}",
+            completion_id=f"cmpl-{current().id}",
             fingerprint=choices[0][1].target.version or BASE,
         )
 

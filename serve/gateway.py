@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from actors import control
+from actors import control, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
 from configs.paths import home
@@ -30,6 +30,7 @@ from serve.fleet import Fleet, Remote, describe
 from serve.holds import Holds
 from serve.loopback import stay_on_loopback
 from serve.origin import OwnPagesOnly
+from serve.request_log import RequestLog
 from serve.responses import Responses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
@@ -45,6 +46,7 @@ class Gateway:
         from models import checkpoint
 
         stay_on_loopback()
+        logs.begin(home(), "gateway")
         described = checkpoint.inspect(base)
         self.started = time.time()
         self.allowed_hosts = config.allowed_hosts
@@ -68,7 +70,7 @@ class Gateway:
         self.holds = Holds(self.swapper, self.fleet, self.catalog)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self)
+        return build_app(self, in_serve=True)
 
     def created(self) -> dict[str, int]:
         """Every servable name with its creation time in Unix seconds."""
@@ -82,8 +84,8 @@ class Gateway:
         return ready, {"ready": ready, "base": self.catalog.base, "engines": describe(stats)}
 
 
-def build_app(gateway: Gateway) -> FastAPI:
-    """All routes over one gateway's parts."""
+def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
+    """All routes over one gateway's parts. `in_serve`: Serve adds X-Request-Id to the answers."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +112,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(RequestLog, respond=_respond, echo=not in_serve)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict:
@@ -168,7 +170,3 @@ async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
     _, body = error_body(RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs"))
     return JSONResponse(body, status_code=405, headers=getattr(error, "headers", None))
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    return _respond(error)

@@ -51,7 +51,7 @@ def routes(gateway: Any) -> APIRouter:
             if not body.stream:
                 return _whole(await service.complete(body))
             opened = await service.open(body)
-        return _stream(opened.events(), opened.id)
+        return _stream(opened.events())
 
     @v1.post("/chat/completions", **documented("/v1/chat/completions", chat.ChatRequest, streams=True))
     async def chat_completions(request: Request) -> Response:
@@ -107,9 +107,8 @@ async def _body(request: Request) -> bytes:
 
 
 def _whole(done: BaseModel) -> Response:
-    return Response(encode(done), media_type="application/json", headers={"x-request-id": done.id})
+    return Response(encode(done), media_type="application/json")
 
 
-def _stream(events: AsyncIterator[str], request_id: str) -> StreamingResponse:
-    headers = {"cache-control": "no-cache", "x-request-id": request_id}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+def _stream(events: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})

@@ -3,7 +3,6 @@ formats nor HTTP; chat and completions write what comes out."""
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
@@ -14,6 +13,7 @@ from serve.catalog import Catalog, Target
 from serve.engine.protocol import GenerationRequest, TokenChunk
 from serve.engine.sampling import SamplingParams
 from serve.fleet import EngineLostError, Fleet
+from serve.request_log import current, generation_id
 
 WHOLE_ANSWER_TRIES = 2
 """An answer that is not streamed starts again if its engine dies: nothing of it was sent."""
@@ -51,7 +51,7 @@ class Pinner:
         """
         target = self._catalog.resolve(model)
         for last_try in (False, True):
-            request = GenerationRequest(uuid.uuid4().hex, prompt, sampling, target.version, **how)
+            request = GenerationRequest(generation_id(), prompt, sampling, target.version, **how)
             stream = self._fleet.generate(request)
             try:
                 return Pinned(target, stream, await anext(stream), self._metrics, started)
@@ -121,6 +121,8 @@ class Pinned:
         self._first = first
         self._metrics = metrics
         self._started = started
+        self._exchange = current()
+        self._exchange.began(target.name, target.version, time.perf_counter() - started)
         if first.ids:
             inside = vars(first.first_token) if first.first_token else {}
             metrics.began(target.kind, time.perf_counter() - started, **inside)
@@ -149,13 +151,16 @@ class Pinned:
                         return
         except TandemError:
             self._metrics.broken.inc()
+            self._exchange.ended = "broken"
             raise
         except (GeneratorExit, asyncio.CancelledError):
             if not (chunk.finish_reason or enough()):
                 self._metrics.abandoned.inc()
+                self._exchange.ended = "abandoned"
             raise
         finally:
             self._metrics.active.dec()
+            self._exchange.gained(chunk.prompt_tokens, chunk.completion_tokens)
             self._metrics.prompt_tokens.labels(kind).inc(chunk.prompt_tokens)
             self._metrics.output_tokens.labels(kind).inc(chunk.completion_tokens)
             self._metrics.duration.labels(kind).observe(time.perf_counter() - self._started)

@@ -28,12 +28,13 @@ ERROR = {
     "properties": {
         "error": {
             "type": "object",
-            "required": ["message", "type", "param", "code"],
+            "required": ["message", "type", "param", "code", "request_id"],
             "properties": {
                 "message": {"type": "string", "description": "What happened and what to do."},
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"], "description": "The field at fault."},
                 "code": {"type": ["string", "null"]},
+                "request_id": {"type": "string", "description": "The request's id, as in the header X-Request-Id."},
             },
         }
     },

@@ -91,7 +91,9 @@ class Remote:
                 await line.give_out(batch)
             silent = f"engine {self.name} gave the answer up, because it did not hear from the gateway"
             line.close(EngineLostError(silent, hint=lost.hint))
-        except RayActorError:
+            log.warning("engine %s gave up, because it did not hear from this gateway", self.name)
+        except RayActorError as error:
+            log.warning("engine %s died with %d requests: %s", self.name, len(line.readers), type(error).__name__)
             line.close(lost)
         except RayTaskError as error:
             line.close(_cause(error))
@@ -216,6 +218,4 @@ def _cause(error: Any) -> TandemError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, TandemError):
         return cause
-    return ClusterError(
-        f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see the engine's log in Ray's dashboard"
-    )
+    return ClusterError(f"the engine failed: {str(error).strip().splitlines()[-1]}", hint="see `tandem logs`")

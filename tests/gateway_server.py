@@ -125,7 +125,8 @@ class Server:
         assert response.status_code == status, response.text
         assert set(response.json()) == {"error"}
         error = response.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
+        assert set(error) == {"message", "type", "param", "code", "request_id"}
+        assert error["request_id"] == response.headers["x-request-id"]
         return error
 
     def metrics(self) -> dict[tuple, float]:

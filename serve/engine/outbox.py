@@ -8,10 +8,12 @@ says every SIGN_S that it listens, and one that says nothing MOST_SILENT times i
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from configs.errors import ClusterError, TandemError
+from configs.errors import ClusterError, RequestError, TandemError
 from serve.engine.protocol import Engine, GenerationRequest, TokenChunk
 
 SIGN_S = 1.0
@@ -20,6 +22,8 @@ MOST_SILENT = 5
 
 Event = tuple[str, TokenChunk | TandemError]
 """A request's id with its next chunk, or with the error that ended it."""
+
+log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -80,16 +84,28 @@ class Outbox:
             task.cancel()
 
     async def _generate(self, request: GenerationRequest) -> None:
+        began, last = time.perf_counter(), TokenChunk([])
+        how, trouble = "aborted", None
         try:
             async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
+                    last = chunk
                     self._put(request, chunk)
+            how = last.finish_reason or how
         except TandemError as error:
+            # What a client asked for may be quoted in a refusal, and is not for the log.
+            how = type(error).__name__ + ("" if isinstance(error, RequestError) else f": {error.message}")
             self._put(request, error)
         except Exception as error:
+            how, trouble = f"{type(error).__name__}: {error}", error
             text = f"the engine failed: {type(error).__name__}: {error}"
-            self._put(request, ClusterError(text, hint="see the engine's log in Ray's dashboard"))
-            raise
+            self._put(request, ClusterError(text, hint="see `tandem logs`"))
+        finally:
+            fields = {"request": request.request_id, "version": request.adapter or "base"}
+            fields |= {"prompt_tokens": len(request.prompt_ids), "output_tokens": last.completion_tokens}
+            fields |= {"event": "generation", "seconds": round(time.perf_counter() - began, 4)}
+            level = logging.ERROR if trouble else logging.INFO
+            log.log(level, "generation ended: %s", how, extra=fields, exc_info=trouble)
 
     def _put(self, request: GenerationRequest, event: TokenChunk | TandemError) -> None:
         self._ready.append((request.request_id, event))

@@ -1,12 +1,13 @@
 """One engine as a Serve replica on its slot: takes the lease, loads the base and the live adapters, then generates."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-from actors import control
+from actors import control, logs
 from actors.placement import check_slot, die_with_parent
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
@@ -15,6 +16,8 @@ from serve.catalog import PREVIOUS
 from serve.engine.outbox import Event, Outbox
 from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest
 from serve.loopback import stay_on_loopback
+
+log = logging.getLogger(__name__)
 
 
 class EngineReplica:
@@ -25,16 +28,17 @@ class EngineReplica:
     async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
         die_with_parent()
         stay_on_loopback()
+        logs.begin(home(), holder := f"engine_{slot.name}")
         self._base = base
         self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
         actor = control.find()
-        holder = f"engine_{slot.name}"
         await asyncio.to_thread(control.ask, actor.take_serve_slot, slot.name, holder, os.getpid())
         self._engine = await asyncio.to_thread(_build, config, base, device)
         aliases = await asyncio.to_thread(control.ask, actor.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(actor, version)
+        log.info("the engine is up on %s", device)
 
     async def _bring_back(self, actor, version: str) -> None:
         """Load what an alias points to. One that fails must not keep the base from answering; requests for it fail."""
@@ -47,6 +51,7 @@ class EngineReplica:
             await self._engine.add_adapter(version, folder)
         except TandemError as error:
             text = f"{version} could not be loaded after a restart: {error.message}"
+            log.warning("%s", text)
             await asyncio.to_thread(control.ask, actor.note, "error", text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:

@@ -5,7 +5,6 @@ DeepSeek share, `token_ids` and `prompt_token_ids` are vLLM's.
 """
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from openai.types.chat.chat_completion_message_function_tool_call import ChatCom
 from openai.types.completion_usage import CompletionTokensDetails
 
 from serve.engine.protocol import TokenChunk
+from serve.request_log import current
 from serve.wire.chat import ChatRequest
 from serve.wire.chat_choice import ChoiceWriter, Part
 
@@ -43,7 +43,7 @@ class ChunkWriter:
         created: int | None = None,
         prompt_ids: Sequence[int] = (),
     ) -> None:
-        self.completion_id = completion_id or f"chatcmpl-{uuid.uuid4().hex}"
+        self.completion_id = completion_id or f"chatcmpl-{current().id}"
         self.model = model or request.model
         self.fingerprint = fingerprint
         self.created = int(time.time()) if created is None else created

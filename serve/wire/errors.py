@@ -15,6 +15,7 @@ from configs.errors import (
     StateError,
     TandemError,
 )
+from serve.request_log import current_id
 from serve.wire.body import request_error
 
 STATUS = {
@@ -33,19 +34,21 @@ STATUS = {
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body in OpenAI's error shape; also the payload of an error event inside a stream.
 
-    An error that is not ours says no more than that, because its text may hold paths or secrets.
+    An error that is not ours says no more than that, because its text may hold paths or secrets. Within a request the
+    error has its id, as `request_id`.
     """
     if isinstance(error, ValidationError):
         error = request_error(error)
     if not isinstance(error, TandemError):
-        error = TandemError("internal error", hint="see the server's log")
+        error = TandemError("internal error", hint="see the server's log: `tandem logs --request ID`")
     status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
     if isinstance(error, NotFoundError) and error.param == "model":
         code = "model_not_found"
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     param = error.param and _writable(error.param)
     fields = ErrorObject(message=_writable(message), type=kind, param=param, code=code)
-    return status, {"error": fields.model_dump(include={"message", "type", "param", "code"})}
+    body = fields.model_dump(include={"message", "type", "param", "code"})
+    return status, {"error": body | ({"request_id": request} if (request := current_id()) else {})}
 
 
 def _writable(text: str) -> str:

@@ -6,7 +6,6 @@ beyond OpenAI's is `system_fingerprint`: what answered.
 """
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from openai.types.responses.response import IncompleteDetails
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from pydantic import BaseModel
 
+from serve.request_log import current
 from serve.wire.errors import error_body
 from serve.wire.response_output import Call, Item, Message, Reasoning
 from serve.wire.responses import ResponsesRequest
@@ -48,7 +48,7 @@ class EventWriter:
     """One answer's events. `begin`, `write` for every chunk, and `fail` if no more chunks come."""
 
     def __init__(self, request: ResponsesRequest, *, fingerprint: str) -> None:
-        self.id = f"resp_{uuid.uuid4().hex}"
+        self.id = f"resp_{current().id}"
         self.created = int(time.time())
         self._request = request
         self._fingerprint = fingerprint

@@ -438,7 +438,8 @@ class TransformersEngine:
 
     def _fail(self, group: list[Generation], error: Exception) -> None:
         """End the group with the error; give the engine up if the device is lost or nothing succeeds any more."""
-        log.exception("a step of %d requests failed", len(group), exc_info=error)
+        requests = [generation.request.request_id for generation in group]
+        log.error("a step of %d requests failed", len(group), exc_info=error, extra={"requests": requests})
         reason = f"the engine failed while generating: {type(error).__name__}: {error}"
         self._finish((generation, TandemError(reason)) for generation in group)
         self._failures += 1

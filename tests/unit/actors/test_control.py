@@ -733,7 +733,7 @@ def test_a_flip_needs_the_alias_where_it_was_expected_and_may_be_sent_again(driv
 # Ticking by itself
 
 
-def test_one_bad_tick_is_noted_and_does_not_end_the_queue(home, monkeypatch, capsys):
+def test_one_bad_tick_is_noted_and_does_not_end_the_queue(home, monkeypatch, caplog):
     async def main() -> None:
         desk = Desk(home)
         await desk.open()
@@ -757,4 +757,5 @@ def test_one_bad_tick_is_noted_and_does_not_end_the_queue(home, monkeypatch, cap
         desk.ledger.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
-    assert "the dashboard is away" in capsys.readouterr().err
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (told.getMessage(), str(told.exc_info[1])) == ("a tick failed", "the dashboard is away")

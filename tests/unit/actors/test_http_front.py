@@ -33,6 +33,9 @@ def test_haproxys_own_pages_listen_on_loopback_and_the_endpoint_where_it_was_tol
     assert done.returncode == 0, done.stderr
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert binds == ["bind 127.0.0.1:9101", "bind *:8000", "bind 127.0.0.1:8404"]
+    after = config.read_text().partition("bind *:8000\n")[2].splitlines()
+    rule = "http-request del-header x-request-id unless { req.fhdr(x-request-id) -m reg '^[!-~]{1,128}$' }"
+    assert [line.strip() for line in after] == [rule, "listen stats", "bind 127.0.0.1:8404"]
 
 
 def test_haproxy_does_not_start_if_its_pages_cannot_be_moved(home):

@@ -26,7 +26,7 @@ SCORE = {"model": "base", "prompt": IDS, "max_tokens": 0, "prompt_logprobs": 0}
 def complete(server, **body) -> dict:
     response = server.post("/v1/completions", SCORE | body)
     assert response.status_code == 200, response.text
-    assert response.headers["x-request-id"] == response.json()["id"]
+    assert response.json()["id"] == f"cmpl-{response.headers['x-request-id']}"
     return response.json()
 
 
@@ -92,7 +92,7 @@ def stream(server, **body) -> list[dict]:
     *events, end = response.text.removesuffix("\n\n").split("\n\n")
     assert end == "data: [DONE]"
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
-    assert {chunk["id"] for chunk in chunks} == {response.headers["x-request-id"]}
+    assert {chunk["id"] for chunk in chunks} == {f"cmpl-{response.headers['x-request-id']}"}
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     return chunks
 

@@ -56,7 +56,7 @@ def test_a_stream_is_server_sent_events_ended_by_done(server):
     assert (events[-2], events[-1]) == ("data: [DONE]", "")
     bodies = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
     assert {body["object"] for body in bodies} == {"chat.completion.chunk"}
-    assert response.headers["x-request-id"] == bodies[0]["id"]
+    assert bodies[0]["id"] == f"chatcmpl-{response.headers['x-request-id']}"
 
 
 def test_tokens_arrive_while_the_answer_is_still_being_generated(server):

@@ -76,7 +76,7 @@ def test_the_stream_is_named_events_without_a_done_mark(server):
         name, data = event.split("\n")
         assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
     last = json.loads(data.removeprefix("data: "))
-    assert response.headers["x-request-id"] == last["response"]["id"]
+    assert last["response"]["id"] == f"resp_{response.headers['x-request-id']}"
 
 
 def test_the_clients_own_helper_gathers_the_stream(server):
