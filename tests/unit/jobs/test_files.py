@@ -167,7 +167,7 @@ def test_more_bad_rows_than_allowed_say_how_many(tmp_path):
 
 def test_bad_rows_alone_are_an_empty_data_set_that_says_why(tmp_path):
     message = refused(write(tmp_path / "a.jsonl", "x\n"), max_bad_rows=9).message
-    assert "is empty: a.jsonl:1: not JSON" in message
+    assert "has no row that can be used: a.jsonl:1: not JSON" in message
 
 
 def test_names_out_of_a_file_stay_on_one_line_of_a_message(tmp_path):
