@@ -445,7 +445,7 @@ def test_an_endpoint_that_is_away_keeps_the_question_and_answers_when_it_is_back
     stage.away()
     seen.ask("Still there?")
     seen.notices("no answer from")
-    seen.notices("tandem up")
+    seen.notices("does its server run?")
     seen.ready()
     seen.has_box("Still there?")
     assert len(stage.saved().turns) == 2
