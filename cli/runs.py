@@ -116,7 +116,7 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
-    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current())
+    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current(home()))
     if png is not None:
         curves.write_png(found.losses, found.evaluations, png, smooth)
     if as_json:
@@ -195,7 +195,7 @@ def _energy(run: Run) -> list[tuple[str, str]]:
     consumed = consumption.read(home().run(run.id))
     if consumed is None:
         return []
-    bill, remarks = energy.bill(consumed.joules, consumed.tokens, prices.current()), "; ".join(consumed.remarks())
+    bill, remarks = energy.bill(consumed.joules, consumed.tokens, prices.current(home())), "; ".join(consumed.remarks())
     if bill.joules is None:
         return [("energy", remarks or str(bill))]
     words = [("energy", f"{bill} ({remarks})" if remarks else str(bill))]
@@ -206,7 +206,7 @@ def _energy(run: Run) -> list[tuple[str, str]]:
 
 def _energy_json(consumed: consumption.Consumption) -> dict[str, Any]:
     """The bill, what it is not, and the account by attempt and day."""
-    bill = energy.bill(consumed.joules, consumed.tokens, prices.current())
+    bill = energy.bill(consumed.joules, consumed.tokens, prices.current(home()))
     totals = {"tokens": consumed.tokens, "shared": consumed.shared, "remarks": consumed.remarks()}
     return asdict(bill) | totals | asdict(consumed)
 

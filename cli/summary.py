@@ -30,7 +30,7 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
       tandem summary --days 7 --json
     """
     last = moment.date() if moment else date.today()
-    book, priced = ledger(), prices.current()
+    book, priced = ledger(), prices.current(home())
     wanted = [last - timedelta(days=back) for back in reversed(range(count))]
     found = [days.read(home(), book, day, priced) for day in wanted]
     if as_json:
