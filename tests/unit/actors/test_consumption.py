@@ -1,6 +1,7 @@
 """A run's account over its attempts, its parents and the days; what cannot be read is not there."""
 
 import json
+import math
 
 import pytest
 
@@ -104,12 +105,31 @@ def test_work_is_booked_on_the_local_day_on_which_it_was_done(tmp_path, monkeypa
     assert found.day("2026-03-30") == Day()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"attempts": 3}', '{"attempts": [{"days": {"no day": {}}}]}'])
-def test_an_account_that_cannot_be_read_is_none_and_is_begun_anew(tmp_path, text):
-    (tmp_path / "consumption.json").write_text(text)
+def text(day="2026-01-01", device="cuda", **values) -> str:
+    """An account of one attempt on one day."""
+    attempt = {"attempt": 1, "slot": "0", "device": device, "shared": False, "source": "counter"}
+    return json.dumps({"attempts": [attempt | {"days": {day: {"joules": 1.0} | values}}], "inherited": None})
+
+
+WRONG = ["", "{", "[]", '{"attempts": 3}', '{"attempts": [{"days": {"no day": {}}}]}', text("no day"), text(device="x")]
+WRONG += [text(joules="5"), text(joules=math.nan), text(seconds=None), text(tokens=1.5), text(tokens=10**400)]
+WRONG += [text(steps=True), text(steps=-1)]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_account_that_cannot_be_read_is_none_and_is_begun_anew_beside_the_old_one(tmp_path, wrong):
+    (tmp_path / "consumption.json").write_text(wrong)
     assert consumption.read(tmp_path) is None
     recorder(tmp_path, Meter(5.0)).close()
-    assert consumption.read(tmp_path).joules == 5
+    found = consumption.read(tmp_path)
+    assert found.joules == 5
+    assert (tmp_path / "consumption.json.damaged").read_text() == wrong
+    assert found.remarks() == ["without earlier attempts: their account, consumption.json.damaged, cannot be read"]
+
+
+def test_an_account_of_whole_numbers_can_be_read(tmp_path):
+    (tmp_path / "consumption.json").write_text(text(joules=7, seconds=3, tokens=5, steps=2))
+    assert consumption.read(tmp_path).day("2026-01-01") == Day(7, 3, 5, 2)
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_training(tmp_path):
