@@ -71,6 +71,8 @@ class Inherited:
     run: str
     joules: FiniteFloat | None
     tokens: Count
+    measured_tokens: Count | None = None
+    """Those for which `joules` were used; None in older accounts, which do not tell them apart."""
 
 
 @dataclass
@@ -95,12 +97,25 @@ class Consumption:
         return own + (self.inherited.tokens if self.inherited else 0)
 
     @property
+    def measured_tokens(self) -> int:
+        """Those for which `joules` were used: of days and attempts that were measured."""
+        own = measured_tokens(day for attempt in self.attempts for day in attempt.days.values())
+        before = self.inherited
+        if before is None or before.joules is None:
+            return own
+        return own + (before.tokens if before.measured_tokens is None else before.measured_tokens)
+
+    @property
     def shared(self) -> bool:
         return any(attempt.shared and attempt.source for attempt in self.attempts)
 
     def day(self, iso_date: str) -> Day:
         """What its own attempts did in one local day."""
-        return total([attempt.days[iso_date] for attempt in self.attempts if iso_date in attempt.days])
+        return total(self.parts(iso_date))
+
+    def parts(self, iso_date: str) -> list[Day]:
+        """The same by attempt."""
+        return [attempt.days[iso_date] for attempt in self.attempts if iso_date in attempt.days]
 
     def remarks(self) -> list[str]:
         """In words, what its joules are not."""
@@ -129,6 +144,11 @@ def total(days: Iterable[Day]) -> Day:
     for day in days:
         found.add(joules=day.joules, seconds=day.seconds, tokens=day.tokens, steps=day.steps)
     return found
+
+
+def measured_tokens(days: Iterable[Day]) -> int:
+    """Tokens of the days that know their joules: what energy per token is a ratio to."""
+    return sum(day.tokens for day in days if day.joules is not None)
 
 
 def read(folder: Path) -> Consumption | None:
@@ -226,4 +246,6 @@ def _inherited(parent: Path | None) -> Inherited | None:
     if parent is None:
         return None
     found = read(parent)
-    return Inherited(parent.name, found.joules, found.tokens) if found else Inherited(parent.name, None, 0)
+    if found is None:
+        return Inherited(parent.name, None, 0, 0)
+    return Inherited(parent.name, found.joules, found.tokens, found.measured_tokens)

@@ -108,7 +108,7 @@ class Looks:
     def energy(self, run_id: str) -> Bill | None:
         """What a run has taken of its GPU so far, at today's prices if they can be read; None without an account."""
         consumed = consumption.read(self.home.run(run_id))
-        return consumed and energy.bill(consumed.joules, consumed.tokens, self._prices())
+        return consumed and energy.bill(consumed.joules, consumed.measured_tokens, self._prices())
 
     def _prices(self) -> EnergyConfig:
         if time.monotonic() - self._priced_at > PRICE_S:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -53,11 +54,28 @@ def test_a_resumed_run_begins_with_what_its_parent_came_to(tmp_path):
     child.step(5)
     child.close()
     found = consumption.read(tmp_path / "child")
-    assert found.inherited == Inherited("parent", 100.0, 10)
+    assert found.inherited == Inherited("parent", 100.0, 10, 10)
     assert (found.joules, found.tokens) == (140, 15)
     (day,) = found.attempts[0].days
     assert (found.day(day).joules, found.day(day).tokens) == (40, 5), "a day's work is its own"
     assert found.remarks() == ["with that of parent, which it continues"]
+
+
+def test_only_tokens_that_were_measured_stand_against_the_joules(tmp_path):
+    day = "2026-01-01"
+    attempts = [
+        Attempt(1, "0", "cuda", False, "counter", days={day: Day(100.0, 10.0, 5, 1)}),
+        Attempt(2, "0", "cuda", False, None, days={day: Day(None, 10.0, 7, 1)}),
+    ]
+    found = Consumption(attempts, Inherited("parent", 50.0, 30, 20))
+    assert (found.joules, found.tokens, found.measured_tokens) == (150, 42, 25)
+    older = Consumption(attempts, Inherited("parent", 50.0, 30))
+    assert older.measured_tokens == 35, "an older account does not tell them apart"
+    assert Consumption(attempts, Inherited("parent", None, 30, 0)).measured_tokens == 5
+    tmp_path.joinpath("consumption.json").write_text(json.dumps(asdict(found)))
+    child = recorder(tmp_path / "child", Meter(None, None), parent=tmp_path)
+    assert child._all.inherited == Inherited(tmp_path.name, 150.0, 42, 25)
+    child.close()
 
 
 def test_on_a_cpu_joules_are_null_and_said_and_never_0(tmp_path):

@@ -49,6 +49,21 @@ def test_a_day_is_a_table_and_its_remarks_are_side_talk(invoke, run):
     assert done.err == ""
 
 
+def test_tokens_that_were_not_measured_do_not_make_the_others_look_cheaper(invoke, run, home):
+    file = home.run("a") / "consumption.json"
+    account = json.loads(file.read_text())
+    day = {TODAY: {"joules": None, "seconds": 1.0, "tokens": 4000, "steps": 1}}
+    account["attempts"].append(account["attempts"][0] | {"attempt": 2, "source": None, "days": day})
+    file.write_text(json.dumps(account))
+    shown = json.loads(invoke("runs", "show", "a", "--json").out)["energy"]
+    (compared,) = json.loads(invoke("runs", "compare", "a", "--json").out)["runs"]
+    (summed,) = json.loads(invoke("summary", "--json").out)["days"]
+    rates = [found["joules_per_1000_tokens"] for found in (shown, compared, summed["energy"])]
+    assert rates == [200_000] * 3
+    assert [found["tokens"] for found in (shown, compared, summed)] == [40_000] * 3
+    assert "200,000.0 J; 40,000 tokens trained, 36,000 of them measured" in invoke("runs", "show", "a").out
+
+
 def test_days_are_a_row_each_and_json_has_them_all(invoke, run):
     yesterday = (date.today() - timedelta(days=1)).isoformat()
     lines = invoke("summary", "--days", "2").out.splitlines()
