@@ -263,10 +263,19 @@ def test_a_damaged_cluster_file_costs_the_price_and_not_the_page(home):
 # Actions
 
 
-@pytest.mark.parametrize(("kind", "what"), [("delete", "v1"), ("swap", ""), ("stop", ""), ("", "x")])
+@pytest.mark.parametrize(("kind", "what"), [("delete", "v1"), ("swap", ""), ("stop", ""), ("", "x"), ("back", "")])
 def test_there_are_no_other_actions(kind, what):
     with pytest.raises(RequestError, match="the dashboard cannot do"):
         Action(kind, what)
+
+
+def test_the_way_back_is_a_swap_to_the_version_that_its_button_shows(home):
+    empty = asyncio.run(Looks(home).now())
+    swapped = replace(empty.overview, up=True, aliases={"prod": "v2", "previous": "v1"})
+    html = adapters.html(replace(empty, overview=swapped))
+    (button,) = re.findall(r"<button ([^>]*)>Back to v1</button>", html)
+    assert 'data-do="swap"' in button and 'data-what="v1"' in button
+    assert Action("swap", "v1").question("v2").startswith("prod answers with v2 now. Let it answer with v1?")
 
 
 def test_without_a_cluster_an_action_says_so(home):
