@@ -43,10 +43,11 @@ def test_a_day_is_a_table_and_its_remarks_are_side_talk(invoke, run):
     rows = dict(line.split("  ", 1) for line in done.out.splitlines() if "  " in line)
     rows = {key.strip(): value.strip() for key, value in rows.items()}
     assert rows["runs ended"] == "1 succeeded"
-    assert (rows["steps"], rows["tokens"], rows["slot hours"]) == ("60", "36,000", "0: 0.50")
+    assert (rows["steps"], rows["tokens"], rows["slot hours"]) == ("60", "36,000", "slot 0: 0.50 h")
     assert (rows["energy"], rows["per 1,000 tokens"]) == ("2 kWh", "200,000.0 J")
     assert (rows["cost"], rows["CO2"]) == ("1 CHF", "200 g")
     assert done.err == ""
+    assert [line for line in done.out.splitlines() if line != line.rstrip()] == [], "a pipe gets no padding"
 
 
 def test_tokens_that_were_not_measured_do_not_make_the_others_look_cheaper(invoke, run, home):
