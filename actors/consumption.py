@@ -5,31 +5,40 @@ The trainer's process keeps it with a `Recorder`; curves, comparisons and the da
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from actors.energy_meter import EnergyMeter, Source
+
+log = logging.getLogger(__name__)
 
 FILE = "consumption.json"
 _WHY = {"cpu": "a CPU has no reading", "cuda": "its GPU gave no reading"}
 KEEP_S = 10.0
 """Between two writings; a kill loses at most so much."""
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+IsoDate = Annotated[str, AfterValidator(lambda text: date.fromisoformat(text).isoformat())]
+
 
 @dataclass
 class Day:
     """What was done in one local day."""
 
-    joules: float | None = None
-    seconds: float = 0.0
+    joules: FiniteFloat | None = None
+    seconds: FiniteFloat = 0.0
     """That the process lived and held its slot."""
-    tokens: int = 0
+    tokens: Count = 0
     """That went through the model to be learned from, padding included."""
-    steps: int = 0
+    steps: Count = 0
     """Also those that were computed again, after a kill or a rollback."""
 
     def add(self, *, joules: float | None, seconds: float, tokens: int, steps: int) -> None:
@@ -46,15 +55,13 @@ class Attempt:
 
     attempt: int
     slot: str | None
-    device: str
-    """`cuda` or `cpu`."""
+    device: Literal["cuda", "cpu"]
     shared: bool
     """The slot has two roles: the joules are the whole card's, with what the other one used."""
     source: Source | None = None
     """None: nothing was measured, as on a CPU."""
-    unmeasured_seconds: float = 0.0
-    days: dict[str, Day] = field(default_factory=dict)
-    """By ISO date."""
+    unmeasured_seconds: FiniteFloat = 0.0
+    days: dict[IsoDate, Day] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,10 @@ class Inherited:
     """What the run that this one continues had come to when it began."""
 
     run: str
-    joules: float | None
-    tokens: int
+    joules: FiniteFloat | None
+    tokens: Count
+    measured_tokens: Count | None = None
+    """Those for which `joules` were used; None in older accounts, which do not tell them apart."""
 
 
 @dataclass
@@ -72,6 +81,8 @@ class Consumption:
 
     attempts: list[Attempt] = field(default_factory=list)
     inherited: Inherited | None = None
+    damaged: str | None = None
+    """The file that the account of earlier attempts was moved to, because it could not be read."""
 
     @property
     def joules(self) -> float | None:
@@ -86,12 +97,25 @@ class Consumption:
         return own + (self.inherited.tokens if self.inherited else 0)
 
     @property
+    def measured_tokens(self) -> int:
+        """Those for which `joules` were used: of days and attempts that were measured."""
+        own = measured_tokens(day for attempt in self.attempts for day in attempt.days.values())
+        before = self.inherited
+        if before is None or before.joules is None:
+            return own
+        return own + (before.tokens if before.measured_tokens is None else before.measured_tokens)
+
+    @property
     def shared(self) -> bool:
         return any(attempt.shared and attempt.source for attempt in self.attempts)
 
     def day(self, iso_date: str) -> Day:
         """What its own attempts did in one local day."""
-        return total([attempt.days[iso_date] for attempt in self.attempts if iso_date in attempt.days])
+        return total(self.parts(iso_date))
+
+    def parts(self, iso_date: str) -> list[Day]:
+        """The same by attempt."""
+        return [attempt.days[iso_date] for attempt in self.attempts if iso_date in attempt.days]
 
     def remarks(self) -> list[str]:
         """In words, what its joules are not."""
@@ -109,6 +133,8 @@ class Consumption:
             said.append("the whole card's: it is shared with serving")
         if self.inherited:
             said.append(f"with that of {self.inherited.run}, which it continues")
+        if self.damaged:
+            said.append(f"without earlier attempts: their account, {self.damaged}, cannot be read")
         return said
 
 
@@ -120,16 +146,19 @@ def total(days: Iterable[Day]) -> Day:
     return found
 
 
+def measured_tokens(days: Iterable[Day]) -> int:
+    """Tokens of the days that know their joules: what energy per token is a ratio to."""
+    return sum(day.tokens for day in days if day.joules is not None)
+
+
 def read(folder: Path) -> Consumption | None:
     """That of the run in `folder`; None if it kept none, or none that can be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        content = json.loads((folder / FILE).read_text())
-        attempts = []
-        for values in content["attempts"]:
-            days = {date.fromisoformat(day).isoformat(): Day(**found) for day, found in values.pop("days").items()}
-            attempts.append(Attempt(**values, days=days))
-        return Consumption(attempts, Inherited(**content["inherited"]) if content["inherited"] else None)
+    with contextlib.suppress(OSError, ValueError):
+        return _ACCOUNT.validate_json((folder / FILE).read_bytes(), strict=True)
     return None
+
+
+_ACCOUNT = TypeAdapter(Consumption)
 
 
 class Recorder:
@@ -148,7 +177,7 @@ class Recorder:
     ) -> None:
         """`parent` is the folder of the run that this one continues, `device` is `cuda` or `cpu`."""
         self._file, self._meter = folder / FILE, meter
-        self._all = read(folder) or Consumption(inherited=_inherited(parent))
+        self._all = read(folder) or Consumption(inherited=_inherited(parent), damaged=_set_aside(folder))
         self._mine = Attempt(attempt, slot, device, shared)
         self._all.attempts.append(self._mine)
         self._metered, self._at = 0.0, time.monotonic()
@@ -202,8 +231,21 @@ class Recorder:
             today.add(joules=used, seconds=took, tokens=tokens, steps=steps)
 
 
+def _set_aside(folder: Path) -> str | None:
+    """Move an account that cannot be read out of the way; its new name, None if there was none."""
+    aside = folder / f"{FILE}.damaged"
+    try:
+        (folder / FILE).replace(aside)
+    except OSError:
+        return None
+    log.warning("%s cannot be read and is begun anew; the old one is now %s", folder / FILE, aside.name)
+    return aside.name
+
+
 def _inherited(parent: Path | None) -> Inherited | None:
     if parent is None:
         return None
     found = read(parent)
-    return Inherited(parent.name, found.joules, found.tokens) if found else Inherited(parent.name, None, 0)
+    if found is None:
+        return Inherited(parent.name, None, 0, 0)
+    return Inherited(parent.name, found.joules, found.tokens, found.measured_tokens)

@@ -2,12 +2,13 @@
 
 from actors import cluster
 from configs import load, paths
+from configs.paths import Home
 from configs.schema import EnergyConfig
 
 
-def current() -> EnergyConfig:
-    """Raises ConfigError if cluster.yaml is wrong."""
-    running = cluster.find(paths.home())
+def current(home: Home) -> EnergyConfig:
+    """Raises ConfigError if cluster.yaml is wrong, ClusterError if the home's cluster.json is damaged."""
+    running = cluster.find(home)
     if running is not None and running.is_alive:
         return running.config.energy
     return load.load_cluster(paths.CLUSTER_CONFIG).energy

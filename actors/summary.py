@@ -69,6 +69,7 @@ def read(home: Home, ledger: Ledger, day: date, prices: EnergyConfig) -> Summary
     accounts = _accounts(home, runs, remarks)
     did = [account.day(day.isoformat()) for account in accounts]
     worked = consumption.total(did)
+    measured = consumption.measured_tokens(part for account in accounts for part in account.parts(day.isoformat()))
     if unmeasured := sum(each.steps > 0 and each.joules is None for each in did):
         remarks.append(f"energy of {_runs(unmeasured)} was not measured: a CPU, or a GPU without a reading")
     remarks += _set_clocks(runs)
@@ -79,7 +80,7 @@ def read(home: Home, ledger: Ledger, day: date, prices: EnergyConfig) -> Summary
         steps=worked.steps,
         tokens=worked.tokens,
         slot_hours=_slot_hours(accounts, day.isoformat()),
-        energy=energy.bill(worked.joules, worked.tokens, prices),
+        energy=energy.bill(worked.joules, measured, prices),
         adapters=kinds.count("published"),
         swaps=kinds.count("swap"),
         refused=kinds.count("refused"),

@@ -4,7 +4,7 @@ Every section becomes lines, so that a screen of a given height drops the least 
 draws is in the Overview, and in the Rate between two of them where there is one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -14,6 +14,7 @@ from rich.text import Text
 from actors.overview import Overview
 from actors.traffic import Rate
 from cli import panels
+from cli.printable import printable
 
 NARROWEST = 80
 WIDEST = 160
@@ -42,8 +43,23 @@ class Board:
             head = console.render_lines(rule(section.title, width), options, pad=False) if section.title else []
             blocks.append((section.spare, [*head, *lines]))
         for line in _fit(blocks, self.height):
-            yield from line
+            yield from _harmless(line)
             yield Segment.line()
+
+
+class Harmless:
+    """A renderable as a terminal may be given it: what others wrote in it is shown, not obeyed."""
+
+    def __init__(self, body: RenderableType) -> None:
+        self.body = body
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _harmless(console.render(self.body, options))
+
+
+def _harmless(segments: Iterable[Segment]) -> Iterator[Segment]:
+    for segment in segments:
+        yield Segment(printable(segment.text), segment.style)
 
 
 def _fit(blocks: list[tuple[int, list]], height: int | None) -> list[list[Segment]]:

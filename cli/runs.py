@@ -116,7 +116,7 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
-    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current())
+    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current(home()))
     if png is not None:
         curves.write_png(found.losses, found.evaluations, png, smooth)
     if as_json:
@@ -195,20 +195,27 @@ def _energy(run: Run) -> list[tuple[str, str]]:
     consumed = consumption.read(home().run(run.id))
     if consumed is None:
         return []
-    bill, remarks = energy.bill(consumed.joules, consumed.tokens, prices.current()), "; ".join(consumed.remarks())
+    bill, remarks = _bill(consumed), "; ".join(consumed.remarks())
     if bill.joules is None:
         return [("energy", remarks or str(bill))]
     words = [("energy", f"{bill} ({remarks})" if remarks else str(bill))]
     if bill.joules_per_1000_tokens is None:
         return words
-    return [*words, ("per 1,000 tokens", f"{bill.joules_per_1000_tokens:,.1f} J; {consumed.tokens:,} tokens trained")]
+    trained = f"{consumed.tokens:,} tokens trained"
+    if consumed.measured_tokens < consumed.tokens:
+        trained += f", {consumed.measured_tokens:,} of them measured"
+    return [*words, ("per 1,000 tokens", f"{bill.joules_per_1000_tokens:,.1f} J; {trained}")]
+
+
+def _bill(consumed: consumption.Consumption) -> energy.Bill:
+    return energy.bill(consumed.joules, consumed.measured_tokens, prices.current(home()))
 
 
 def _energy_json(consumed: consumption.Consumption) -> dict[str, Any]:
     """The bill, what it is not, and the account by attempt and day."""
-    bill = energy.bill(consumed.joules, consumed.tokens, prices.current())
-    totals = {"tokens": consumed.tokens, "shared": consumed.shared, "remarks": consumed.remarks()}
-    return asdict(bill) | totals | asdict(consumed)
+    totals = {"tokens": consumed.tokens, "measured_tokens": consumed.measured_tokens}
+    totals |= {"shared": consumed.shared, "remarks": consumed.remarks()}
+    return asdict(_bill(consumed)) | totals | asdict(consumed)
 
 
 def resolve(name: str) -> str:

@@ -30,7 +30,7 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
       tandem summary --days 7 --json
     """
     last = moment.date() if moment else date.today()
-    book, priced = ledger(), prices.current()
+    book, priced = ledger(), prices.current(home())
     wanted = [last - timedelta(days=back) for back in reversed(range(count))]
     found = [days.read(home(), book, day, priced) for day in wanted]
     if as_json:
@@ -59,7 +59,7 @@ def _told(rows: list[tuple]) -> tuple[list[str], list[list]]:
 def _row(found: Summary) -> tuple:
     bill, runs = found.energy, [f"{number} {state.lower()}" for state, number in found.runs.items() if number]
     rate = bill.joules_per_1000_tokens
-    hours = ", ".join(f"{slot}: {spent:.2f}" for slot, spent in found.slot_hours.items())
+    hours = ", ".join(f"slot {slot}: {spent:.2f} h" for slot, spent in found.slot_hours.items())
     return (
         found.day,
         ", ".join(runs) or "none",

@@ -19,7 +19,7 @@ from actors.ledger import Event, Ledger
 from actors.overview import RunReading, age
 from actors.run import Run, RunState
 from cli import live, meter, output
-from cli.board import NARROWEST, rule
+from cli.board import NARROWEST, Harmless, rule
 from cli.follow import ended, follow, is_up, left
 from configs.paths import Home, home
 
@@ -92,7 +92,7 @@ class _Screen:
         events = [line for event in self.events[-EVENTS:] for line in _event(event, now, columns)]
         below = [rule("events", columns), *events] if events else []
         height = lines - len(head) - len(below) - 1
-        return Group(*head, *self._plot(columns, height), *below)
+        return Harmless(Group(*head, *self._plot(columns, height), *below))
 
     def _head(self, now: float, columns: int) -> list[Text]:
         run = self.run

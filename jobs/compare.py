@@ -144,7 +144,7 @@ def _energy(home: Home, run: Run, measured: Mapping[str, Any], prices: EnergyCon
     found = consumption.read(home.run(run.id))
     joules = found.joules if found else measured.get("energy_joules")  # of its last attempt, in an older run
     tokens = found.tokens if found else None
-    bill = energy.bill(joules, tokens, prices)
+    bill = energy.bill(joules, found.measured_tokens if found else None, prices)
     return {
         "energy_joules": joules,
         "energy_remarks": tuple(found.remarks()) if found else (),

@@ -19,20 +19,20 @@ class Action:
     """One wish, as a click says it. Raises RequestError if there is no such thing to do."""
 
     kind: str
-    """`swap`, `back` or `stop`."""
-    what: str = ""
+    """`swap` or `stop`."""
+    what: str
     """The adapter's version or `base`; the run."""
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS or not isinstance(self.what, str) or (self.kind != "back" and not self.what):
+        if self.kind not in _KINDS or not isinstance(self.what, str) or not self.what:
             raise RequestError(f"the dashboard cannot do {self.kind!r} with {self.what!r}")
 
-    def question(self, prod: str, previous: str) -> str:
-        """What a person is asked to confirm."""
+    def question(self, prod: str) -> str:
+        """What a person is asked to confirm; it names what will be done, whatever others do meanwhile."""
         if self.kind == "stop":
             return f"Stop {self.what}? Running training writes a checkpoint first and can be resumed."
-        new = previous if self.kind == "back" else self.what
-        return f"prod answers with {prod} now. Let it answer with {new}? Running requests keep what they began with."
+        change = f"prod answers with {prod} now. Let it answer with {self.what}?"
+        return f"{change} Running requests keep what they began with."
 
     @property
     def verb(self) -> str:
@@ -43,7 +43,7 @@ class Action:
         return "Stopping …" if self.kind == "stop" else "Swapping: loading and verifying the adapter …"
 
 
-_KINDS = {"swap": "Swap", "back": "Swap back", "stop": "Stop the run"}
+_KINDS = {"swap": "Swap", "stop": "Stop the run"}
 
 
 async def do(home: Home, action: Action) -> str:
@@ -51,8 +51,7 @@ async def do(home: Home, action: Action) -> str:
     if action.kind == "stop":
         run = await _post(home, f"/api/runs/{quote(action.what, safe='')}/stop", {})
         return f"{action.what} is {str(run.get('state', 'stopping')).lower()}"
-    body = {"back": True} if action.kind == "back" else {"adapter": action.what}
-    swap = await _post(home, "/api/aliases/prod", body)
+    swap = await _post(home, "/api/aliases/prod", {"adapter": action.what})
     return f"prod answers with {swap['new'] or 'the base'} now; the swap took {swap['seconds']:.2f} s"
 
 

@@ -42,7 +42,8 @@ _ADAPTERS = template("""
 <p class="empty">No adapter is published yet: a training run publishes one when it succeeds.</p>
 {% endif %}
 <div class="swaps">
-  <header><h3>Swaps</h3>{% if back %}<button class="act" data-do="back">Back to {{ back }}</button>{% endif %}</header>
+  <header><h3>Swaps</h3>{% if back %}
+    <button class="act" data-do="swap" data-what="{{ back }}">Back to {{ back }}</button>{% endif %}</header>
   {% if swaps %}
   <ol class="log short">
   {% for swap in swaps %}

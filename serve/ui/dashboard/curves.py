@@ -4,6 +4,8 @@ A line of `metrics.jsonl` that is none is counted, not fatal. Knows the file's f
 """
 
 import json
+import os
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,24 +42,26 @@ class Curve:
 
 
 class Curves:
-    """The curves of the runs that were looked at last."""
+    """The curves of the runs that were looked at last; for any thread."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._known: OrderedDict[str, tuple[tuple[int, int], int, Curve]] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
 
     def of(self, run_id: str) -> Curve:
         """The run's curve as it is now. Raises OSError if its file is there and cannot be read."""
         path = self._home.run(run_id) / "metrics.jsonl"
-        try:
-            return self._follow(run_id, path)
-        except FileNotFoundError:
-            self._known.pop(run_id, None)
-            return Curve()
+        with self._one_at_a_time:
+            try:
+                return self._follow(run_id, path)
+            except FileNotFoundError:
+                self._known.pop(run_id, None)
+                return Curve()
 
     def _follow(self, run_id: str, path: Path) -> Curve:
         with path.open("rb") as file:
-            stat = path.stat()
+            stat = os.fstat(file.fileno())
             identity, offset, curve = self._known.get(run_id, (None, 0, Curve()))
             if identity != (stat.st_dev, stat.st_ino) or stat.st_size < offset:  # a resumed run writes it anew
                 offset, curve = 0, Curve()

@@ -16,7 +16,7 @@ from actors import consumption, energy, overview, prices
 from actors.energy import Bill
 from actors.overview import Overview
 from actors.traffic import Rate, Rates
-from configs.errors import ConfigError
+from configs.errors import TandemError
 from configs.paths import Home
 from configs.schema import EnergyConfig
 from serve.ui.dashboard.curves import Curves
@@ -29,6 +29,8 @@ FORGET_S = 30
 """After so long without a viewer, histories begin anew, and longer pages are not read any more."""
 HISTORY = 60
 """Readings in a sparkline: two minutes."""
+PRICE_S = 30
+"""A price is asked for again after so long: it is a file to be validated, and seldom changes."""
 
 History = deque[float | None]
 
@@ -57,6 +59,7 @@ class Looks:
         self._rates = Rates()
         self._busy: dict[str, History] = {}
         self._evaluations: dict[str, tuple[str, dict[str, float]]] = {}
+        self._price, self._priced_at = EnergyConfig(), -PRICE_S
 
     async def now(self, rows: int = ROWS, *, anew: bool = False) -> Look:
         """The newest look, with at least `rows` ended runs where there are so many; `anew` after something changed."""
@@ -103,13 +106,18 @@ class Looks:
         return self._evaluations[version][1]
 
     def energy(self, run_id: str) -> Bill | None:
-        """What a run has taken of its GPU so far, at today's prices; None if it kept no account."""
+        """What a run has taken of its GPU so far, at today's prices if they can be read; None without an account."""
         consumed = consumption.read(self.home.run(run_id))
-        try:
-            price = prices.current()
-        except ConfigError:
-            price = EnergyConfig()
-        return consumed and energy.bill(consumed.joules, consumed.tokens, price)
+        return consumed and energy.bill(consumed.joules, consumed.measured_tokens, self._prices())
+
+    def _prices(self) -> EnergyConfig:
+        if time.monotonic() - self._priced_at > PRICE_S:
+            try:
+                self._price = prices.current(self.home)
+            except TandemError:
+                self._price = EnergyConfig()
+            self._priced_at = time.monotonic()
+        return self._price
 
 
 def _losses(file: Path) -> dict[str, float]:

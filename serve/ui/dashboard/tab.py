@@ -137,7 +137,7 @@ class DashboardTab:
         except RequestError as error:
             return {self.said: display.problem(error)}
         aliases = (await self._looks.now()).overview.aliases
-        question = action.question(aliases.get("prod") or "base", aliases.get("previous") or "base")
+        question = action.question(aliases.get("prod") or "base")
         return {
             self.asked: (kind, what),
             self.asking: gr.Column(visible=True),

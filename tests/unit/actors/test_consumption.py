@@ -1,6 +1,8 @@
 """A run's account over its attempts, its parents and the days; what cannot be read is not there."""
 
 import json
+import math
+from dataclasses import asdict
 
 import pytest
 
@@ -52,11 +54,28 @@ def test_a_resumed_run_begins_with_what_its_parent_came_to(tmp_path):
     child.step(5)
     child.close()
     found = consumption.read(tmp_path / "child")
-    assert found.inherited == Inherited("parent", 100.0, 10)
+    assert found.inherited == Inherited("parent", 100.0, 10, 10)
     assert (found.joules, found.tokens) == (140, 15)
     (day,) = found.attempts[0].days
     assert (found.day(day).joules, found.day(day).tokens) == (40, 5), "a day's work is its own"
     assert found.remarks() == ["with that of parent, which it continues"]
+
+
+def test_only_tokens_that_were_measured_stand_against_the_joules(tmp_path):
+    day = "2026-01-01"
+    attempts = [
+        Attempt(1, "0", "cuda", False, "counter", days={day: Day(100.0, 10.0, 5, 1)}),
+        Attempt(2, "0", "cuda", False, None, days={day: Day(None, 10.0, 7, 1)}),
+    ]
+    found = Consumption(attempts, Inherited("parent", 50.0, 30, 20))
+    assert (found.joules, found.tokens, found.measured_tokens) == (150, 42, 25)
+    older = Consumption(attempts, Inherited("parent", 50.0, 30))
+    assert older.measured_tokens == 35, "an older account does not tell them apart"
+    assert Consumption(attempts, Inherited("parent", None, 30, 0)).measured_tokens == 5
+    tmp_path.joinpath("consumption.json").write_text(json.dumps(asdict(found)))
+    child = recorder(tmp_path / "child", Meter(None, None), parent=tmp_path)
+    assert child._all.inherited == Inherited(tmp_path.name, 150.0, 42, 25)
+    child.close()
 
 
 def test_on_a_cpu_joules_are_null_and_said_and_never_0(tmp_path):
@@ -104,12 +123,31 @@ def test_work_is_booked_on_the_local_day_on_which_it_was_done(tmp_path, monkeypa
     assert found.day("2026-03-30") == Day()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"attempts": 3}', '{"attempts": [{"days": {"no day": {}}}]}'])
-def test_an_account_that_cannot_be_read_is_none_and_is_begun_anew(tmp_path, text):
-    (tmp_path / "consumption.json").write_text(text)
+def text(day="2026-01-01", device="cuda", **values) -> str:
+    """An account of one attempt on one day."""
+    attempt = {"attempt": 1, "slot": "0", "device": device, "shared": False, "source": "counter"}
+    return json.dumps({"attempts": [attempt | {"days": {day: {"joules": 1.0} | values}}], "inherited": None})
+
+
+WRONG = ["", "{", "[]", '{"attempts": 3}', '{"attempts": [{"days": {"no day": {}}}]}', text("no day"), text(device="x")]
+WRONG += [text(joules="5"), text(joules=math.nan), text(seconds=None), text(tokens=1.5), text(tokens=10**400)]
+WRONG += [text(steps=True), text(steps=-1)]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_account_that_cannot_be_read_is_none_and_is_begun_anew_beside_the_old_one(tmp_path, wrong):
+    (tmp_path / "consumption.json").write_text(wrong)
     assert consumption.read(tmp_path) is None
     recorder(tmp_path, Meter(5.0)).close()
-    assert consumption.read(tmp_path).joules == 5
+    found = consumption.read(tmp_path)
+    assert found.joules == 5
+    assert (tmp_path / "consumption.json.damaged").read_text() == wrong
+    assert found.remarks() == ["without earlier attempts: their account, consumption.json.damaged, cannot be read"]
+
+
+def test_an_account_of_whole_numbers_can_be_read(tmp_path):
+    (tmp_path / "consumption.json").write_text(text(joules=7, seconds=3, tokens=5, steps=2))
+    assert consumption.read(tmp_path).day("2026-01-01") == Day(7, 3, 5, 2)
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_training(tmp_path):

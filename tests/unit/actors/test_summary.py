@@ -87,6 +87,7 @@ def test_runs_count_on_the_day_they_end_and_work_on_the_day_it_was_done(home, le
     assert (found.steps, found.tokens) == (25, 350)
     assert found.slot_hours == {"0": 2.5, "1": 0.5}
     assert (found.energy.joules, found.energy.cost, found.energy.co2_g) == (7.2e6, 1.0, 800)
+    assert found.energy.joules_per_1000_tokens == 7.2e6 / 0.3, "the 50 tokens that were not measured do not count"
     assert found.remarks == ("energy of 1 run was not measured: a CPU, or a GPU without a reading",)
     assert summary.read(home, ledger, date(2026, 10, 24), PRICES).tokens == 100
 

@@ -127,6 +127,17 @@ def test_a_quarantined_slot_is_obvious_and_says_why():
     assert "r1, in quarantine: 3 CUDA errors" in one(section(lines(Board(held)), "slots"), "0 ")
 
 
+def test_what_others_wrote_is_shown_and_not_obeyed_by_the_terminal():
+    bad = "\x1b]0;title\x07 \x9b2J gone"
+    slots = (replace(ALL_WELL.slots[0], quarantine=bad), ALL_WELL.slots[1])
+    ended = RunReading(run("bad", RunState.FAILED, reason=bad, ended_at=NOW), None, None, ())
+    event = Event(1, NOW, "failed", "bad", bad)
+    seen = replace(ALL_WELL, slots=slots, runs=(ended,), problems=(bad,), events=(event,))
+    text = "\n".join(lines(Board(seen), width=160))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert text.count("␛]0;title") == text.count("�2J gone") == 4
+
+
 def test_a_slot_says_who_holds_it_in_which_process_and_for_how_long():
     slots = section(lines(Board(ALL_WELL)), "slots")
     assert re.fullmatch(r"1 +serve +GPU 1 +engine_1 +2\.0h +4242", one(slots, "1 "))

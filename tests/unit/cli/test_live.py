@@ -126,6 +126,13 @@ def test_what_the_watchdog_says_is_read_to_its_end_and_other_events_are_one_line
     assert text[-1].startswith("    0s fit       micro-batch 8;") and text[-1].endswith("…")
 
 
+def test_the_watch_shows_escape_sequences_of_others_and_obeys_none(home, ledger, log):
+    ledger.note("error", "\x1b[2J\x9b5n of a log's tail", "r")
+    text = drawn(home, ledger)
+    assert text[-1].endswith("error     ␛[2J�5n of a log's tail")
+    assert not any(sign in line for line in text for sign in "\x1b\x9b")
+
+
 def test_before_the_first_step_it_says_what_it_waits_for(home, ledger):
     ledger.submit("first", **TRAIN | {"priority": 1})
     ledger.submit("r", **TRAIN)

@@ -43,10 +43,26 @@ def test_a_day_is_a_table_and_its_remarks_are_side_talk(invoke, run):
     rows = dict(line.split("  ", 1) for line in done.out.splitlines() if "  " in line)
     rows = {key.strip(): value.strip() for key, value in rows.items()}
     assert rows["runs ended"] == "1 succeeded"
-    assert (rows["steps"], rows["tokens"], rows["slot hours"]) == ("60", "36,000", "0: 0.50")
+    assert (rows["steps"], rows["tokens"], rows["slot hours"]) == ("60", "36,000", "slot 0: 0.50 h")
     assert (rows["energy"], rows["per 1,000 tokens"]) == ("2 kWh", "200,000.0 J")
     assert (rows["cost"], rows["CO2"]) == ("1 CHF", "200 g")
     assert done.err == ""
+    assert [line for line in done.out.splitlines() if line != line.rstrip()] == [], "a pipe gets no padding"
+
+
+def test_tokens_that_were_not_measured_do_not_make_the_others_look_cheaper(invoke, run, home):
+    file = home.run("a") / "consumption.json"
+    account = json.loads(file.read_text())
+    day = {TODAY: {"joules": None, "seconds": 1.0, "tokens": 4000, "steps": 1}}
+    account["attempts"].append(account["attempts"][0] | {"attempt": 2, "source": None, "days": day})
+    file.write_text(json.dumps(account))
+    shown = json.loads(invoke("runs", "show", "a", "--json").out)["energy"]
+    (compared,) = json.loads(invoke("runs", "compare", "a", "--json").out)["runs"]
+    (summed,) = json.loads(invoke("summary", "--json").out)["days"]
+    rates = [found["joules_per_1000_tokens"] for found in (shown, compared, summed["energy"])]
+    assert rates == [200_000] * 3
+    assert [found["tokens"] for found in (shown, compared, summed)] == [40_000] * 3
+    assert "200,000.0 J; 40,000 tokens trained, 36,000 of them measured" in invoke("runs", "show", "a").out
 
 
 def test_days_are_a_row_each_and_json_has_them_all(invoke, run):

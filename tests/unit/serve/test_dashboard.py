@@ -4,6 +4,9 @@ import asyncio
 import json
 import math
 import re
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from unittest import mock
 
@@ -13,6 +16,7 @@ from actors import consumption, overview, prices
 from actors.consumption import Attempt, Consumption, Day
 from actors.run import RunState
 from configs.errors import ClusterError, RequestError
+from configs.paths import Home
 from configs.schema import EnergyConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
@@ -106,6 +110,32 @@ def test_a_curve_is_read_on_from_where_it_was_and_anew_after_it_was_replaced(hom
     assert curves.of("r").train == [(1, 1.0), (2, 0.5)]
 
 
+@pytest.fixture
+def eager_threads():
+    """Threads that take turns a hundred times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 100)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_many_viewers_in_threads_read_each_line_of_a_curve_once(home, eager_threads):
+    home.run("r").mkdir(parents=True)
+    path, curves, viewers = home.run("r") / "metrics.jsonl", Curves(home), 8
+    steps = [(step, 0.5) for step in range(1, 6001)]
+    together = threading.Barrier(viewers)
+
+    def look(_: int) -> Curve:
+        together.wait()
+        return curves.of("r")
+
+    with ThreadPoolExecutor(viewers) as pool, path.open("a") as file:
+        for begin, end in ((0, 1), (1, 3000), (3000, 6000)):
+            file.writelines(f'{{"step": {step}, "loss": {loss}}}\n' for step, loss in steps[begin:end])
+            file.flush()
+            assert all(curve.train == steps[:end] for curve in pool.map(look, range(viewers)))
+
+
 def test_lines_that_are_none_are_counted_and_left_out():
     curve = Curve()
     for line in (b"{", b"[]", b'{"step": 1}', b'{"step": 2, "loss": "x"}', b'{"step": 3, "loss": true}', b"\xff\x00"):
@@ -190,6 +220,14 @@ def test_runs_stand_in_the_order_in_which_they_matter(home):
     assert runs.find(look, "nobody").run.id == "works"
 
 
+def account(home, run_id: str) -> None:
+    """A run's consumption: 200 Wh in one day."""
+    day = Day(joules=720_000.0, seconds=600.0, tokens=1000, steps=10)
+    kept = Consumption([Attempt(1, "0", "cuda", False, "counter", days={"2026-11-01": day})])
+    home.run(run_id).mkdir(parents=True)
+    (home.run(run_id) / consumption.FILE).write_text(json.dumps(asdict(kept)))
+
+
 def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch):
     from actors.ledger import Ledger
 
@@ -197,11 +235,8 @@ def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch
     ledger.submit("works", **TRAIN)
     ledger.grant("works", Slot(name="0", roles=("train",)))
     ledger.close()
-    day = Day(joules=720_000.0, seconds=600.0, tokens=1000, steps=10)
-    account = Consumption([Attempt(1, "0", "cuda", False, "counter", days={"2026-11-01": day})])
-    home.run("works").mkdir(parents=True)
-    (home.run("works") / consumption.FILE).write_text(json.dumps(asdict(account)))
-    monkeypatch.setattr(prices, "current", lambda: EnergyConfig(price_per_kwh=0.5, currency="EUR"))
+    account(home, "works")
+    monkeypatch.setattr(prices, "current", lambda home: EnergyConfig(price_per_kwh=0.5, currency="EUR"))
     looks = Looks(home)
     look = asyncio.run(looks.now())
     html = runs.detail(look, look.overview.runs[0], Curve(), looks.energy("works"))
@@ -210,13 +245,37 @@ def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch
     assert looks.energy("nobody") is None
 
 
+def test_prices_are_those_of_the_looks_own_home_and_read_once_for_many_beats(home, tmp_path):
+    looks = Looks(Home(tmp_path / "elsewhere"))
+    account(looks.home, "r")
+    with mock.patch.object(prices, "current", mock.Mock(return_value=EnergyConfig(price_per_kwh=0.5))) as asked:
+        assert [looks.energy("r").cost for _ in range(5)] == [0.1] * 5
+    assert [call.args for call in asked.call_args_list] == [(looks.home,)]
+
+
+def test_a_damaged_cluster_file_costs_the_price_and_not_the_page(home):
+    account(home, "r")
+    home.cluster.write_text("{")
+    bill = Looks(home).energy("r")
+    assert (bill.joules, bill.cost) == (720_000, None)
+
+
 # Actions
 
 
-@pytest.mark.parametrize(("kind", "what"), [("delete", "v1"), ("swap", ""), ("stop", ""), ("", "x")])
+@pytest.mark.parametrize(("kind", "what"), [("delete", "v1"), ("swap", ""), ("stop", ""), ("", "x"), ("back", "")])
 def test_there_are_no_other_actions(kind, what):
     with pytest.raises(RequestError, match="the dashboard cannot do"):
         Action(kind, what)
+
+
+def test_the_way_back_is_a_swap_to_the_version_that_its_button_shows(home):
+    empty = asyncio.run(Looks(home).now())
+    swapped = replace(empty.overview, up=True, aliases={"prod": "v2", "previous": "v1"})
+    html = adapters.html(replace(empty, overview=swapped))
+    (button,) = re.findall(r"<button ([^>]*)>Back to v1</button>", html)
+    assert 'data-do="swap"' in button and 'data-what="v1"' in button
+    assert Action("swap", "v1").question("v2").startswith("prod answers with v2 now. Let it answer with v1?")
 
 
 def test_without_a_cluster_an_action_says_so(home):
