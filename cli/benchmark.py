@@ -189,8 +189,9 @@ def _running() -> str:
 def _bar() -> Iterator[Any]:
     """A function that shows what is going on and which share of it is done."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    elapsed = (TextColumn("elapsed"), TimeElapsedColumn())
+    with Progress(*columns, *elapsed, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda text, share: bar.update(task, description=text, completed=share)
 

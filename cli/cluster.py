@@ -43,8 +43,11 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
         _deploy(running, app.deployment_config(running.http_port, serving))
         ray.shutdown()
         _await_ready(running, say)
+    except KeyboardInterrupt:
+        cluster.stop(home)
+        raise click.exceptions.Abort("ended what was started") from None
     except BaseException:
-        say("not started; ending what was")
+        say("not started; ending what was started")
         cluster.stop(home)
         raise
     return running
