@@ -28,7 +28,7 @@ def run(command: click.Command) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _complain(f"{error.format_message()}{_usage_hint(error)}")
+        _complain(f"{_words(error)}{_usage_hint(error)}")
         sys.exit(error.exit_code)
     except TandemError as error:
         _complain(" ".join(error.sentence.split()))
@@ -44,6 +44,11 @@ def run(command: click.Command) -> None:
 def _complain(text: str) -> None:
     """On stderr, without what would speak to the terminal: an error may carry a server's own words."""
     click.echo(folded(printable(f"error: {text}")), err=True)
+
+
+def _words(error: click.ClickException) -> str:
+    """click's message; it calls a number within bounds by its type's name."""
+    return re.sub(r"is not a valid (integer|float) range", r"is not a valid \1", error.format_message())
 
 
 def _usage_hint(error: click.ClickException) -> str:

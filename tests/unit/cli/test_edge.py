@@ -115,6 +115,7 @@ def test_every_command_is_what_its_name_says_and_has_help(name):
         (["runs", "show"], "Missing argument 'RUN'", 2),
         (["train", "--max-steps", "0"], "0 is not in the range", 2),
         (["train", "--priority", "high"], "'high' is not a valid integer", 2),
+        (["metrics", "--port", "abc"], "'abc' is not a valid integer. ->", 2),
         (["metrics", "--port", "99999"], "99999 is not in the range", 2),
         (["ask"], "Missing argument 'QUESTION'", 2),
     ],
