@@ -27,7 +27,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/de
   exit 0
 fi
 
-echo "setup: into .venv for ${device}s; the first time takes minutes" >&2
+echo "setup: ${device^^} build into .venv; the first time takes minutes" >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv || fail "no virtual environment" "install python3-venv"
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 export PIP_PROGRESS_BAR=off

@@ -83,6 +83,17 @@ def benchmark(as_json: bool, out: Path | None, plot: Path | None, compare: Path 
     load and shows what was measured. docs/benchmark.md has the formulas.
 
     \b
+    The table, a line per load; latencies are median / 99th percentile:
+      OK        whole answers / requests counted
+      OUT       tokens of an answer, on average
+      TTFT      time to the first token
+      ITL       time between tokens as they arrive; 0 where several come at once
+      E2E       time to the answer's end
+      tok/s     of all users together
+      PER USER  tokens/s of one answer after its first token, what one user sees
+      GOODPUT   answers per second within every --goodput limit
+
+    \b
     Examples:
       tandem benchmark
       tandem benchmark --concurrency 1,4,16 --prompt-tokens 128,1024 --requests 64 --out report
@@ -189,8 +200,9 @@ def _running() -> str:
 def _bar() -> Iterator[Any]:
     """A function that shows what is going on and which share of it is done."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    elapsed = (TextColumn("elapsed"), TimeElapsedColumn())
+    with Progress(*columns, *elapsed, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda text, share: bar.update(task, description=text, completed=share)
 

@@ -43,8 +43,9 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
         _deploy(running, app.deployment_config(running.http_port, serving))
         ray.shutdown()
         _await_ready(running, say)
-    except BaseException:
-        say("not started; ending what was")
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):
+            say("not started; ending what was started")
         cluster.stop(home)
         raise
     return running
@@ -125,7 +126,10 @@ def up(base: str | None, port: int | None, sets: tuple[str, ...], config: str | 
     sets = sets if port is None else (*sets, f"http_port={port}")
     settings = load.load_cluster(Path(config) if config else paths.CLUSTER_CONFIG, sets)
     started = time.monotonic()
-    running = bring_up(place, settings, {"base": base} if base else {}, output.say)
+    try:
+        running = bring_up(place, settings, {"base": base} if base else {}, output.say)
+    except KeyboardInterrupt:
+        raise click.exceptions.Abort("ended what was started") from None
     if as_json:
         output.print_json({"http": running.http, "dashboard": running.dashboard, "home": str(place.root)})
         return

@@ -170,7 +170,8 @@ def ask(running: cluster.Cluster, question: str, max_tokens: int | None = None) 
 def _watch(place: Home, run_id: str, clients: Load) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
     ledger = Ledger(place.ledger, read_only=True)
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
+    elapsed = (TextColumn("elapsed"), TimeElapsedColumn())
+    with Progress(*columns, *elapsed, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("queued", total=None, news="")
         while True:
             run = ledger.run(run_id)

@@ -9,7 +9,7 @@ import traceback
 
 import click
 
-from cli.printable import printable
+from cli.printable import folded, printable
 
 WRONG_COMMAND = ("ConfigError", "DataError")
 
@@ -21,18 +21,17 @@ def run(command: click.Command) -> None:
     try:
         result = command.main(standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
+    except click.exceptions.Abort as abort:  # with words where the command says what became of its work
+        click.echo(f"interrupted: {abort}" if str(abort) else "interrupted", err=True)
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _complain(f"{error.format_message()}{_usage_hint(error)}")
+        _complain(f"{_words(error)}{_usage_hint(error)}")
         sys.exit(error.exit_code)
     except TandemError as error:
-        text = f"{error.message}{f' -> {error.hint}' if error.hint else ''}"
-        _complain(" ".join(text.split()))
+        _complain(" ".join(error.sentence.split()))
         sys.exit(2 if type(error).__name__ in WRONG_COMMAND else 1)
     except BrokenPipeError:  # `tandem runs list | head`
         sys.stderr.close()
@@ -44,7 +43,12 @@ def run(command: click.Command) -> None:
 
 def _complain(text: str) -> None:
     """On stderr, without what would speak to the terminal: an error may carry a server's own words."""
-    click.echo(printable(f"error: {text}"), err=True)
+    click.echo(folded(printable(f"error: {text}")), err=True)
+
+
+def _words(error: click.ClickException) -> str:
+    """click's message; it calls a number within bounds by its type's name."""
+    return re.sub(r"is not a valid (integer|float) range", r"is not a valid \1", error.format_message())
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -125,9 +125,10 @@ def held(api: Api, version: str) -> Iterator[str]:
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
     console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _show(found: "Evaluation", place: Home, out: Path | None, as_json: bool) -> None:

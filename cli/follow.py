@@ -50,7 +50,7 @@ def left(run_id: str) -> int:
 def _bar(home: Home, ledger: Ledger, run_id: str) -> Run:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(run_id, total=None, news="")

@@ -55,5 +55,5 @@ def _try(target: Target) -> str | None:
     try:
         target.send(notices.test())
     except DeliveryError as error:
-        return f"{error.message}{f' ({error.hint})' if error.hint else ''}"
+        return error.sentence
     return None

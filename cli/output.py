@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.printable import printable
+from cli.printable import folded, printable
 
 STATE_COLOURS = {
     "QUEUED": "cyan", "STARTING": "yellow", "RUNNING": "green", "STOPPING": "yellow", "INTERRUPTED": "magenta",
@@ -20,7 +20,7 @@ STATE_COLOURS = {
 }  # fmt: skip
 
 PIPED_WIDTH = 240
-"""Columns of a table that goes into a pipe: nothing is cut."""
+"""Columns of a screen that goes into a pipe: nothing is cut."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
@@ -41,18 +41,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    if sys.stdout.isatty():
-        Console().print(table)
-        return
-    console = Console(width=PIPED_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else _UNLIMITED)
     with console.capture() as drawn:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in drawn.get().split("\n")), nl=False)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def say(text: str) -> None:
     """Side talk, on stderr."""
-    click.echo(printable(text), err=True)
+    click.echo(folded(printable(text)), err=True)
 
 
 def state(name: str, reason: str = "") -> Text:
@@ -98,6 +95,8 @@ def sparkline(values: Sequence[float], width: int = 60, *, low: float | None = N
     scale = (len(_BLOCKS) - 1) / ((high - low) or 1)
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
+
+_UNLIMITED = 100_000  # columns; a row in a pipe is one line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -18,6 +18,7 @@ from jobs.prediction import datasize, estimate
 from jobs.prediction.datasize import DataSize
 from jobs.prediction.estimate import Prediction
 from jobs.request import TrainRequest
+from models import outline
 
 
 @click.command()
@@ -40,8 +41,7 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     """
     place = home()
     wanted = request.resolve(place, **flags)
-    size = _validated(wanted) if validate or dry_run else _size(wanted)
-    predicted = estimate.predict(place, wanted, size)
+    predicted = _predicted(place, wanted, validate or dry_run)
     prediction.tell(predicted)
     if dry_run:
         _report(wanted, predicted, as_json)
@@ -88,11 +88,19 @@ def _report(wanted: TrainRequest, predicted: Prediction, as_json: bool) -> None:
     predicted.check()
 
 
-def _size(wanted: TrainRequest) -> DataSize:
+def _predicted(place: Home, wanted: TrainRequest, validate: bool = False) -> Prediction:
+    """From the data as it is here, or, if asked, as the tokenizer has it. No base is downloaded for the sake of a run
+    that cannot fit."""
+    rows = _rows(wanted) if dataset.locate(wanted.config.data.dataset) is not None else None
+    predicted = estimate.predict(place, wanted, _size(wanted, rows))
+    if not validate or (predicted.refusal and not outline.is_here(wanted.config.model.base)):
+        return predicted
+    return estimate.predict(place, wanted, _validated(wanted, rows))
+
+
+def _size(wanted: TrainRequest, rows: Rows | None) -> DataSize:
     """Of data on this machine, which is read and checked; of a hub's data set what is known without asking."""
-    if dataset.locate(wanted.config.data.dataset) is None:
-        return datasize.unknown(wanted.config)
-    return datasize.of_dialogues(_rows(wanted).dialogues, wanted.config)
+    return datasize.of_dialogues(rows.dialogues, wanted.config) if rows else datasize.unknown(wanted.config)
 
 
 def _rows(wanted: TrainRequest) -> Rows:
@@ -103,13 +111,13 @@ def _rows(wanted: TrainRequest) -> Rows:
     return rows
 
 
-def _validated(wanted: TrainRequest) -> DataSize:
+def _validated(wanted: TrainRequest, rows: Rows | None) -> DataSize:
     """Resolve the base, render and mask every row; says what would be learned. Raises what a run would fail with."""
     from models import checkpoint  # imports torch
 
     path = checkpoint.resolve(wanted.config.model.base)
     base = checkpoint.inspect(path)
-    rows = _rows(wanted)
+    rows = rows or _rows(wanted)
     tokenizer = checkpoint.load_tokenizer(path)
     report = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length).report
     output.say(f"rendered: {report}")
@@ -121,7 +129,7 @@ def resume(place: Home, run_id: str, follow: bool) -> None:
     """Queue a run that continues `run_id` with its own configuration."""
     flags = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "priority": 0, "sets": ()}
     wanted = request.resolve(place, resume=run_id, **flags)
-    predicted = estimate.predict(place, wanted, _size(wanted))
+    predicted = _predicted(place, wanted)
     prediction.tell(predicted)
     new = _submit(place, wanted, predicted)
     click.echo(new)

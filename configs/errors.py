@@ -32,6 +32,11 @@ class TandemError(Exception):
         self.hint = hint
         self.param = param
 
+    @property
+    def sentence(self) -> str:
+        """What happened, and the next step if there is one, as every surface shows it."""
+        return f"{self.message} -> {self.hint}" if self.hint else self.message
+
     def __reduce__(self):
         return _rebuild, (type(self), self.message, self.hint, self.param)
 

@@ -121,6 +121,9 @@ def _assign(values: dict[str, Any], text: str) -> str:
     return key
 
 
+EXAMPLES = {"slots": "slots=[{name: a, gpu: 0, roles: [train, serve]}]"}
+"""Of keys whose form is hard to guess."""
+
 FEW_KEYS = 8
 """Beside a good guess at what was meant, more than these are not listed."""
 
@@ -190,7 +193,9 @@ def _in_yaml_words(kind: type[BaseModel], loc: list[int | str], problem: Mapping
     """pydantic's complaint without words of Python."""
     if problem["type"] == "model_type":
         return f"it is a section with the keys {', '.join(_section_of(kind, [*loc, '']).model_fields)}"
-    return _decapitalise(problem["msg"]).replace("tuple", "list")
+    words = _decapitalise(problem["msg"]).replace("tuple", "list")
+    example = EXAMPLES.get(str(loc[0])) if len(loc) == 1 else None
+    return f"{words}, for example --set '{example}'" if example else words
 
 
 def _is_union_tag(part: int | str) -> bool:

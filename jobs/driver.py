@@ -143,7 +143,7 @@ def _follow(actor, run_id: str, work, stopping: _Signals) -> Outcome:
 
 def _words(error: Exception) -> str:
     if isinstance(error, TandemError):
-        return f"{error.message}{f' ({error.hint})' if error.hint else ''}"
+        return error.sentence
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if _NAMED_ERROR.match(line)]  # torch's advice on CUDA errors follows in more lines
     return (named or lines or [type(error).__name__])[-1]

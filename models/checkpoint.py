@@ -215,9 +215,21 @@ def _fingerprint(path: Path, files: Iterable[TensorFile]) -> str:
 
 
 def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of base model `name`, without its weights: of a hub model only the small files are fetched."""
-    on_hub = hub.NAME.fullmatch(name) and not Path(name).expanduser().is_dir()
-    return load_tokenizer(name if on_hub else resolve(name))
+    """The tokenizer of base model `name`, without its weights: of a hub model only the small files are fetched.
+
+    Raises CheckpointError if it cannot be had.
+    """
+    if not hub.NAME.fullmatch(name) or Path(name).expanduser().is_dir():
+        return load_tokenizer(resolve(name))
+    try:
+        return load_tokenizer(name)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise CheckpointError(
+            f"the tokenizer of base model {name!r} is not in the local cache, and the hub did not give it",
+            hint=f"check the name and the network; `tandem model fetch {name}` says what is wrong",
+        ) from error
 
 
 def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerBase":

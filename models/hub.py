@@ -202,16 +202,37 @@ def ask(name: str, revision: str | None = None) -> tuple[str, dict[str, Entry]]:
 def _answered(name: str, found: str = "") -> Iterator[None]:
     import httpx
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        why, hint = _why_not(name, error)
         raise CheckpointError(
             f"base model {name!r} is not in the local cache {constants.HF_HUB_CACHE}{found}, "
-            f"and the hub did not give it: {error}",
-            hint="check the name and the network, set HF_TOKEN for a gated model, or name a local folder",
+            f"and the hub did not give it: {why}",
+            hint=hint,
         ) from error
+
+
+def _why_not(name: str, error: Exception) -> tuple[str, str]:
+    """What kept the hub from giving a model, and the next step. The client's own words are for its programmers."""
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    host = httpx.URL(constants.ENDPOINT).netloc.decode()
+    if isinstance(cause, HfHubHTTPError):
+        if (status := cause.response.status_code) in (401, 403, 404):  # 401 is also a name that does not exist
+            return f"{host} has no such model for you (HTTP {status})", "check the name; HF_TOKEN opens a gated model"
+        return f"{host} answers HTTP {status}", f"try again later: `tandem model fetch {name}`"
+    if cause is None or isinstance(cause, (httpx.HTTPError, LocalEntryNotFoundError, ConnectionError)):
+        return f"{host} cannot be reached", (
+            f"with a network `tandem model fetch {name}` fetches it; HF_ENDPOINT names a mirror; "
+            "a local folder can be the base, too"
+        )
+    return str(getattr(error, "strerror", None) or error), f"`tandem model fetch {name}` goes on with what is missing"
 
 
 def _snapshot(name: str, **how) -> Path:

@@ -77,6 +77,12 @@ def outline(name: str) -> Outline | None:
         return KNOWN.get(name)
 
 
+def is_here(name: str) -> bool:
+    """Whether base `name` can be had without asking the hub, as far as a glance tells."""
+    folder = _folder(name)
+    return folder is not None and folder.is_dir()
+
+
 def _folder(name: str) -> Path | None:
     if name == "tiny":
         return paths.TINY_MODEL

@@ -42,15 +42,24 @@ async def run(chat: "Chat", line: str) -> None:
     name, _, argument = line[1:].strip().partition(" ")
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        nearest = _nearest(name)
         raise ConfigError(
             f"no command /{name}",
-            hint=f"did you mean /{nearest[0]}?" if nearest else "/help; a space first makes it a message",
+            hint=f"did you mean /{nearest}?" if nearest else "/help; a space first makes it a message",
         )
     chat.editing = False
     result = command.run(chat, argument.strip())
     if isawaitable(result):
         await result
+
+
+def _nearest(name: str) -> str:
+    """The command that was meant. A wrong letter is likelier than missing ones: of about the same likeness the one as
+    long as what was typed, so /exot is /exit and not /export."""
+    close = difflib.get_close_matches(name, COMMANDS)
+    ratios = {each: difflib.SequenceMatcher(None, each, name).ratio() for each in close}
+    rivals = [each for each in close if ratios[each] > ratios[close[0]] - 0.1]
+    return min(rivals, key=lambda each: abs(len(each) - len(name)), default="")
 
 
 def complete(chat: "Chat", line: str) -> tuple[str, dict[str, str]]:

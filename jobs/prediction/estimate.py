@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs import durable
+from configs import durable, load
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
@@ -180,8 +180,21 @@ class _Case:
             helps.append("a slot of this GPU for training alone in configs/cluster.yaml")
         if helps:
             return f"what helps: {', '.join(helps)}"
-        larger = "a larger GPU" if self.where.device.on_gpu else "a machine with a GPU, or --profile tiny"
-        return f"--profile memory_efficient needs least; otherwise {larger}"
+        larger = "a larger GPU" if self.where.device.on_gpu else "a machine with a GPU"
+        fitting = self._profiles_that_fit()
+        if same := [name for name, config in fitting.items() if config.model.base == self.config.model.base]:
+            return f"what fits: {', '.join(f'--profile {name}' for name in same)}; otherwise {larger}"
+        return f"{larger}, or --profile tiny" if "tiny" in fitting else larger
+
+    def _profiles_that_fit(self) -> dict[str, RunConfig]:
+        """The shipped profiles that would most likely fit here with this data."""
+        found = {}
+        for name, config in ((name, load.load_run(name)) for name in load.profiles()):
+            if (base := outline(config.model.base)) is not None:
+                case = replace(self, base=base, config=config)
+                if case._memory(case._choices[0]).likely <= self.where.budget:
+                    found[name] = config
+        return found
 
     @property
     def _choices(self) -> list[int]:

@@ -44,9 +44,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
     if isinstance(error, NotFoundError) and error.param == "model":
         code = "model_not_found"
-    message = f"{error.message} ({error.hint})" if error.hint else error.message
     param = error.param and _writable(error.param)
-    fields = ErrorObject(message=_writable(message), type=kind, param=param, code=code)
+    fields = ErrorObject(message=_writable(error.sentence), type=kind, param=param, code=code)
     body = fields.model_dump(include={"message", "type", "param", "code"})
     return status, {"error": body | ({"request_id": request} if (request := current_id()) else {})}
 

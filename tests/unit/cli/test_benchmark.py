@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -105,6 +106,9 @@ def test_a_table_is_what_a_person_sees_and_an_older_benchmark_stands_beside_it(s
     title, header, *rows = done.out.splitlines()
     assert title.strip() == f"prod (base) at {server.url}; latencies are median / p99"
     assert header.split()[:4] == ["LOAD", "PROMPT", "OK", "OUT"]
+    help_lines = invoke("benchmark", "--help").out
+    for column in ("OK", "OUT", "TTFT", "ITL", "E2E", "tok/s", "PER USER"):
+        assert column in header and re.search(rf"^ +{column}  +\w", help_lines, re.MULTILINE), column
     assert [row.split()[:6] for row in rows[:2]] == [
         ["1", "at", "once", "128", "4/4", "12"],
         ["4", "at", "once", "128", "8/8", "12"],

@@ -271,6 +271,9 @@ def test_thinking_can_be_hidden_and_shown_again(talk):
     ("line", "words"),
     [
         ("/hlep", "did you mean /help?"),
+        ("/exot", "did you mean /exit?"),
+        ("/exprt", "did you mean /export?"),
+        ("/mdel", "did you mean /model?"),
         ("/etc/passwd says what?", "a space first makes it a message"),
         ("/settings temperature hot", "temperature cannot be 'hot'"),
         ("/settings temperature 3", "less than or equal to 2"),

@@ -258,6 +258,17 @@ def test_a_damaged_cluster_file_is_one_line_with_the_way_out(invoke, home):
     assert "tandem down" in line
 
 
+def test_an_interrupted_up_says_in_one_line_that_nothing_stays(invoke, home, monkeypatch):
+    from actors import cluster
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "start", interrupt)
+    done = invoke("up", "--base", "tiny")
+    assert (done.code, done.out, done.err) == (130, "", "interrupted: ended what was started\n")
+
+
 def test_down_cleans_a_damaged_cluster_file_away(invoke, home):
     home.cluster.write_text("{")
     done = invoke("down")

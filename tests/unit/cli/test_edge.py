@@ -1,17 +1,22 @@
 """The command line's edge: help is instant, and whatever goes wrong is one line and an exit code."""
 
 import ast
+import contextlib
+import fcntl
 import json
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
+import termios
 
 import click
 import pytest
 
 from cli import edge, main, output
+from cli.printable import folded
 from configs.errors import ClusterError, ConfigError, DataError, TandemError
 from configs.paths import SOURCE
 
@@ -110,6 +115,7 @@ def test_every_command_is_what_its_name_says_and_has_help(name):
         (["runs", "show"], "Missing argument 'RUN'", 2),
         (["train", "--max-steps", "0"], "0 is not in the range", 2),
         (["train", "--priority", "high"], "'high' is not a valid integer", 2),
+        (["metrics", "--port", "abc"], "'abc' is not a valid integer. ->", 2),
         (["metrics", "--port", "99999"], "99999 is not in the range", 2),
         (["ask"], "Missing argument 'QUESTION'", 2),
     ],
@@ -212,6 +218,57 @@ def test_ctrl_c_says_interrupted_and_exits_with_130(monkeypatch, capsys):
         edge.run(failing(KeyboardInterrupt()))
     assert caught.value.code == 130
     assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_a_command_that_ended_its_work_when_it_was_interrupted_says_so_in_the_same_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    with pytest.raises(SystemExit) as caught:
+        edge.run(failing(click.exceptions.Abort("ended what was started")))
+    assert (caught.value.code, capsys.readouterr().err) == (130, "interrupted: ended what was started\n")
+
+
+# How it is laid out
+
+
+def test_side_talk_breaks_at_words_and_never_inside_a_command():
+    left = "no longer following; the run goes on -> tandem runs logs -f tiny-1234, tandem runs stop tiny-1234"
+    assert folded(left, 60).split("\n") == [
+        "no longer following; the run goes on ->",
+        "tandem runs logs -f tiny-1234, tandem runs stop tiny-1234",
+    ]
+    assert folded("error: it is down -> `tandem up --port 9000` starts it", 20).split("\n") == [
+        "error: it is down ->",
+        "`tandem up --port 9000`",
+        "starts it",
+    ]
+    assert folded("first\n\n  second", 80) == "first\n\n  second"
+
+
+def test_side_talk_in_a_pipe_is_not_broken(capsys):
+    output.say("word " * 100 + "end")
+    assert capsys.readouterr().err == "word " * 100 + "end\n"
+
+
+def test_a_terminals_width_is_where_side_talk_breaks(home):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with subprocess.Popen([*TANDEM, "train", "--set", "nonsense=1"], cwd=SOURCE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal ends with its last process
+            while piece := os.read(ours, 1024):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 2
+    lines = shown.decode().split("\r\n")
+    assert len(lines) > 2 and lines[0].startswith("error: ")
+    assert max(map(len, lines)) <= 40
+
+
+def test_a_table_in_a_pipe_has_no_blanks_at_a_lines_end_and_breaks_no_row(capsys):
+    output.print_table(("A", "B"), [("1", "short"), ("2", "long " * 100 + "end")], empty="", title="What it is")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["What it is", "A  B", "1  short", "2  " + "long " * 100 + "end"]
 
 
 def test_a_reader_that_closes_the_pipe_early_causes_no_noise(home):

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from huggingface_hub import constants
 
 from actors import monitor
 from actors.ledger import Ledger
@@ -51,6 +52,32 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(invoke, monke
     assert done.err.splitlines()[-1].startswith("error: this run needs at least 1")
     assert "has 7.5 GiB for it -> " in done.err.splitlines()[-1]
     assert "not running" not in done.err
+
+
+def test_no_base_is_asked_for_to_predict_a_run_that_cannot_fit_here(invoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(monitor, "gpus", lambda: [GpuReading(0, "GPU-0", "Small", 8 * GIB, 0, None, None, None)])
+    done = invoke("train", "--profile", "standard", "--dry-run")
+    assert done.code == 1
+    assert "nothing queued (--dry-run)" in done.out
+    assert done.err.splitlines()[-1].startswith("error: this run needs at least 1")
+    assert "the hub" not in done.err
+
+
+def test_a_dry_run_without_a_network_says_in_one_line_where_the_base_comes_from(invoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    readings = [GpuReading(index, f"GPU-{index}", "Big", 80 * GIB, 0, None, None, None) for index in (0, 1)]
+    monkeypatch.setattr(monitor, "gpus", lambda: readings)
+    done = invoke("train", "--profile", "standard", "--dry-run")
+    name = load.load_run("standard").model.base
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1] == (
+        f"error: base model {name!r} is not in the local cache {tmp_path / 'hub'}, and the hub did not give it: "
+        f"127.0.0.1:9 cannot be reached -> with a network `tandem model fetch {name}` fetches it; HF_ENDPOINT names a "
+        "mirror; a local folder can be the base, too"
+    )
 
 
 def test_of_a_base_that_is_not_here_one_line_says_so(invoke):

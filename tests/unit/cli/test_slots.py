@@ -41,7 +41,7 @@ def test_a_slot_is_taken_out_of_use_listed_and_given_back(server, invoke):
 
 
 def test_a_slot_that_does_not_exist_or_is_not_in_quarantine_is_one_line(server, invoke):
-    assert "no slot 7 (slots: 0, 1)" in invoke("slots", "quarantine", "7").one_error_line()
+    assert "no slot 7 -> slots: 0, 1" in invoke("slots", "quarantine", "7").one_error_line()
     assert "slot 0 is not in quarantine" in invoke("slots", "release", "0").one_error_line()
     assert "no slot '../x'" in invoke("slots", "release", "../x").one_error_line()
 

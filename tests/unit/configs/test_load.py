@@ -303,6 +303,14 @@ def test_slots_that_are_neither_a_list_nor_auto_are_refused():
     assert "did you mean 'auto'?" in error.hint
 
 
+@pytest.mark.parametrize("value", ["1", "[]"])
+def test_slots_of_another_form_are_refused_with_an_example_that_loads(value):
+    hint = refused_cluster(f"slots={value}").hint
+    assert "list" in hint
+    (slot,) = load.load_cluster(sets=[hint.partition("--set '")[2].removesuffix("'")]).slots
+    assert (slot.name, slot.gpu, slot.roles) == ("a", 0, ("train", "serve"))
+
+
 def test_a_slot_without_a_name_is_told_that_it_is_missing():
     assert "'slots.0.name' is missing" in refused_cluster("slots=[{roles: [train, serve]}]").message
 

@@ -12,8 +12,8 @@ from jobs import driver, export, train
 @pytest.mark.parametrize(
     ("main", "arguments", "words"),
     [
-        (train.main, [], "jobs.train is the entrypoint of a Ray job (`tandem train`, or `ray job submit"),
-        (export.main, ["--run-id", "a"], "jobs.export is the entrypoint of a Ray job (`tandem adapters export`)"),
+        (train.main, [], "jobs.train is the entrypoint of a Ray job -> `tandem train`, or `ray job submit"),
+        (export.main, ["--run-id", "a"], "jobs.export is the entrypoint of a Ray job -> `tandem adapters export`\n"),
     ],
     ids=["train", "export"],
 )

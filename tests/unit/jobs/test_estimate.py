@@ -1,6 +1,7 @@
 """What a run will take: refused, warned about or told, and learned from what runs here really took."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -136,7 +137,18 @@ def test_the_large_base_does_not_fit_a_small_host_without_a_gpu(predict, monkeyp
     found = predict("quick_test")
     with pytest.raises(TrainingError, match=r"needs at least 7\d\.\d GiB of memory") as refused:
         found.check()
-    assert "a machine with a GPU, or --profile tiny" in refused.value.hint
+    assert refused.value.hint == "a machine with a GPU, or --profile tiny"
+
+
+def test_where_no_single_change_makes_it_fit_only_profiles_that_fit_are_advised(predict, gpu):
+    sets = ("lora.r=256", "lora.train_experts=true", "training.micro_batch=16", "model.max_seq_length=8192")
+    size = DataSize(100, Range.exactly(8000), Range.exactly(8192))
+    gpu("NVIDIA GeForce RTX 4090", 16)
+    advised = re.findall(r"--profile (\w+)", predict("standard", *sets, size=size).hint)
+    assert "memory_efficient" in advised and "tiny" not in advised
+    assert [predict(name, size=size).refusal for name in advised] == [""] * len(advised)
+    gpu("Small", 8)
+    assert predict("standard", *sets, size=size).hint == "a larger GPU, or --profile tiny"
 
 
 # Disk

@@ -382,11 +382,13 @@ def test_offline_a_damaged_blob_is_named_and_left_alone(snapshot):
 
 def test_an_unknown_model_and_a_dead_hub_are_errors_that_remove_nothing(snapshot, online, monkeypatch):
     flip(snapshot / LAYER)
-    with pytest.raises(CheckpointError, match="the hub did not give it"):
+    with pytest.raises(CheckpointError, match=r"the hub did not give it: 127\.\S+ has no such model .*404") as unknown:
         care.fetch("someone/else", say=print)
+    assert unknown.value.hint == "check the name; HF_TOKEN opens a gated model"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match="the hub did not give it"):
+    with pytest.raises(CheckpointError, match=r"the hub did not give it: 127\.0\.0\.1:9 cannot be reached$") as dead:
         care.fetch(NAME, say=print)
+    assert f"`tandem model fetch {NAME}`" in dead.value.hint and "HF_ENDPOINT" in dead.value.hint
     assert (snapshot / LAYER).is_file()
 
 

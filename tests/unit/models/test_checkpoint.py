@@ -119,6 +119,15 @@ def test_a_hub_model_missing_offline_says_where_it_was_sought(offline):
     assert "hf download openai/gpt-oss-20b" in caught.value.hint
 
 
+def test_a_hub_models_tokenizer_missing_offline_is_said_in_own_words(offline):
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.tokenizer_of("someone/else")
+    assert caught.value.message == (
+        "the tokenizer of base model 'someone/else' is not in the local cache, and the hub did not give it"
+    )
+    assert "`tandem model fetch someone/else`" in caught.value.hint
+
+
 def test_a_hub_model_comes_from_the_cache_without_network_if_complete(offline, four_bit):
     repo = offline / "models--someone--small"
     snapshot = repo / "snapshots" / ("a" * 40)

@@ -283,7 +283,7 @@ def test_overload_is_a_429_with_retry_after(server):
     response = server.post()
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
     assert response.json()["error"]["type"] == "rate_limit_error"
-    assert "64 requests wait already (try again in a moment)" in response.json()["error"]["message"]
+    assert "64 requests wait already -> try again in a moment" in response.json()["error"]["message"]
     with pytest.raises(openai.RateLimitError):
         server.client().chat.completions.create(**BASIC, stream=True)
 
