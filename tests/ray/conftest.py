@@ -61,6 +61,7 @@ class Tandem:
 
     def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         settings = ["--set", f"dashboard_port={self.dashboard_port}", "--set", "stop_grace_s=60"]
+        settings += ["--set", f'notify.command=[sh, -c, "{{ cat; echo; }} >> {self.notices}"]']
         return self.run("up", "--port", str(self.http_port), *settings, *arguments, check=check)
 
     @property
@@ -81,7 +82,7 @@ class Tandem:
 
     @property
     def notices(self) -> Path:
-        """Where the session's cluster writes what it tells people, one JSON object a line."""
+        """Where its cluster writes what it tells people, one JSON object a line."""
         return self.home.root / "notices.jsonl"
 
     def client(self) -> openai.OpenAI:
@@ -176,7 +177,7 @@ def new_tandem() -> Iterator[Callable[[], Tandem]]:
 def tandem(new_tandem: Callable[[], Tandem]) -> Tandem:
     """The session's cluster, up."""
     made = new_tandem()
-    made.up("--set", f'notify.command=[sh, -c, "{{ cat; echo; }} >> {made.notices}"]')
+    made.up()
     return made
 
 
