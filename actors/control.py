@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -37,6 +38,8 @@ from configs.schema import ClusterConfig, Slot
 NAME = "tandem_control"
 NAMESPACE = "tandem"
 TICK_S = 0.5
+RETRY_S = 5
+"""After a tick that failed."""
 LONG_POLL_S = 20
 EXIT_GRACE_S = 5
 """How long a process that is done with its slot may take to exit before it is killed."""
@@ -87,8 +90,9 @@ class Control:
                 await self.tick()
             except Exception as error:  # one bad tick must not end the queue; it is in the log and tried again
                 log.exception("a tick failed")
-                self._ledger.note("error", f"control: {type(error).__name__}: {error}")
-                await asyncio.sleep(5)
+                with contextlib.suppress(TandemError, sqlite3.Error):  # a full disk refuses this line as well
+                    self._ledger.note("error", f"control: {type(error).__name__}: {error}")
+                await asyncio.sleep(RETRY_S)
             await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:

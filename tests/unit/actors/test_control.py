@@ -15,7 +15,7 @@ from actors.control import Directive
 from actors.ledger import AdapterState
 from actors.ray_jobs import JobState
 from actors.run import RunState
-from configs.errors import NotFoundError, StateError
+from configs.errors import ClusterError, NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import Slot
 from tests.samples import EXPORT
@@ -759,3 +759,33 @@ def test_one_bad_tick_is_noted_and_does_not_end_the_queue(home, monkeypatch, cap
     asyncio.run(asyncio.wait_for(main(), 10))
     (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (told.getMessage(), str(told.exc_info[1])) == ("a tick failed", "the dashboard is away")
+
+
+def test_a_disk_that_is_full_for_some_ticks_does_not_end_the_queue(home, monkeypatch):
+    """SQLite itself says that the disk is full: its file may not grow."""
+
+    async def main() -> None:
+        desk = Desk(home)
+        await desk.open()
+        real, slept = asyncio.sleep, []
+        monkeypatch.setattr(control_module.asyncio, "sleep", lambda seconds: slept.append(seconds) or real(0.001))
+        await desk.submit("a")
+        database = desk.ledger._db
+        (most,) = database.execute("PRAGMA max_page_count").fetchone()
+        database.execute("PRAGMA max_page_count = 1")  # as many as there are now
+        for text in ("y" * 500, "y"):  # until not even the shortest line has room
+            with pytest.raises(ClusterError, match="database or disk is full"):
+                for _ in range(500):
+                    desk.ledger.note("x", text)
+        forever = asyncio.create_task(desk.control._run_forever())
+        while slept.count(control_module.RETRY_S) < 3 and not forever.done():
+            await real(0.005)
+        assert desk.state("a") is S.QUEUED
+        database.execute(f"PRAGMA max_page_count = {most}")
+        while desk.state("a") is S.QUEUED and not forever.done():
+            await real(0.005)
+        forever.cancel()
+        assert desk.state("a") is S.STARTING
+        desk.ledger.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))

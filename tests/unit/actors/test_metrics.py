@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from models.registry import Registry
 from serve.engine.protocol import EngineStats
+from tests.nvml import pynvml as driver
 from tests.samples import RUN_CONFIG, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
@@ -256,6 +258,17 @@ def test_versions_and_the_homes_disk_are_shown(home):
     usage = shutil.disk_usage(home.root)
     assert values[("tandem_disk_bytes",)] == usage.total
     assert values[("tandem_disk_free_bytes",)] == pytest.approx(usage.free, rel=0.2)
+
+
+def test_a_driver_that_does_not_count_its_gpus_shows_as_slots_without_one(home, monkeypatch):
+    slots = (Slot(name="0", gpu=0, uuid=driver.UUIDS[0], roles=("train",)),)
+    note_cluster(home, slots=slots)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert scrape(ClusterCollector(home))[("tandem_slot_gpu_up", "0", driver.UUIDS[0])] == 1
+    monkeypatch.setenv("NVML_COUNT_FAILS", "1")
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_slot_gpu_up", "0", driver.UUIDS[0])] == 0
+    assert {value for key, value in values.items() if key[0] == "tandem_scrape_errors"} == {0}
 
 
 def test_a_part_that_cannot_be_read_shows_and_hides_no_other(home, ledger, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from actors.run import RunState
 from configs.schema import ClusterConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from models.registry import Registry
+from tests.nvml import pynvml as driver
 from tests.samples import TRAIN, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
@@ -384,6 +386,16 @@ def test_without_a_driver_every_slots_gpu_is_gone(home, up, monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     up(slots=gpu_slots())
     assert len([problem for problem in read(home).problems if "is gone" in problem]) == 2
+
+
+def test_a_driver_that_does_not_count_its_gpus_is_none_and_the_rest_is_read(home, ledger, up, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setenv("NVML_COUNT_FAILS", "1")
+    ledger.submit("a", **TRAIN)
+    up(slots=gpu_slots())
+    seen = read(home)
+    assert (seen.gpus, [reading.run.id for reading in seen.runs]) == ((), ["a"])
+    assert len([problem for problem in seen.problems if "is gone" in problem]) == 2
 
 
 def test_a_run_without_a_sign_of_life_is_a_sentence(home, ledger, up):
