@@ -14,7 +14,7 @@ from actors import processes
 from actors.cluster import Cluster
 
 TIMEOUT_S = 2.0
-BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 _WHO = {
     "actors": "Ray's table of actors",
     "serve": "Ray Serve",

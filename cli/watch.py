@@ -117,8 +117,9 @@ class _Screen:
     def _figures(self, columns: int) -> list[Text]:
         run, lines = self.run, self.log.lines
         told = Text()
-        if run.loss is not None:
-            told.append(f"loss {run.loss:.4f}", "bold")
+        newest = pace.newest(lines, "loss")
+        if (loss := run.loss if newest is None else newest) is not None:
+            told.append(f"loss {loss:.4f}", "bold")
         held_out = [(line["eval_loss"], line["step"]) for line in lines if _is_finite(line.get("eval_loss"))]
         if held_out:
             best, step = min(held_out)

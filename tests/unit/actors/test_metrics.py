@@ -115,7 +115,7 @@ def start(ledger: Ledger, run_id: str = "a") -> None:
 
 def curve(home: Home, *lines: str) -> None:
     home.run("a").mkdir(parents=True, exist_ok=True)
-    (home.run("a") / "metrics.jsonl").write_text("\n".join(lines))
+    (home.run("a") / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(home, ledger):
@@ -123,9 +123,9 @@ def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(hom
     assert ("tandem_run_eval_loss", "a") not in scrape(ClusterCollector(home)), "it was never evaluated"
     curve(
         home,
-        '{"step": 6, "loss": 1.5}',
-        '{"step": 6, "eval_loss": 1.75}',
-        '{"step": 7, "loss": NaN}',
+        '{"step": 6, "loss": 1.5, "at": 1.0}',
+        '{"step": 6, "eval_loss": 1.75, "at": 2.0}',
+        '{"step": 7, "loss": NaN, "at": 3.0}',
         '{"step": 8, "lo',
     )
     values = scrape(ClusterCollector(home))
@@ -133,7 +133,11 @@ def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(hom
     assert values[("tandem_run_eval_loss", "a")] == 1.75
 
 
-@pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{"], ids=repr)
+ODD = ['"x"', "[1]", "null", "true", "9" * 400]
+ODD = [f'{{"step": 7, "loss": {value}, "at": 1}}' for value in ODD] + ['{"step": Infinity, "loss": 9, "at": 1}']
+
+
+@pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{", *ODD], ids=lambda line: repr(line[:40]))
 def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
     start(ledger)
     curve(home, lines)
@@ -144,7 +148,8 @@ def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
 
 def test_a_long_curve_is_read_from_its_end(home, ledger):
     start(ledger)
-    curve(home, '{"step": 1, "eval_loss": 9.0}', *(f'{{"step": {step}, "loss": {step}.5}}' for step in range(20_000)))
+    steps = (f'{{"step": {step}, "loss": {step}.5, "at": {step}}}' for step in range(20_000))
+    curve(home, '{"step": 1, "eval_loss": 9.0, "at": 0}', *steps)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_run_loss", "a")] == 19999.5
     assert ("tandem_run_eval_loss", "a") not in values, "further back than is read"

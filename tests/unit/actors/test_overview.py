@@ -1,6 +1,7 @@
 """One look at everything: real ledgers, folders and HTTP; what is missing or strange is a sentence, never an error."""
 
 import json
+import math
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.overview import age, read
 from actors.run import RunState
+from cli.status import report
 from configs.schema import ClusterConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from models.registry import Registry
@@ -215,6 +217,28 @@ def test_a_metrics_file_with_unreadable_lines_is_a_sentence_and_the_rest_is_show
     seen = read(home)
     assert seen.runs[0].losses == (2.0, 1.0)
     assert "a: 1 of the newest lines of metrics.jsonl cannot be read" in seen.problems
+
+
+def test_a_run_that_diverged_does_not_look_well(home, ledger):
+    training(ledger, home, lines=[{"step": 1, "loss": 1.25, "at": 1.0}, {"step": 2, "loss": math.nan, "at": 2.0}])
+    for step, loss in ((1, 1.25), (2, math.nan)):
+        ledger.progress("a", step=step, max_steps=9, loss=loss, tokens_per_s=1.0)
+    assert ledger.run("a").loss == 1.25, "SQLite stores NaN as NULL"
+    seen = read(home)
+    assert math.isnan(seen.runs[0].run.loss)
+    assert "the loss of a is nan" in seen.problems
+    (told,) = report(seen)["active_runs"]
+    assert told["loss"] is None, "JSON has no NaN"
+
+
+@pytest.mark.parametrize("loss", ['"x"', "[1]", "9" * 400, "-1.5"], ids=lambda text: text[:9])
+def test_an_odd_loss_leaves_the_rest_of_the_curve(loss, home, ledger):
+    log = training(ledger, home, lines=[{"step": 1, "loss": 2.0, "at": 1.0}])
+    with log.path.open("a") as handle:
+        handle.write(f'{{"step": 2, "loss": {loss}, "at": 2.0}}\n')
+    seen = read(home)
+    assert seen.runs[0].losses[0] == 2.0
+    assert not seen.problems
 
 
 def test_a_metrics_file_that_cannot_be_opened_is_a_sentence(home, ledger):
