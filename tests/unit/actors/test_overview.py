@@ -357,6 +357,15 @@ def test_a_control_actor_that_hangs_or_is_dead_hides_no_engine(status, home, up)
     assert (seen.control, seen.base, seen.engines, seen.traffic.answered) == (False, "tiny", {"engine_1": STATS}, 7)
 
 
+@pytest.mark.parametrize("answer", [500, "no JSON", ["strange"]])
+def test_a_status_that_fails_otherwise_is_not_blamed_on_the_control_actor(answer, home, up):
+    up(answers(**{"/api/status": answer, "/readyz": {"base": "tiny", "engines": {"engine_1": STATS}}}))
+    seen = read(home)
+    assert (seen.control, seen.engines) == (None, {"engine_1": STATS})
+    (problem,) = seen.problems
+    assert problem.startswith("the gateway (/api/status) ") and "control actor" not in problem
+
+
 def test_a_gateway_that_waits_for_an_engine_that_is_not_up_is_not_blamed(home, up):
     content = answers(deployments={"gateway": deployment(replica()), "engine_1": deployment(replica(NOBODY))})
     up(content | {"/api/status": HANGS, "/metrics": HANGS})
