@@ -6,8 +6,10 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 
 import psutil
@@ -168,6 +170,12 @@ def test_a_runs_watchdog_and_sign_of_life_are_shown(home, ledger, monkeypatch):
     assert values[("tandem_run_heartbeat_age_seconds", "a")] == pytest.approx(100, abs=5)
     monkeypatch.setattr(time, "time", lambda: now - 1000)
     assert scrape(ClusterCollector(home))[("tandem_run_heartbeat_age_seconds", "a")] == 0, "the clock was set back"
+
+
+def test_how_long_a_run_may_be_silent_is_the_clusters(home):
+    assert ("tandem_heartbeat_timeout_seconds",) not in scrape(ClusterCollector(home))
+    note_cluster(home)
+    assert scrape(ClusterCollector(home))[("tandem_heartbeat_timeout_seconds",)] == ClusterConfig().heartbeat_timeout_s
 
 
 def test_a_full_queue_hides_no_run_and_makes_no_series(home, ledger):
@@ -364,6 +372,27 @@ def test_the_exporter_shows_nothing_of_a_gateway_that_does_not_run(home):
     config = json.loads(home.cluster.read_text())
     assert config["http_port"] == 1, "nothing listens there"
     assert scrape(GatewayCollector(home)) == {("tandem_gateway_up",): 0}
+
+
+def test_no_proxy_of_the_environment_is_asked_for_the_gateway(home, monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"tandem_requests_active 3.0\n")
+
+        def log_message(self, *args: object) -> None: ...
+
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as gateway:
+        threading.Thread(target=gateway.serve_forever, args=(0.01,), daemon=True).start()
+        note_cluster(home, http_port=gateway.server_port)
+        values = scrape(GatewayCollector(home))
+        gateway.shutdown()
+    assert values == {("tandem_gateway_up",): 1, ("tandem_requests_active",): 3}
 
 
 def test_ray_is_where_its_own_discovery_file_says_and_nowhere_while_the_cluster_is_down(home):

@@ -439,6 +439,14 @@ def test_a_run_without_a_sign_of_life_is_a_sentence(home, ledger, up):
     assert any(problem.startswith("a has given no sign of life for 6") for problem in read(home).problems)
 
 
+def test_a_step_that_compiles_for_minutes_is_not_wrong(home, ledger, up):
+    training(ledger, home)
+    with ledger._transaction() as db:
+        db.execute("UPDATE runs SET heartbeat_at = ?", (time.time() - 0.45 * ClusterConfig().heartbeat_timeout_s,))
+    up()
+    assert read(home).problems == ()
+
+
 def test_a_clock_that_was_set_back_is_a_sentence_and_no_age_is_negative(home, ledger, monkeypatch):
     ledger.note("x", "y")
     now = time.time()
