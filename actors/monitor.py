@@ -70,7 +70,7 @@ class HostReading:
 
 
 def gpus() -> list[GpuReading]:
-    """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty without a driver that answers."""
+    """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty if no driver answers."""
     import pynvml
 
     try:

@@ -31,8 +31,8 @@ from models.adapter import Manifest
 from models.registry import Registry
 
 SILENT_PART = 0.5
-"""Of heartbeat_timeout_s: a running run without a sign of life for so long is worth a word. A sign comes with every step,
-and the first step of a 20B model compiles for minutes."""
+"""Of heartbeat_timeout_s: a running run without a sign of life for so long is worth a word. A sign comes with every
+step, and the first step of a 20B model compiles for minutes."""
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
 
@@ -336,10 +336,6 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     for reading in overview.active:
         if reading.run.loss is not None and not math.isfinite(reading.run.loss):
             yield f"the loss of {reading.run.id} is {reading.run.loss:g}"
-        silent = age(reading.run.heartbeat_at, now) or 0
-        if (
-            overview.up
-            and reading.run.state is RunState.RUNNING
-            and silent > SILENT_PART * (heartbeat_timeout_s or math.inf)
-        ):
+        silent, most = age(reading.run.heartbeat_at, now) or 0, SILENT_PART * (heartbeat_timeout_s or math.inf)
+        if overview.up and reading.run.state is RunState.RUNNING and silent > most:
             yield f"{reading.run.id} has given no sign of life for {silent:,.0f} s"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import psutil
 import pytest
@@ -726,6 +727,25 @@ def test_a_flip_needs_the_alias_where_it_was_expected_and_may_be_sent_again(driv
             await flip("v2", "v0")
         await flip("v2", "v1")
         assert await desk.control.aliases() == {"prod": "v2", "previous": "v1"}
+
+    drive(scenario)
+
+
+def test_of_a_long_log_only_the_end_is_read(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        log = desk.home.run("a") / "log.txt"
+        log.parent.mkdir(parents=True)
+        with log.open("wb") as file:  # sparse: zeros that take no space
+            file.seek(50 * 2**20)
+            file.write("\nä\nthe cause\n".encode())
+        tracemalloc.start()
+        await desk.control.finish("a", attempt, S.FAILED, "it broke")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        (told,) = [event.text for event in desk.ledger.events(run_id="a") if event.kind == "log"]
+        assert told.endswith("\nä\nthe cause")
+        assert peak < 5 * 2**20
 
     drive(scenario)
 
