@@ -65,7 +65,7 @@ class Notifier:
 
 
 class _Outbox:
-    """The way to one target, so that none waits for another: a bounded queue, and a thread that the first notice begins."""
+    """The way to one target, which waits for no other: a bounded queue, and a thread that the first notice begins."""
 
     def __init__(self, target: Target, ledger: Ledger, pauses_s: Sequence[float]) -> None:
         self.target, self.waiting = target, queue.Queue[Notice](WAITING)

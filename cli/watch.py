@@ -3,7 +3,7 @@
 Reads the ledger's file and the run's `metrics.jsonl`, so it outlives the cluster, and goes on with the run after it.
 """
 
-import math
+import sys
 import os
 import textwrap
 import time
@@ -189,7 +189,7 @@ def _one_line(line: Text, columns: int) -> Text:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max  # JSON may hold larger integers
 
 
 def _thin(curve):
