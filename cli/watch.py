@@ -3,8 +3,8 @@
 Reads the ledger's file and the run's `metrics.jsonl`, so it outlives the cluster, and goes on with the run after it.
 """
 
-import sys
 import os
+import sys
 import textwrap
 import time
 from collections.abc import Sequence
