@@ -14,7 +14,7 @@ from actors import processes
 from actors.cluster import Cluster
 
 TIMEOUT_S = 2.0
-BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 _WHO = {
     "actors": "Ray's table of actors",
     "serve": "Ray Serve",
@@ -42,7 +42,7 @@ class Answers:
 def fetch(found: Cluster, token: Path, timeout_s: float = TIMEOUT_S) -> Answers:
     """Ask everybody. Takes as long as the slowest, at most about `timeout_s`, or twice that without a control actor."""
     values: dict[str, Any] = {}
-    late, problems = [], []
+    late, unavailable, problems = [], [], []
     # All is on loopback: no proxy, and no certificates, whose loading takes 40 ms
     with httpx.Client(timeout=timeout_s, verify=False, trust_env=False) as http, ThreadPoolExecutor(4) as pool:
         asked = _addresses(found, _secret(token, problems))
@@ -54,13 +54,17 @@ def fetch(found: Cluster, token: Path, timeout_s: float = TIMEOUT_S) -> Answers:
                 late.append(name)
             except httpx.HTTPError as error:
                 problems.append(f"{_WHO[name]} does not answer: {str(error) or type(error).__name__}")
+                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 503:
+                    unavailable.append(name)
             except BAD_SHAPE as error:
                 problems.append(f"{_WHO[name]} answers with something else: {type(error).__name__}: {error}")
         values["control"] = True if "status" in values else None
-        if "metrics" in values and "status" not in values:  # the gateway lives and waits for the control actor
-            values |= {"control": False, "status": _readiness(http, found)}
-            problems.append("the control actor does not answer the gateway: queue, swaps and stops wait for it")
-            late = [name for name in late if name != "status"]
+        if "metrics" in values and "status" not in values:  # the gateway lives
+            values["status"] = _readiness(http, found)
+            if "status" in (*late, *unavailable):  # it waits for the control actor
+                values["control"] = False
+                problems.append("the control actor does not answer the gateway: queue, swaps and stops wait for it")
+                late = [name for name in late if name != "status"]
     return Answers(**values, late=tuple(_WHO[name] for name in late), problems=tuple(problems))
 
 
@@ -84,7 +88,8 @@ def _addresses(found: Cluster, token: str) -> dict[str, tuple[str, dict[str, str
 
 def _content(name: str, response: httpx.Response) -> Any:
     if not response.is_success:
-        raise httpx.HTTPError(f"{response.status_code} {_words(response)}")
+        message = f"{response.status_code} {_words(response)}"
+        raise httpx.HTTPStatusError(message, request=response.request, response=response)
     if name == "metrics":
         return response.text
     content = response.json()

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -37,6 +38,8 @@ from configs.schema import ClusterConfig, Slot
 NAME = "tandem_control"
 NAMESPACE = "tandem"
 TICK_S = 0.5
+RETRY_S = 5
+"""After a tick that failed."""
 LONG_POLL_S = 20
 EXIT_GRACE_S = 5
 """How long a process that is done with its slot may take to exit before it is killed."""
@@ -71,7 +74,7 @@ class Control:
         if config.notify.is_on and "summary" in config.notify.events:
             self._daily = DailyNotice(home, self._ledger, config.notify.summary_at, config.energy)
         self._look: asyncio.Task | None = None
-        self._looked_at = -math.inf
+        self._looked_at = self._engines_at = -math.inf
         self._stopping_since: dict[str, float] = {}
         self._logged = self._ledger.last_event()
         if ticking:
@@ -87,8 +90,9 @@ class Control:
                 await self.tick()
             except Exception as error:  # one bad tick must not end the queue; it is in the log and tried again
                 log.exception("a tick failed")
-                self._ledger.note("error", f"control: {type(error).__name__}: {error}")
-                await asyncio.sleep(5)
+                with contextlib.suppress(TandemError, sqlite3.Error):  # a full disk refuses this line as well
+                    self._ledger.note("error", f"control: {type(error).__name__}: {error}")
+                await asyncio.sleep(RETRY_S)
             await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:
@@ -100,6 +104,7 @@ class Control:
                 except (RuntimeError, OSError) as error:  # Ray's job API did not answer: asked again at the next tick
                     log.warning("%s: %s", type(error).__name__, error, extra={"run": run.id})
         await self._judge_hardware()
+        await self._judge_engines()
         await self._grant_free_slots()
         if self._daily:
             await asyncio.to_thread(self._daily.offer)
@@ -374,7 +379,6 @@ class Control:
             look, self._look, self._looked_at = self._look, None, time.monotonic()
             for slot, sign in look.result().items():
                 await self._judge_slot(slot, sign)
-            await self._judge_engines()
 
     async def _judge_slot(self, slot: str, sign: Sign | None) -> None:
         """Quarantine for what a person has not accepted; a run on a GPU that is gone goes back to the queue."""
@@ -411,6 +415,10 @@ class Control:
     # Serving
 
     async def _judge_engines(self) -> None:
+        """On a clock of its own: a driver that hangs must not hide that an engine is gone."""
+        if time.monotonic() - self._engines_at < health.LOOK_S:
+            return
+        self._engines_at = time.monotonic()
         alive = {lease.slot: lease.pid for lease in self._ledger.leases() if lease.role == "serve"}
         for slot in self._slots.values():
             if "serve" in slot.roles:
@@ -572,6 +580,7 @@ def _end_process(pid: int, home: Home, grace_s: float) -> None:
 
 
 def _last_lines(log: Path, count: int = 20) -> str:
-    with contextlib.suppress(OSError):
-        return "\n".join(log.read_text(errors="replace")[-20_000:].splitlines()[-count:])
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
+        return "\n".join(file.read(20_000).decode(errors="replace").splitlines()[-count:])
     return ""

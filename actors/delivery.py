@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +26,10 @@ LONGEST_ERROR = 200
 """Characters of what a service says."""
 
 
+class UnknownServiceError(DeliveryError):
+    """No service can be made of the URL; trying again does not help."""
+
+
 class Target(Protocol):
     """Somewhere a notice can go."""
 
@@ -31,7 +37,7 @@ class Target(Protocol):
     """What people call it; no part of a URL but its scheme."""
 
     def send(self, notice: Notice) -> None:
-        """Deliver it. Raises DeliveryError."""
+        """Deliver it. Raises DeliveryError, UnknownServiceError where another try makes no sense."""
 
 
 def targets(config: NotifyConfig) -> list[Target]:
@@ -60,18 +66,17 @@ class Service:
         import apprise  # 0.3 s with its services; only a process that sends pays for it
 
         logging.getLogger("apprise").propagate = False  # its lines may hold parts of a URL
-        with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+        with _said_here() as lines:
             try:
                 service = apprise.Apprise.instantiate(self.url, suppress_exceptions=True)
                 if service is None:
-                    raise DeliveryError("not a URL that Apprise knows", hint="https://appriseit.com lists them")
+                    raise UnknownServiceError("not a URL that Apprise knows", hint="https://appriseit.com lists them")
                 service.socket_read_timeout = service.socket_connect_timeout = self.timeout_s
                 arrived = service.notify(title=notice.title, body=notice.text, notify_type=notice.level)
             except DeliveryError:
                 raise
             except Exception as error:  # of any of its services; the text may hold the URL
                 raise DeliveryError(f"{type(error).__name__} in Apprise") from None
-            lines = said.getvalue().strip().splitlines()
         if not arrived:
             raise DeliveryError(self._redacted(lines[0]) if lines else "the service refused it")
 
@@ -83,6 +88,20 @@ class Service:
             if len(part) >= 3:
                 text = text.replace(part, "***")
         return text[:LONGEST_ERROR]
+
+
+@contextlib.contextmanager
+def _said_here() -> Iterator[list[str]]:
+    """Apprise's warnings of this thread alone: `apprise.LogCapture` hears other threads' too, and their URLs."""
+    lines: list[str] = []
+    here, handler = threading.get_ident(), logging.Handler(logging.WARNING)
+    handler.addFilter(lambda record: record.thread == here)
+    handler.emit = lambda record: lines.extend(record.getMessage().strip().splitlines())
+    logging.getLogger("apprise").addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger("apprise").removeHandler(handler)
 
 
 @dataclass(frozen=True)

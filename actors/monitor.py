@@ -70,7 +70,7 @@ class HostReading:
 
 
 def gpus() -> list[GpuReading]:
-    """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
+    """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty if no driver answers."""
     import pynvml
 
     try:
@@ -83,8 +83,11 @@ def gpus() -> list[GpuReading]:
             with contextlib.suppress(pynvml.NVMLError):  # one that fell off the bus must not hide the others
                 found.append(_read(pynvml, index))
         return found
+    except pynvml.NVMLError:
+        return found
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def health() -> dict[str, GpuHealth] | None:
@@ -108,7 +111,8 @@ def health() -> dict[str, GpuHealth] | None:
     except pynvml.NVMLError:
         return None
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def device_name(device: str) -> str:

@@ -6,10 +6,11 @@ never raises for a part that is missing: the part is empty, and a sentence in `p
 """
 
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -29,8 +30,9 @@ from configs.schema import Slot
 from models.adapter import Manifest
 from models.registry import Registry
 
-SILENT_S = 60
-"""A running run without a sign of life for so long is worth a word; the control actor waits longer before it acts."""
+SILENT_PART = 0.5
+"""Of heartbeat_timeout_s: a running run without a sign of life for so long is worth a word. A sign comes with every
+step, and the first step of a 20B model compiles for minutes."""
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
 
@@ -59,6 +61,7 @@ class RunReading:
     """A run, and what is known of its way."""
 
     run: Run
+    """Its row; while it holds a slot, `loss` is the newest in its curve, NaN if it was no number."""
     position: int | None
     """1 is next; None if it is not queued."""
     eta: Eta | None
@@ -265,6 +268,8 @@ def _runs(home: Home, book: _Book, slots: tuple[Slot, ...], now: float, problems
             with _part(f"progress of {run.id}", problems):
                 lines, unreadable = pace.tail(home.run(run.id) / "metrics.jsonl")
                 eta, losses = pace.eta(lines, run.max_steps, now), pace.losses(lines)
+                if (loss := pace.newest(lines, "loss")) is not None:
+                    run = replace(run, loss=loss)
                 if unreadable:
                     problems.append(f"{run.id}: {unreadable} of the newest lines of metrics.jsonl cannot be read")
         queued = run.state is RunState.QUEUED
@@ -329,6 +334,8 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
         if slot.pid and not psutil.pid_exists(slot.pid):
             yield f"slot {slot.name} is held by {slot.holder}, whose process {slot.pid} is gone"
     for reading in overview.active:
-        silent = age(reading.run.heartbeat_at, now) or 0
-        if overview.up and reading.run.state is RunState.RUNNING and silent > min(SILENT_S, heartbeat_timeout_s or 1e9):
+        if reading.run.loss is not None and not math.isfinite(reading.run.loss):
+            yield f"the loss of {reading.run.id} is {reading.run.loss:g}"
+        silent, most = age(reading.run.heartbeat_at, now) or 0, SILENT_PART * (heartbeat_timeout_s or math.inf)
+        if overview.up and reading.run.state is RunState.RUNNING and silent > most:
             yield f"{reading.run.id} has given no sign of life for {silent:,.0f} s"

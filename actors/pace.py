@@ -1,7 +1,7 @@
 """How fast a run goes and when it will be done, from the newest lines of its `metrics.jsonl`.
 
 Knows lines, not runs: a step is `{"step", "loss", "at"}`, an evaluation `{"step", "eval_loss", "at"}`. Called by
-`actors.overview`; what else reads a whole curve does it through `jobs.training.metrics_log`.
+`actors.overview` and `actors.metrics`; what else reads a whole curve does it through `jobs.training.metrics_log`.
 """
 
 import json
@@ -52,7 +52,17 @@ def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]
 
 def losses(lines: Sequence[dict[str, Any]]) -> tuple[float, ...]:
     """Training losses of these lines, those that are finite numbers."""
-    return tuple(line["loss"] for line in lines if _is_number(line.get("loss")) and math.isfinite(line["loss"]))
+    found = (_number(line.get("loss")) for line in lines)
+    return tuple(value for value in found if value is not None and math.isfinite(value))
+
+
+def newest(lines: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The last number of this name, such as `loss`; a run that diverged wrote NaN, and so it is. None without one.
+
+    The ledger cannot tell it: SQLite stores NaN as NULL.
+    """
+    found = (_number(line.get(name)) for line in reversed(lines))
+    return next((value for value in found if value is not None), None)
 
 
 def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> Eta | None:
@@ -83,9 +93,17 @@ def _line(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except ValueError:
         return None
-    whole = isinstance(line, dict) and isinstance(line.get("step"), int) and _is_number(line.get("at"))
-    return line if whole else None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    needed = (_number(line["step"]), _number(line.get("at")))
+    return line if all(value is not None and math.isfinite(value) for value in needed) else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    """None for what is no number, or an integer that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None

@@ -1,5 +1,6 @@
 """`tandem status`: everything on one screen, once; also while the cluster is down."""
 
+import math
 import shutil
 import sys
 from contextlib import closing
@@ -70,6 +71,7 @@ def report(seen: Overview) -> dict:
         "slots": [asdict(slot) | {"quarantine": quarantines.get(slot.name)} for slot in seen.slots],
         "active_runs": [
             asdict(reading.run)
+            | {"loss": _json_number(reading.run.loss)}
             | {"waits_for": reading.waits_for, "position": reading.position, "eta": reading.eta and asdict(reading.eta)}
             for reading in seen.active
         ],
@@ -96,3 +98,8 @@ def report(seen: Overview) -> dict:
         },
         "problems": list(seen.problems),
     }
+
+
+def _json_number(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity; `problems` has a sentence for a loss that is one."""
+    return value if value is not None and math.isfinite(value) else None

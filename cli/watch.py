@@ -3,8 +3,8 @@
 Reads the ledger's file and the run's `metrics.jsonl`, so it outlives the cluster, and goes on with the run after it.
 """
 
-import math
 import os
+import sys
 import textwrap
 import time
 from collections.abc import Sequence
@@ -117,8 +117,9 @@ class _Screen:
     def _figures(self, columns: int) -> list[Text]:
         run, lines = self.run, self.log.lines
         told = Text()
-        if run.loss is not None:
-            told.append(f"loss {run.loss:.4f}", "bold")
+        newest = pace.newest(lines, "loss")
+        if (loss := run.loss if newest is None else newest) is not None:
+            told.append(f"loss {loss:.4f}", "bold")
         held_out = [(line["eval_loss"], line["step"]) for line in lines if _is_finite(line.get("eval_loss"))]
         if held_out:
             best, step = min(held_out)
@@ -188,7 +189,7 @@ def _one_line(line: Text, columns: int) -> Text:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max  # JSON may hold larger integers
 
 
 def _thin(curve):

@@ -1,5 +1,6 @@
 """The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any, Self
 
@@ -102,7 +103,7 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
             "engines": describe(await fleet.stats()),
             "aliases": await control.aliases(),
             "holds": holds.describe(),
-            "gpus": [asdict(gpu) for gpu in monitor.gpus()],
+            "gpus": [asdict(gpu) for gpu in await asyncio.to_thread(monitor.gpus)],  # a lost one takes seconds
             "host": asdict(monitor.host()),
         }
 

@@ -35,6 +35,7 @@ class ClusterCollector:
         found = scrape.attempt("cluster", lambda: cluster.find(self._home))
         alive = found is not None and found.is_alive
         yield GaugeMetricFamily("tandem_up", "1 while the cluster's head process lives.", value=float(alive))
+        yield _heartbeat_timeout(found)
         yield from scrape.part("host", hardware.host)
         yield from scrape.part("disk", lambda: hardware.disk(self._home.root))
         yield from scrape.part("gpus", hardware.gpus)
@@ -86,6 +87,14 @@ class _Scrape:
 def _info() -> Metric:
     versions = {"version": _version("tandem"), "python": platform.python_version(), "ray": _version("ray")}
     return InfoMetricFamily("tandem", "Versions of Tandem, Python and Ray.", value=versions)
+
+
+def _heartbeat_timeout(found: Cluster | None) -> Metric:
+    name, text = "tandem_heartbeat_timeout_seconds", "Without a sign of life for so long a run is started again."
+    family = GaugeMetricFamily(name, text, labels=[])
+    if found is not None:
+        family.add_metric([], found.config.heartbeat_timeout_s)
+    return family
 
 
 def _version(package: str) -> str:

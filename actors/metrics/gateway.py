@@ -31,6 +31,6 @@ class GatewayCollector:
         yield from families or ()
 
     def _read(self) -> list[Metric]:
-        answer = httpx.get(f"{cluster.require(self._home).http}/metrics", timeout=TIMEOUT_S)
+        answer = httpx.get(f"{cluster.require(self._home).http}/metrics", timeout=TIMEOUT_S, trust_env=False)
         families = text_string_to_metric_families(answer.raise_for_status().text)
         return [family for family in families if family.name.startswith(PREFIXES)]

@@ -1,13 +1,11 @@
 """Queue, runs, adapters and swaps as metrics, read from an open ledger and the home's folders."""
 
-import json
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
+from actors import pace
 from actors.ledger import Ledger
 from actors.run import Run
 from configs.paths import Home
@@ -54,35 +52,17 @@ def runs(ledger: Ledger, home: Home) -> Iterator[Metric]:
 
 
 def _readings(run: Run, home: Home) -> dict[str, float | None]:
-    """From the row, and from the run's own curve what the row cannot hold: SQLite stores NaN as NULL."""
-    lines = _tail(home.run(run.id) / "metrics.jsonl")
+    """From the row, and from the run's own curve what the row cannot hold."""
+    lines, _ = pace.tail(home.run(run.id) / "metrics.jsonl", TAIL_BYTES)
+    loss = pace.newest(lines, "loss")
     return {
         "step": run.step,
         "max_steps": run.max_steps,
-        "loss": next((line["loss"] for line in lines if "loss" in line), run.loss),
-        "eval_loss": next((line["eval_loss"] for line in lines if "eval_loss" in line), None),
+        "loss": run.loss if loss is None else loss,
+        "eval_loss": pace.newest(lines, "eval_loss"),
         "tokens_per_s": run.tokens_per_s,
         "heartbeat_age": None if run.heartbeat_at is None else max(0.0, time.time() - run.heartbeat_at),
     }
-
-
-def _tail(path: Path) -> list[dict]:
-    """The last lines of a curve, newest first; a line that is cut off or damaged is left out."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in reversed(text.splitlines()):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
 
 
 def adapters(ledger: Ledger, home: Home) -> Iterator[Metric]:

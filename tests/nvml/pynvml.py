@@ -1,5 +1,9 @@
-"""NVIDIA's library with two cards, for a process that has this folder on its PYTHONPATH. One counts no energy."""
+"""NVIDIA's library with two cards, for a process that has this folder on its PYTHONPATH. One counts no energy.
 
+With NVML_COUNT_FAILS in its environment the driver starts and then does not say how many cards there are.
+"""
+
+import os
 import time
 from types import SimpleNamespace
 
@@ -18,6 +22,8 @@ def nvmlShutdown() -> None: ...
 
 
 def nvmlDeviceGetCount() -> int:
+    if "NVML_COUNT_FAILS" in os.environ:
+        raise NVMLError
     return len(UUIDS)
 
 

@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 MOST_POINTS = 360
 """Of one curve; more would be closer together than a screen's pixels."""
+LARGEST = 1e100
+"""Of what is drawn; an axis of larger numbers cannot be computed."""
 
 Point = tuple[float, float]
 """(step, loss)"""
@@ -70,12 +72,13 @@ def loss_curve(
 ) -> Markup:
     """Training losses as a line, held-out losses as dots on one, `levels` as dashes; steps rising, up to `last_step`.
 
-    Values that are not finite are left out; the result is empty where nothing is left.
+    Values that are not finite or above LARGEST are left out; the result is empty where nothing is left.
     """
     train, held_out = (_finite(points) for points in (train, held_out))
     if not train and not held_out:
         return Markup("")
-    ticks = _ticks(0.0, max(value for _, value in (*train, *held_out)))
+    values = [value for _, value in (*train, *held_out)]
+    ticks = _ticks(min(0.0, *values), max(values))
     end = max(last_step or 0, 2, *(int(step) for step, _ in (*train, *held_out)))
     frame = Frame(end, ticks[0], ticks[-1])
     levels = [level for level in levels if frame.low <= level.value <= frame.high]
@@ -134,4 +137,4 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
-    return [(step, value) for step, value in points if math.isfinite(value)]
+    return [(step, value) for step, value in points if abs(value) <= LARGEST]

@@ -30,14 +30,14 @@ class Curve:
         """Add one whole line."""
         try:
             content = json.loads(line)
-            step = int(content["step"])
+            step = int(_number(content["step"]))
             if "loss" in content:
                 self.train.append((step, _number(content["loss"])))
             elif "eval_loss" in content:
                 self.held_out.append((step, _number(content["eval_loss"])))
             elif "rollback" in content:
                 self.rollbacks += 1
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             self.unreadable += 1
 
 

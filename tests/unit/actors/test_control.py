@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from actors.control import Directive
 from actors.ledger import AdapterState
 from actors.ray_jobs import JobState
 from actors.run import RunState
-from configs.errors import NotFoundError, StateError
+from configs.errors import ClusterError, NotFoundError, StateError
 from configs.paths import Home
 from configs.schema import Slot
 from tests.samples import EXPORT
@@ -730,6 +731,25 @@ def test_a_flip_needs_the_alias_where_it_was_expected_and_may_be_sent_again(driv
     drive(scenario)
 
 
+def test_of_a_long_log_only_the_end_is_read(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        log = desk.home.run("a") / "log.txt"
+        log.parent.mkdir(parents=True)
+        with log.open("wb") as file:  # sparse: zeros that take no space
+            file.seek(50 * 2**20)
+            file.write("\nä\nthe cause\n".encode())
+        tracemalloc.start()
+        await desk.control.finish("a", attempt, S.FAILED, "it broke")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        (told,) = [event.text for event in desk.ledger.events(run_id="a") if event.kind == "log"]
+        assert told.endswith("\nä\nthe cause")
+        assert peak < 5 * 2**20
+
+    drive(scenario)
+
+
 # Ticking by itself
 
 
@@ -759,3 +779,33 @@ def test_one_bad_tick_is_noted_and_does_not_end_the_queue(home, monkeypatch, cap
     asyncio.run(asyncio.wait_for(main(), 10))
     (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (told.getMessage(), str(told.exc_info[1])) == ("a tick failed", "the dashboard is away")
+
+
+def test_a_disk_that_is_full_for_some_ticks_does_not_end_the_queue(home, monkeypatch):
+    """SQLite itself says that the disk is full: its file may not grow."""
+
+    async def main() -> None:
+        desk = Desk(home)
+        await desk.open()
+        real, slept = asyncio.sleep, []
+        monkeypatch.setattr(control_module.asyncio, "sleep", lambda seconds: slept.append(seconds) or real(0.001))
+        await desk.submit("a")
+        database = desk.ledger._db
+        (most,) = database.execute("PRAGMA max_page_count").fetchone()
+        database.execute("PRAGMA max_page_count = 1")  # as many as there are now
+        for text in ("y" * 500, "y"):  # until not even the shortest line has room
+            with pytest.raises(ClusterError, match="database or disk is full"):
+                for _ in range(500):
+                    desk.ledger.note("x", text)
+        forever = asyncio.create_task(desk.control._run_forever())
+        while slept.count(control_module.RETRY_S) < 3 and not forever.done():
+            await real(0.005)
+        assert desk.state("a") is S.QUEUED
+        database.execute(f"PRAGMA max_page_count = {most}")
+        while desk.state("a") is S.QUEUED and not forever.done():
+            await real(0.005)
+        forever.cancel()
+        assert desk.state("a") is S.STARTING
+        desk.ledger.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))

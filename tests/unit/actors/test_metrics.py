@@ -5,8 +5,11 @@ import math
 import os
 import platform
 import shutil
+import sys
+import threading
 import time
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 
 import psutil
@@ -24,6 +27,7 @@ from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from models.registry import Registry
 from serve.engine.protocol import EngineStats
+from tests.nvml import pynvml as driver
 from tests.samples import RUN_CONFIG, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
@@ -113,7 +117,7 @@ def start(ledger: Ledger, run_id: str = "a") -> None:
 
 def curve(home: Home, *lines: str) -> None:
     home.run("a").mkdir(parents=True, exist_ok=True)
-    (home.run("a") / "metrics.jsonl").write_text("\n".join(lines))
+    (home.run("a") / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(home, ledger):
@@ -121,9 +125,9 @@ def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(hom
     assert ("tandem_run_eval_loss", "a") not in scrape(ClusterCollector(home)), "it was never evaluated"
     curve(
         home,
-        '{"step": 6, "loss": 1.5}',
-        '{"step": 6, "eval_loss": 1.75}',
-        '{"step": 7, "loss": NaN}',
+        '{"step": 6, "loss": 1.5, "at": 1.0}',
+        '{"step": 6, "eval_loss": 1.75, "at": 2.0}',
+        '{"step": 7, "loss": NaN, "at": 3.0}',
         '{"step": 8, "lo',
     )
     values = scrape(ClusterCollector(home))
@@ -131,7 +135,11 @@ def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(hom
     assert values[("tandem_run_eval_loss", "a")] == 1.75
 
 
-@pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{"], ids=repr)
+ODD = ['"x"', "[1]", "null", "true", "9" * 400]
+ODD = [f'{{"step": 7, "loss": {value}, "at": 1}}' for value in ODD] + ['{"step": Infinity, "loss": 9, "at": 1}']
+
+
+@pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{", *ODD], ids=lambda line: repr(line[:40]))
 def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
     start(ledger)
     curve(home, lines)
@@ -142,7 +150,8 @@ def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
 
 def test_a_long_curve_is_read_from_its_end(home, ledger):
     start(ledger)
-    curve(home, '{"step": 1, "eval_loss": 9.0}', *(f'{{"step": {step}, "loss": {step}.5}}' for step in range(20_000)))
+    steps = (f'{{"step": {step}, "loss": {step}.5, "at": {step}}}' for step in range(20_000))
+    curve(home, '{"step": 1, "eval_loss": 9.0, "at": 0}', *steps)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_run_loss", "a")] == 19999.5
     assert ("tandem_run_eval_loss", "a") not in values, "further back than is read"
@@ -161,6 +170,12 @@ def test_a_runs_watchdog_and_sign_of_life_are_shown(home, ledger, monkeypatch):
     assert values[("tandem_run_heartbeat_age_seconds", "a")] == pytest.approx(100, abs=5)
     monkeypatch.setattr(time, "time", lambda: now - 1000)
     assert scrape(ClusterCollector(home))[("tandem_run_heartbeat_age_seconds", "a")] == 0, "the clock was set back"
+
+
+def test_how_long_a_run_may_be_silent_is_the_clusters(home):
+    assert ("tandem_heartbeat_timeout_seconds",) not in scrape(ClusterCollector(home))
+    note_cluster(home)
+    assert scrape(ClusterCollector(home))[("tandem_heartbeat_timeout_seconds",)] == ClusterConfig().heartbeat_timeout_s
 
 
 def test_a_full_queue_hides_no_run_and_makes_no_series(home, ledger):
@@ -258,6 +273,17 @@ def test_versions_and_the_homes_disk_are_shown(home):
     assert values[("tandem_disk_free_bytes",)] == pytest.approx(usage.free, rel=0.2)
 
 
+def test_a_driver_that_does_not_count_its_gpus_shows_as_slots_without_one(home, monkeypatch):
+    slots = (Slot(name="0", gpu=0, uuid=driver.UUIDS[0], roles=("train",)),)
+    note_cluster(home, slots=slots)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert scrape(ClusterCollector(home))[("tandem_slot_gpu_up", "0", driver.UUIDS[0])] == 1
+    monkeypatch.setenv("NVML_COUNT_FAILS", "1")
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_slot_gpu_up", "0", driver.UUIDS[0])] == 0
+    assert {value for key, value in values.items() if key[0] == "tandem_scrape_errors"} == {0}
+
+
 def test_a_part_that_cannot_be_read_shows_and_hides_no_other(home, ledger, monkeypatch):
     whole = scrape(ClusterCollector(home))
     assert {value for key, value in whole.items() if key[0] == "tandem_scrape_errors"} == {0}
@@ -346,6 +372,27 @@ def test_the_exporter_shows_nothing_of_a_gateway_that_does_not_run(home):
     config = json.loads(home.cluster.read_text())
     assert config["http_port"] == 1, "nothing listens there"
     assert scrape(GatewayCollector(home)) == {("tandem_gateway_up",): 0}
+
+
+def test_no_proxy_of_the_environment_is_asked_for_the_gateway(home, monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"tandem_requests_active 3.0\n")
+
+        def log_message(self, *args: object) -> None: ...
+
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as gateway:
+        threading.Thread(target=gateway.serve_forever, args=(0.01,), daemon=True).start()
+        note_cluster(home, http_port=gateway.server_port)
+        values = scrape(GatewayCollector(home))
+        gateway.shutdown()
+    assert values == {("tandem_gateway_up",): 1, ("tandem_requests_active",): 3}
 
 
 def test_ray_is_where_its_own_discovery_file_says_and_nowhere_while_the_cluster_is_down(home):

@@ -1,6 +1,7 @@
 """Notifications: a real webhook on loopback, real programs, a real ledger; what fails is an event without secrets."""
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -25,18 +26,23 @@ SECRET = "hunter2hunter2"
 
 
 class Webhook:
-    """An HTTP server on loopback that keeps what is posted to it; `statuses` are its answers, then 200 for ever."""
+    """An HTTP server on loopback that keeps what is posted to it; `statuses` are its answers, then 200 for ever.
+
+    Below the path `broken` it answers 500 always.
+    """
 
     def __init__(self) -> None:
         self.posts: list[dict] = []
         self.statuses: list[int] = []
+        self.broken = "nothing"
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.posts.append(json.loads(body) | {"path": self.path})
-                self.send_response(hook.statuses.pop(0) if hook.statuses else 200)
+                status = hook.statuses.pop(0) if hook.statuses else 200
+                self.send_response(500 if self.path.startswith(hook.broken) else status)
                 self.end_headers()
 
             def log_message(self, *args: object) -> None: ...
@@ -131,13 +137,14 @@ def test_a_service_that_fails_once_is_tried_again(webhook, ledger):
 
 
 def test_a_service_that_goes_on_failing_is_an_event_without_secrets_and_holds_up_no_other(webhook, ledger, capfd):
-    webhook.statuses = [500] * 3
+    webhook.broken = f"/{SECRET}"
     config = NotifyConfig(urls=[webhook.url, webhook.url.replace(f"/{SECRET}", "/second")])
     tell(ledger, config, ("failed", "x"))
     (told,) = failures(ledger)
     assert told.startswith("url 1 (json) was not told 'Tandem on ")
     assert "error=500" in told
-    assert webhook.posts[-1]["path"].startswith("/second")
+    paths = [post["path"].strip("/") for post in webhook.posts]
+    assert sorted(paths) == sorted([SECRET] * 3 + ["second"])
     assert SECRET not in "".join([told, *capfd.readouterr()])
 
 
@@ -160,11 +167,54 @@ def test_a_service_that_cannot_be_reached_says_why_without_its_url(url, words, c
     assert SECRET not in shown
 
 
+def test_what_another_thread_says_meanwhile_is_not_in_a_services_error(webhook):
+    class Overheard(list):
+        def append(self, post: dict) -> None:  # in the server's thread, while the service waits for its answer
+            logging.getLogger("apprise").warning("somebody else's token")
+            super().append(post)
+
+    webhook.posts, webhook.statuses = Overheard(), [500]
+    (target,) = delivery.targets(NotifyConfig(urls=[webhook.url]))
+    with pytest.raises(DeliveryError, match="error=500") as caught:
+        target.send(notices.test())
+    assert "token" not in caught.value.message
+
+
 def test_what_a_service_says_is_shown_without_any_part_of_its_url():
     service = Service("url 1 (json)", f"json://host.example/tok%2Fen/{SECRET}?key=abc", 1)
     assert service._redacted(f"Failed: host.example refused {SECRET} for tok/en, key=abc") == (
         "Failed: *** refused *** for ***/en, ***=***"
     )
+
+
+def test_a_target_that_hangs_holds_up_no_other_and_loses_no_notice_of_theirs(webhook, tmp_path, ledger):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    config = NotifyConfig(urls=[webhook.url], command=("cat", str(gate)), timeout_s=60)
+    notifier = Notifier(config, ledger, pauses_s=())
+    notifier._outboxes.reverse()  # the program first
+    notifier.offer()
+    for text in ("one", "two"):
+        ledger.note("failed", text, "a")
+        notifier.offer()
+    until(lambda: len(webhook.posts) == 2)
+    assert [post["message"] for post in webhook.posts] == ["one", "two"]
+    assert not notifier.idle()
+    notifier._outboxes[0].target = Command("command (true)", ("true",), 5)
+    gate.open("w").close()
+    until(notifier.idle)
+
+
+def test_a_url_that_no_service_knows_is_tried_once(ledger, monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", lambda seconds, real=time.sleep: slept.append(seconds) or real(0.01))
+    notifier = Notifier(NotifyConfig(urls=["nosuchservice://x"]), ledger, pauses_s=(7, 7))
+    notifier.offer()
+    ledger.note("failed", "x", "a")
+    notifier.offer()
+    until(notifier.idle)
+    assert 7 not in slept
+    assert [text.rpartition(": ")[2] for text in failures(ledger)] == ["not a URL that Apprise knows"]
 
 
 def test_an_error_of_nobodys_making_does_not_end_the_thread(webhook, ledger):
@@ -175,12 +225,17 @@ def test_an_error_of_nobodys_making_does_not_end_the_thread(webhook, ledger):
             raise ValueError(SECRET)
 
     notifier = tell(ledger, NotifyConfig(urls=[webhook.url]))
-    notifier._targets.insert(0, Broken())
+    (outbox,) = notifier._outboxes
+    service, outbox.target = outbox.target, Broken()
     for text in ("one", "two"):
         ledger.note("failed", text, "a")
     notifier.offer()
     until(notifier.idle)
-    assert [post["message"] for post in webhook.posts] == ["one", "two"]
+    outbox.target = service
+    ledger.note("failed", "three", "a")
+    notifier.offer()
+    until(notifier.idle)
+    assert [post["message"] for post in webhook.posts] == ["three"]
     assert [text.rpartition(": ")[2] for text in failures(ledger)] == ["ValueError"] * 2
 
 
@@ -285,8 +340,8 @@ def test_more_than_can_wait_is_dropped_with_an_event_and_offering_never_blocks(t
     (told,) = failures(ledger)
     count = int(told.partition(" ")[0])
     assert count in (19, 20), "one may be with the thread already"
-    assert told.endswith(f"notices were dropped: {WAITING} are waiting already")
-    notifier._targets.clear()  # the rest goes to nobody
+    assert told.endswith(f"notices to command (cat) were dropped: {WAITING} are waiting already")
+    notifier._outboxes[0].target = Command("command (true)", ("true",), 5)  # for the rest
     gate.open("w").close()
     until(notifier.idle)
 
@@ -348,4 +403,4 @@ def test_a_failed_run_of_a_ledger_that_is_closed_does_not_raise_in_the_thread(ho
     ledger.close()
     gate.open("w").close()
     until(notifier.idle)
-    assert notifier._thread.is_alive()
+    assert notifier._outboxes[0].thread.is_alive()

@@ -1,7 +1,9 @@
 """One look at everything: real ledgers, folders and HTTP; what is missing or strange is a sentence, never an error."""
 
 import json
+import math
 import os
+import sys
 import threading
 import time
 from dataclasses import asdict
@@ -17,9 +19,11 @@ from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.overview import age, read
 from actors.run import RunState
+from cli.status import report
 from configs.schema import ClusterConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from models.registry import Registry
+from tests.nvml import pynvml as driver
 from tests.samples import TRAIN, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
@@ -215,6 +219,28 @@ def test_a_metrics_file_with_unreadable_lines_is_a_sentence_and_the_rest_is_show
     assert "a: 1 of the newest lines of metrics.jsonl cannot be read" in seen.problems
 
 
+def test_a_run_that_diverged_does_not_look_well(home, ledger):
+    training(ledger, home, lines=[{"step": 1, "loss": 1.25, "at": 1.0}, {"step": 2, "loss": math.nan, "at": 2.0}])
+    for step, loss in ((1, 1.25), (2, math.nan)):
+        ledger.progress("a", step=step, max_steps=9, loss=loss, tokens_per_s=1.0)
+    assert ledger.run("a").loss == 1.25, "SQLite stores NaN as NULL"
+    seen = read(home)
+    assert math.isnan(seen.runs[0].run.loss)
+    assert "the loss of a is nan" in seen.problems
+    (told,) = report(seen)["active_runs"]
+    assert told["loss"] is None, "JSON has no NaN"
+
+
+@pytest.mark.parametrize("loss", ['"x"', "[1]", "9" * 400, "-1.5"], ids=lambda text: text[:9])
+def test_an_odd_loss_leaves_the_rest_of_the_curve(loss, home, ledger):
+    log = training(ledger, home, lines=[{"step": 1, "loss": 2.0, "at": 1.0}])
+    with log.path.open("a") as handle:
+        handle.write(f'{{"step": 2, "loss": {loss}, "at": 2.0}}\n')
+    seen = read(home)
+    assert seen.runs[0].losses[0] == 2.0
+    assert not seen.problems
+
+
 def test_a_metrics_file_that_cannot_be_opened_is_a_sentence(home, ledger):
     training(ledger, home)
     (home.run("a") / "metrics.jsonl").mkdir()
@@ -331,6 +357,15 @@ def test_a_control_actor_that_hangs_or_is_dead_hides_no_engine(status, home, up)
     assert (seen.control, seen.base, seen.engines, seen.traffic.answered) == (False, "tiny", {"engine_1": STATS}, 7)
 
 
+@pytest.mark.parametrize("answer", [500, "no JSON", ["strange"]])
+def test_a_status_that_fails_otherwise_is_not_blamed_on_the_control_actor(answer, home, up):
+    up(answers(**{"/api/status": answer, "/readyz": {"base": "tiny", "engines": {"engine_1": STATS}}}))
+    seen = read(home)
+    assert (seen.control, seen.engines) == (None, {"engine_1": STATS})
+    (problem,) = seen.problems
+    assert problem.startswith("the gateway (/api/status) ") and "control actor" not in problem
+
+
 def test_a_gateway_that_waits_for_an_engine_that_is_not_up_is_not_blamed(home, up):
     content = answers(deployments={"gateway": deployment(replica()), "engine_1": deployment(replica(NOBODY))})
     up(content | {"/api/status": HANGS, "/metrics": HANGS})
@@ -386,12 +421,30 @@ def test_without_a_driver_every_slots_gpu_is_gone(home, up, monkeypatch):
     assert len([problem for problem in read(home).problems if "is gone" in problem]) == 2
 
 
+def test_a_driver_that_does_not_count_its_gpus_is_none_and_the_rest_is_read(home, ledger, up, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setenv("NVML_COUNT_FAILS", "1")
+    ledger.submit("a", **TRAIN)
+    up(slots=gpu_slots())
+    seen = read(home)
+    assert (seen.gpus, [reading.run.id for reading in seen.runs]) == ((), ["a"])
+    assert len([problem for problem in seen.problems if "is gone" in problem]) == 2
+
+
 def test_a_run_without_a_sign_of_life_is_a_sentence(home, ledger, up):
     training(ledger, home)
     with ledger._transaction() as db:
         db.execute("UPDATE runs SET heartbeat_at = ?", (time.time() - 600,))
     up()
     assert any(problem.startswith("a has given no sign of life for 6") for problem in read(home).problems)
+
+
+def test_a_step_that_compiles_for_minutes_is_not_wrong(home, ledger, up):
+    training(ledger, home)
+    with ledger._transaction() as db:
+        db.execute("UPDATE runs SET heartbeat_at = ?", (time.time() - 0.45 * ClusterConfig().heartbeat_timeout_s,))
+    up()
+    assert read(home).problems == ()
 
 
 def test_a_clock_that_was_set_back_is_a_sentence_and_no_age_is_negative(home, ledger, monkeypatch):

@@ -1,6 +1,7 @@
 """How fast a run goes, from lines as training writes them, and from what a disk or a clock makes of them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_unreadable_lines_are_counted_and_one_that_is_being_written_is_not(tmp_p
 def test_only_losses_that_are_numbers_are_drawn():
     lines = [{"loss": 1.5}, {"loss": float("nan")}, {"eval_loss": 1.0}, {"loss": "x"}, {"loss": float("inf")}]
     assert pace.losses(lines) == (1.5,)
+
+
+def test_the_newest_loss_of_a_run_that_diverged_is_no_number_and_what_is_none_is_passed_over():
+    lines = [{"loss": 1.5}, {"loss": float("nan")}, {"eval_loss": 1.0}, {"loss": "x"}, {"loss": [1]}, {"loss": True}]
+    assert math.isnan(pace.newest(lines, "loss"))
+    assert pace.newest(lines, "eval_loss") == 1.0
+    assert pace.newest(lines, "tokens") is None
+    assert pace.newest([{"loss": float("inf")}], "loss") == math.inf
+
+
+def test_numbers_that_no_float_can_hold_are_no_losses_and_spoil_no_line(tmp_path):
+    log, huge = tmp_path / "metrics.jsonl", "9" * 400
+    odd = [f'{{"step": 1, "loss": 2.0, "at": {huge}}}', f'{{"step": {huge}, "loss": 2.0, "at": 1}}']
+    odd += ['{"step": Infinity, "loss": 2.0, "at": 1}', '{"step": 1, "loss": 2.0, "at": NaN}']
+    log.write_text("\n".join([*odd, f'{{"step": 1, "loss": {huge}, "at": 1}}', ""]))
+    lines, unreadable = pace.tail(log)
+    assert (len(lines), unreadable) == (1, 4)
+    assert (pace.losses(lines), pace.newest(lines, "loss")) == ((), None)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6])

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from actors import monitor
+from actors import health, monitor
 from actors.monitor import GpuHealth
 from actors.run import RunState
 from configs.errors import NotFoundError, StateError
@@ -291,6 +291,21 @@ def test_a_driver_that_never_answers_holds_up_nobody(drive, monkeypatch):
     drive(scenario, slots=(GPU, SERVE))
 
 
+def test_a_driver_that_never_answers_does_not_hide_that_an_engine_is_gone(drive, clock, monkeypatch):
+    async def scenario(desk):
+        release = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(monitor, "health", lambda: asyncio.run_coroutine_threadsafe(release.wait(), loop).result())
+        await desk.tick()
+        clock.advance(31)
+        await desk.tick()
+        assert [event.kind for event in desk.ledger.events()] == ["engine_down"]
+        release.set()
+        await asyncio.wait([desk.control._look])
+
+    drive(scenario, slots=(GPU, SERVE), engine_patience_s=30)
+
+
 def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive, clock, monkeypatch):
     async def scenario(desk):
         await look(desk)
@@ -300,6 +315,7 @@ def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive,
         assert found == [("engine_down", "no engine has lived on slot 1 for 30 s")]
         monkeypatch.setattr("actors.control._is_ours", lambda pid, home: pid == os.getpid())
         await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        clock.advance(health.LOOK_S)
         await look(desk)
         assert desk.ledger.events()[-1].kind == "engine"
 

@@ -157,6 +157,15 @@ def test_lines_that_cannot_be_read_are_counted_and_the_curve_goes_on(home, ledge
     assert any("┌" in line for line in text)
 
 
+def test_a_run_that_diverged_shows_it_and_a_number_that_no_float_holds_is_none(home, ledger, log):
+    log.append({"step": 10, "eval_loss": 10**400, "at": 1.0})
+    assert drawn(home, ledger)[2].startswith("loss 0.4444   held-out ◆ 0.6250")
+    log.append({"step": 11, "loss": float("nan"), "at": 2.0})
+    text = drawn(home, ledger)
+    assert text[2].startswith("loss nan   held-out ◆ 0.6250")
+    assert any("┌" in line for line in text)
+
+
 def test_a_log_is_read_again_only_when_it_has_changed(log):
     seen = _Log(log.path)
     seen.look()

@@ -8,7 +8,9 @@ from itertools import combinations
 import pytest
 import yaml
 
+from actors.metrics import gateway
 from configs.paths import MONITORING, SOURCE
+from serve.fleet import PROBE_S
 from tests.prometheus import binary
 from tests.unit.test_docs import check, descend, table
 
@@ -26,6 +28,14 @@ ROWS = ["Overview", "GPUs", "Training", "Requests", "Engines", "Host"]
 def test_promtool_is_content(command):
     done = subprocess.run([binary("promtool"), *command.split()], cwd=MONITORING, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_waits_longer_than_the_exporter_and_that_longer_than_the_gateway_for_an_engine():
+    """Otherwise every scrape fails while an engine loads, and the exporter counts as down."""
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "tandem"]
+    timeout, interval = (float(job[name].removesuffix("s")) for name in ("scrape_timeout", "scrape_interval"))
+    assert PROBE_S < gateway.TIMEOUT_S < timeout <= interval
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in RULES), *QUERIES])

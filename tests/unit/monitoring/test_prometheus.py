@@ -76,7 +76,7 @@ def at_work(server: Server) -> None:
     ledger.grant("tiny-1", SLOTS[0])
     ledger.progress("tiny-1", step=7, max_steps=60, loss=1.25, tokens_per_s=830.5)
     server.home.run("tiny-1").mkdir(parents=True)
-    lines = '{"step": 6, "eval_loss": 1.5}\n{"step": 7, "loss": 1.25}\n'
+    lines = '{"step": 6, "eval_loss": 1.5, "at": 1.0}\n{"step": 7, "loss": 1.25, "at": 2.0}\n'
     (server.home.run("tiny-1") / "metrics.jsonl").write_text(lines)
 
 

@@ -145,6 +145,27 @@ def test_lines_that_are_none_are_counted_and_left_out():
     assert (curve.train, curve.unreadable, curve.rollbacks) == ([(4, 0.5)], 5, 1)
 
 
+@pytest.mark.parametrize("line", ['"step": 2, "loss": H', '"step": Infinity, "loss": 1', '"step": H, "loss": 1'])
+def test_a_number_that_no_float_can_hold_is_a_line_that_is_none(line):
+    curve = Curve()
+    curve.take(b"{%s}" % line.replace("H", "9" * 400).encode())
+    assert (curve.train, curve.unreadable) == ([], 1)
+
+
+@pytest.mark.parametrize("others", [[2.0, -2.0], [-2.0, -1.0], [-2.0]])
+def test_negative_losses_have_room_below_zero(others):
+    html = loss_curve(list(enumerate(others, 1)), [], [], last_step=3, label="loss")
+    low, high = (float(re.search(f'data-{end}="([^"]*)"', html)[1]) for end in ("low", "high"))
+    assert low <= -2.0 and high >= max(others)
+    assert all(0 <= y <= 100 for _, y in polyline(html, "train"))
+
+
+def test_values_too_large_for_an_axis_are_left_out_and_so_is_no_step():
+    points = [(1, 1.0), (2, 1.7e308), (3, -1.7e308), (10**300, 0.5)]
+    html = loss_curve(points, [], [], last_step=9, label="loss")
+    assert [y for _, y in polyline(html, "train")] == [0, 50]
+
+
 def test_a_curve_stands_where_its_values_are():
     html = loss_curve([(1, 2.0), (50, 1.0), (99, 0.0)], [(50, 0.5)], [], last_step=99, label="loss")
     assert polyline(html, "train") == [(0, 0), (50, 50), (100, 100)]

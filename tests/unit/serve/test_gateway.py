@@ -1,11 +1,14 @@
 """The gateway over real HTTP: a real server on a free port, the openai client, and engines that echo or recite."""
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 
+from actors import monitor
 from actors.run import RunState
 from configs.errors import OverloadError
 from serve import fleet as fleet_module
@@ -204,6 +207,23 @@ def test_status_shows_slots_engines_and_aliases(refusing):
     assert [slot["slot"]["name"] for slot in status["slots"]] == ["0", "1"]
     assert status["engines"]["engine_1"]["device"] == "cpu"
     assert status["host"]["cpu_count"] >= 1
+
+
+def test_a_driver_that_takes_its_time_holds_up_no_other_request(refusing, monkeypatch):
+    asked, answered = threading.Event(), threading.Event()
+
+    def slow() -> list:
+        asked.set()
+        assert answered.wait(5), "the other request waits for the driver"
+        return []
+
+    monkeypatch.setattr(monitor, "gpus", slow)
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(refusing.get, "/api/status")
+        assert asked.wait(5)
+        assert refusing.get("/healthz").status_code == 200
+        answered.set()
+        assert status.result().json()["gpus"] == []
 
 
 # Refusals
