@@ -21,6 +21,8 @@ ELSEWHERE = {
     "tandem metrics --port 9464": "tests/ray/test_serving.py; it does not end by itself",
     "tandem chat": "tests/unit/cli/test_chat_terminal.py; it waits for a person",
     "tandem ui --open": "tests/browser; it does not end by itself",
+    "tandem dashboard --open": "tests/browser and tests/ray/test_dashboard.py; it does not end by itself",
+    "tandem logs -f": "tests/unit/cli/test_logs.py; it does not end by itself",
     "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200": "its --dry-run is run here",
     'eval "$(tandem env)"': "its effect is in the environment that every command here gets",
     "serve deploy configs/serve.yaml": "tests/ray/test_serving.py",
