@@ -20,6 +20,7 @@ from cli import meter, output
 WIDE = 110
 LONGEST_NAME = 14
 GAP = 2
+GOES_ON = "goes on after `tandem up`"
 
 
 def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
@@ -228,11 +229,11 @@ def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
         head.append(f"  attempt {run.attempt}", "yellow")
     bars = max(10, min(40, width - 62))
     way = Text.assemble("  ", meter.bar(reading.progress, bars, "blue"), f" {run.step}/{run.max_steps or '?'}")
-    way.append(f" {meter.percent(reading.progress)}  {meter.remaining(reading.eta)}")
+    way.append(f" {meter.percent(reading.progress)}  {meter.remaining(reading.eta) if overview.up else GOES_ON}")
     figures = Text("  ")
     if run.loss is not None:
         figures.append(f"loss {run.loss:.4f} ").append_text(meter.curve(reading.losses, max(10, min(60, width - 44))))
-    if run.tokens_per_s is not None:
+    if run.tokens_per_s is not None and overview.up:
         figures.append(f"  {run.tokens_per_s:,.0f} tok/s")
     return [head, way, figures] if figures.plain.strip() else [head, way]
 

@@ -193,6 +193,12 @@ def test_a_running_run_shows_progress_time_left_loss_and_speed():
     assert runs[2] == "  loss 0.5000 █▅▂▁  5,617 tok/s"
 
 
+def test_while_down_a_run_says_when_it_goes_on_instead_of_speed_and_time_left():
+    runs = section(lines(Board(replace(DOWN, runs=(replace(running(), eta=None),)))), "runs")
+    assert runs[1].endswith(" 30/60 50%  goes on after `tandem up`")
+    assert runs[2] == "  loss 0.5000 █▅▂▁"
+
+
 def test_of_an_unknown_number_of_steps_there_is_no_share():
     runs = section(lines(Board(replace(ALL_WELL, runs=(RunReading(run(max_steps=None), None, None, ()),)))), "runs")
     assert re.fullmatch(r"  ·+ 30/\? -", runs[1].rstrip())

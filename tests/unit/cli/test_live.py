@@ -15,6 +15,7 @@ from configs.schema import Slot
 from jobs.plots import Curve
 from jobs.training.metrics_log import MetricsLog
 from tests.samples import TRAIN
+from tests.unit.actors.test_metrics import note_cluster
 from tests.unit.cli.screens import ALL_WELL, lines
 from tests.unit.cli.test_chat_terminal import Terminal
 
@@ -75,11 +76,14 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
     assert seen["requests"]["latency_seconds"] == {"request_duration": {"count": 4, "p50": 0.5, "p95": 0.95}}
 
 
-def test_an_active_run_has_its_place_in_the_queue_and_its_time_left(invoke, ledger, log):
+def test_an_active_run_has_its_place_in_the_queue_and_its_time_left(invoke, home, ledger, log):
     ledger.submit("waits", **TRAIN)
     waits, trains = json.loads(invoke("status", "--json").out)["active_runs"]
     assert (waits["id"], waits["position"], waits["eta"]) == ("waits", 1, None)
     assert (trains["id"], trains["position"]) == ("r", None)
+    assert trains["eta"] is None, "while Tandem is down it does not step"
+    note_cluster(home)
+    _, trains = json.loads(invoke("status", "--json").out)["active_runs"]
     assert trains["eta"]["step_seconds"] == pytest.approx(1, abs=1e-3)
 
 
