@@ -239,6 +239,7 @@ def test_the_metrics_page_is_what_is_exposed(home):
     with_samples.flip("prod", None, reason="so that the info metric has a sample", seconds=0)
     with_samples.submit("a", config={})
     with_samples.grant("a", Slot(name="0", roles=("train",)))
+    note_cluster(home)
     registry = CollectorRegistry()
     kept = (RequestMetrics(registry), EngineMetrics(registry, "tiny"))
     kept[1].update("engine_1", asdict(EngineStats(0, 0, 0, 1, {}, 0, "cpu", 0)))
