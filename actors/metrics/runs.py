@@ -69,7 +69,7 @@ def adapters(ledger: Ledger, home: Home) -> Iterator[Metric]:
     published = len(Registry(home.models).list())
     yield GaugeMetricFamily("tandem_adapters", "Published adapters on disk.", value=published)
     live = InfoMetricFamily("tandem_alias", "What each alias points to.", labels=["alias"])
-    for alias, version in ledger.aliases().items():
+    for alias, version in ({"prod": None} | ledger.aliases()).items():
         live.add_metric([alias], {"version": version or "base"})
     yield live
     swaps = CounterMetricFamily("tandem_swaps", "Tries to point an alias elsewhere.", labels=["outcome"])

@@ -27,6 +27,7 @@ from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
 from serve.wire import body, chat, completions, errors, lora, responses
+from tests.unit.actors.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))

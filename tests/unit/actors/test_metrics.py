@@ -208,6 +208,11 @@ def test_a_run_that_has_ended_is_no_label_any_more(home, ledger):
     assert not [key for key in scrape(ClusterCollector(home)) if key[0].startswith("tandem_run_")]
 
 
+def test_before_the_first_swap_prod_is_the_base(home, ledger):
+    values = scrape(ClusterCollector(home))
+    assert [key for key in values if key[0] == "tandem_alias_info"] == [("tandem_alias_info", "prod", "base")]
+
+
 def test_adapters_aliases_and_swaps_are_shown(home, ledger):
     adapter = publish(Registry(home.models)).version
     ledger.flip("prod", adapter, reason="x", seconds=0.5)
