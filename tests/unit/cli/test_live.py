@@ -1,6 +1,8 @@
 """`tandem status --json`, `tandem top` and `tandem runs watch`: as text, in a pipe and on a real pseudo-terminal."""
 
 import json
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -245,6 +247,20 @@ def test_top_shows_what_changes_follows_the_terminals_size_and_ends_with_q(termi
     top.type("q")
     assert top.process.wait(10) == 0
     assert top.echoes
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [(("top", "--interval", "0.2"), 0), (("runs", "watch", "r"), 130)], ids=["top", "watch"]
+)
+def test_sigterm_leaves_as_q_does_and_gives_the_terminal_back(command, code, terminal, ledger, log):
+    watching = terminal(*command)
+    watching.resize(90, 30)
+    watching.see("9/20 45%")
+    watching.process.send_signal(signal.SIGTERM)
+    assert watching.process.wait(10) == code
+    left = os.read(watching.master, 65536).decode()
+    assert "\x1b[?1049l" in left and "\x1b[?25h" in left, "its own screen and the hidden cursor are gone"
+    assert watching.echoes
 
 
 def test_watch_grows_with_the_run_and_ends_with_its_result(terminal, ledger, log):
