@@ -119,8 +119,7 @@ def slots(overview: Overview) -> Table:
             device.append(" gone", "bold red")
         holder = Text(slot.holder, "green") if slot.holder else Text("free", "dim")
         if slot.quarantine:
-            holder = Text.assemble(f"{slot.holder}, in " if slot.holder else "in ", ("quarantine", "bold white on red"))
-            holder.append(f": {slot.quarantine}")
+            holder = Text.assemble(f"{slot.holder}, " if slot.holder else "", ("quarantined", "bold white on red"))
         rows.append((slot.name, slot.role, device, holder, _ago(slot.since, overview), slot.pid))
     return _fill(_table("slot", "role", "on", "holder", ("for", "right"), ("process", "right")), rows)
 
