@@ -12,6 +12,7 @@ from actors.ledger import Ledger, Quarantine
 from actors.run import RunState
 from actors.traffic import Latency, Traffic
 from cli import status
+from cli.board import NARROWEST
 from cli.watch import _Log, _Screen, _thin
 from configs.schema import Slot
 from jobs.plots import Curve
@@ -94,6 +95,12 @@ def test_status_in_a_pipe_has_no_escapes_and_no_cut_names(invoke, ledger):
     ledger.submit(name, **TRAIN)
     out = invoke("status").out
     assert name in out and "\x1b" not in out and "…" not in out
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("120", 120), ("20", NARROWEST)])
+def test_status_in_a_pipe_is_as_wide_as_columns_says(columns, width, invoke, home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, invoke("status").out.splitlines())) == width
 
 
 # Watch, as text
