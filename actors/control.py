@@ -343,9 +343,15 @@ class Control:
     async def quarantine(self, slot: str, reason: str, by: str = "a person") -> dict:
         """Give `slot` to nobody from now on; what holds it goes on. Returns the quarantine as a dict.
 
-        Raises NotFoundError for an unknown slot.
+        Raises NotFoundError for an unknown slot, StateError if it is in quarantine already.
         """
-        self._ledger.quarantine(self._known(slot), reason, by)
+        if known := self._ledger.quarantines().get(self._known(slot)):
+            since = time.strftime("%F %T", time.localtime(known.since))
+            raise StateError(
+                f"slot {slot} is in quarantine already, since {since}: {known.reason}",
+                hint=f"for another reason `tandem slots release {slot}` first",
+            )
+        self._ledger.quarantine(slot, reason, by)
         return asdict(self._ledger.quarantines()[slot])
 
     async def release_quarantine(self, slot: str) -> dict:

@@ -127,11 +127,38 @@ def own_gpu() -> GpuReading | None:
     return next((reading for reading in gpus() if visible in (None, reading.uuid)), None)
 
 
+class _Load:
+    """The busy part of all processors since the last look, by whatever thread; psutil's own is kept for each thread, so
+    an HTTP server with a thread per request would always see the first one's 0."""
+
+    def __init__(self) -> None:
+        self._seen, self._part = self._times(), 0.0
+
+    def look(self) -> float:
+        """0 to 1; the same as before if no time has passed."""
+        before, now = self._seen, self._times()
+        if now[1] > before[1]:
+            self._part = min(1.0, max(0.0, (now[0] - before[0]) / (now[1] - before[1])))
+            self._seen = now
+        return self._part
+
+    @staticmethod
+    def _times() -> tuple[float, float]:
+        """Seconds that were worked and all, of all processors since the machine's start."""
+        times = psutil.cpu_times()
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)  # user has them already
+        return total - times.idle - getattr(times, "iowait", 0.0), total
+
+
+_LOAD = _Load()
+"""Since the import, so that the first reading is one too."""
+
+
 def host() -> HostReading:
     memory = psutil.virtual_memory()
     return HostReading(
         cpu_count=psutil.cpu_count() or 1,
-        cpu_utilization=psutil.cpu_percent() / 100,
+        cpu_utilization=_LOAD.look(),
         memory_total=memory.total,
         memory_used=memory.total - memory.available,
     )

@@ -65,6 +65,7 @@ class RunReading:
     position: int | None
     """1 is next; None if it is not queued."""
     eta: Eta | None
+    """None while it does not step, as while the cluster is down."""
     losses: tuple[float, ...]
     """Training losses of the newest steps, oldest first; only while it holds a slot."""
     waits_for: str | None = None
@@ -185,7 +186,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         processes=running,
         engines=engines,
         holds=tuple(said.status.get("holds") or ()),
-        runs=_runs(home, book, found.slots if found else (), now, problems) if book else (),
+        runs=_runs(home, book, found.slots if found else (), up, now, problems) if book else (),
         run_counts=book.counts if book else {},
         aliases={"prod": None} | book.aliases if book else {},
         adapters=_adapters(home, book, engines, limit, problems),
@@ -259,7 +260,9 @@ def _slots(found: Cluster, book: _Book | None) -> tuple[SlotReading, ...]:
     return tuple(readings)
 
 
-def _runs(home: Home, book: _Book, slots: tuple[Slot, ...], now: float, problems: list[str]) -> tuple[RunReading, ...]:
+def _runs(
+    home: Home, book: _Book, slots: tuple[Slot, ...], up: bool, now: float, problems: list[str]
+) -> tuple[RunReading, ...]:
     positions = {run_id: index for index, run_id in enumerate(book.queue, 1)}
     readings = []
     for run in book.runs:
@@ -267,7 +270,7 @@ def _runs(home: Home, book: _Book, slots: tuple[Slot, ...], now: float, problems
         if run.state.holds_slot:
             with _part(f"progress of {run.id}", problems):
                 lines, unreadable = pace.tail(home.run(run.id) / "metrics.jsonl")
-                eta, losses = pace.eta(lines, run.max_steps, now), pace.losses(lines)
+                eta, losses = pace.eta(lines, run.max_steps, now) if up else None, pace.losses(lines)
                 if (loss := pace.newest(lines, "loss")) is not None:
                     run = replace(run, loss=loss)
                 if unreadable:

@@ -12,6 +12,7 @@ import httpx
 
 from actors import cluster
 from actors.cluster import Cluster
+from actors.ledger import Ledger
 from actors.placement import default_base
 from cli import output
 from configs import load, paths
@@ -28,6 +29,7 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
 
     `serving` are changed arguments of the application. Raises ConfigError or ClusterError.
     """
+    _have_ledger(home)
     _have_base(serving.get("base", "auto"), say)
     running = cluster.start(home, config, say)
     try:
@@ -49,6 +51,13 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
         cluster.stop(home)
         raise
     return running
+
+
+def _have_ledger(home: Home) -> None:
+    """See that what the control actor will open can be read, before anything is started. Raises ClusterError."""
+    if home.ledger.exists():
+        with contextlib.closing(Ledger(home.ledger, read_only=True)) as ledger:
+            ledger.quarantines()  # of any version, so that more than the first page is read
 
 
 def _have_base(name: str, say: Callable[[str], None]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from cli.signals import terminated_as_interrupted
+
 KEYS_S = 0.2
 """Between two looks at the keyboard and at the terminal's size."""
 LEAVE = (b"q", b"Q", b"\x03", b"\x1b")
@@ -26,10 +28,12 @@ def is_screen() -> bool:
 def run(look: Callable[[], bool], draw: Callable[[int, int], RenderableType], interval_s: float) -> bool:
     """`look` every `interval_s` seconds and `draw(columns, lines)` what was seen, also when the size changes.
 
-    Ends with True when `look` says that there is nothing more to see, with False when q, Escape or Ctrl-C is pressed.
+    Ends with True when `look` says that there is nothing more to see, with False when q, Escape or Ctrl-C is pressed,
+    or SIGTERM comes; the terminal is then as it was before.
     """
     console = Console(highlight=False)
-    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+    shown = Live(console=console, screen=True, auto_refresh=False)
+    with terminated_as_interrupted(), _keys() as pressed, shown as live:
         try:
             while True:
                 due = time.monotonic() + interval_s

@@ -20,6 +20,7 @@ from cli import meter, output
 WIDE = 110
 LONGEST_NAME = 14
 GAP = 2
+GOES_ON = "goes on after `tandem up`"
 
 
 def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
@@ -118,8 +119,7 @@ def slots(overview: Overview) -> Table:
             device.append(" gone", "bold red")
         holder = Text(slot.holder, "green") if slot.holder else Text("free", "dim")
         if slot.quarantine:
-            holder = Text.assemble(f"{slot.holder}, in " if slot.holder else "in ", ("quarantine", "bold white on red"))
-            holder.append(f": {slot.quarantine}")
+            holder = Text.assemble(f"{slot.holder}, " if slot.holder else "", ("quarantined", "bold white on red"))
         rows.append((slot.name, slot.role, device, holder, _ago(slot.since, overview), slot.pid))
     return _fill(_table("slot", "role", "on", "holder", ("for", "right"), ("process", "right")), rows)
 
@@ -228,11 +228,11 @@ def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
         head.append(f"  attempt {run.attempt}", "yellow")
     bars = max(10, min(40, width - 62))
     way = Text.assemble("  ", meter.bar(reading.progress, bars, "blue"), f" {run.step}/{run.max_steps or '?'}")
-    way.append(f" {meter.percent(reading.progress)}  {meter.remaining(reading.eta)}")
+    way.append(f" {meter.percent(reading.progress)}  {meter.remaining(reading.eta) if overview.up else GOES_ON}")
     figures = Text("  ")
     if run.loss is not None:
         figures.append(f"loss {run.loss:.4f} ").append_text(meter.curve(reading.losses, max(10, min(60, width - 44))))
-    if run.tokens_per_s is not None:
+    if run.tokens_per_s is not None and overview.up:
         figures.append(f"  {run.tokens_per_s:,.0f} tok/s")
     return [head, way, figures] if figures.plain.strip() else [head, way]
 

@@ -6,7 +6,7 @@ from actors import cluster
 from actors.cluster import Cluster
 from actors.ledger import Ledger
 from cli import output
-from configs.errors import NotFoundError
+from configs.errors import ConfigError, NotFoundError
 from configs.paths import Home, home
 
 
@@ -54,6 +54,8 @@ def quarantine(slot: str, reason: str, as_json: bool) -> None:
     Example:
       tandem slots quarantine 0 --reason "the fan rattles"
     """
+    if not reason.strip():
+        raise ConfigError("the reason is empty", hint=f'tandem slots quarantine {slot} --reason "the fan rattles"')
     from cli.api import Api
 
     answer = Api().post(f"/api/slots/{_name(slot)}/quarantine", {"reason": reason})

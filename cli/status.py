@@ -1,6 +1,7 @@
 """`tandem status`: everything on one screen, once; also while the cluster is down."""
 
 import math
+import os
 import shutil
 import sys
 from contextlib import closing
@@ -51,8 +52,11 @@ def _require_readable(place: Home) -> None:
 
 
 def console() -> Console:
-    """One that prints in the terminal's width, but in no less than a board needs, and never in colour into a pipe."""
-    if sys.stdout.isatty():
+    """One that prints in the terminal's width, but in no less than a board needs, and never in colour into a pipe.
+
+    COLUMNS is the width of both.
+    """
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
         return Console(width=max(NARROWEST, shutil.get_terminal_size().columns), highlight=False)
     return Console(width=output.PIPED_WIDTH, highlight=False)
 

@@ -7,6 +7,7 @@ import click
 
 from actors import energy, prices
 from actors import summary as days
+from actors.ledger import Ledger
 from actors.summary import Summary
 from cli import output
 from cli.runs import ledger
@@ -41,9 +42,20 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
         output.print_table(("", found[0].day), list(zip(columns[1:], rows[0][1:], strict=True)), empty="")
     else:
         output.print_table(columns, rows, empty="")
+    if outside := _outside(book, last):
+        output.say(outside)
     for each in found:
         for remark in each.remarks:
             output.say(remark if count == 1 else f"{each.day}: {remark}")
+
+
+def _outside(book: Ledger, last: date) -> str | None:
+    """Why nothing can have happened up to `last`, or on it."""
+    if last > date.today():
+        return f"{last} is in the future"
+    if not book.runs_between(0, days.midnight(last + timedelta(days=1))):
+        return f"{last} is before the first run" if book.runs(limit=1) else "there is no run yet -> tandem train"
+    return None
 
 
 _COLUMNS = ("day", "runs ended", "steps", "tokens", "slot hours", "energy", "per 1,000 tokens", "cost", "CO2")

@@ -9,14 +9,13 @@ import sys
 import tempfile
 import time
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from actors.placement import die_with_parent
-from actors.run import check_run_id
 from cli import output
+from cli.signals import terminated_as_interrupted
 from configs.errors import ClusterError, NotFoundError
 from configs.paths import Home, home
 
@@ -32,7 +31,7 @@ END_S = 5
 @click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="Port on loopback.")
 @click.option("--open", "open_", is_flag=True, help="Open the page in the browser.")
 def tensorboard(run_ids: tuple[str, ...], port: int, open_: bool) -> None:
-    """Show runs in TensorBoard until Ctrl-C: all of them, or those that are named. Running ones grow.
+    """Show runs in TensorBoard until Ctrl-C: all of them, or those that are named, `latest` too. Running ones grow.
 
     Losses, learning rate, gradient norm, tokens and energy, also of runs that did not report to TensorBoard.
 
@@ -41,9 +40,12 @@ def tensorboard(run_ids: tuple[str, ...], port: int, open_: bool) -> None:
       tandem tensorboard --open
       tandem tensorboard --port 6007 tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
     """
+    from cli.runs import resolve
+
+    run_ids = tuple(dict.fromkeys(map(resolve, run_ids)))
     runs = _known(home(), run_ids)
     _require_free(port)
-    with _terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="tandem-tensorboard-") as made:
+    with terminated_as_interrupted(), tempfile.TemporaryDirectory(prefix="tandem-tensorboard-") as made:
         folder = Path(made)  # links to event files, so that copies of deleted runs are not shown
         shown = _copy(home(), run_ids, folder)
         if not shown:
@@ -69,7 +71,7 @@ def tensorboard(run_ids: tuple[str, ...], port: int, open_: bool) -> None:
 def _known(home: Home, run_ids: tuple[str, ...]) -> list[str]:
     """The named runs, or all that have a folder. Raises NotFoundError for one that has none."""
     for run_id in run_ids:
-        if not home.run(check_run_id(run_id)).is_dir():
+        if not home.run(run_id).is_dir():
             raise NotFoundError(f"no run {run_id} has begun", hint="see `tandem runs list`")
     return list(run_ids) or [path.name for path in _folders(home)]
 
@@ -136,17 +138,3 @@ def _end(server: subprocess.Popen) -> None:
             os.killpg(server.pid, wanted)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(END_S)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does."""
-
-    def interrupt(number, frame) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -40,17 +40,17 @@ class ClusterCollector:
         yield from scrape.part("disk", lambda: hardware.disk(self._home.root))
         yield from scrape.part("gpus", hardware.gpus)
         yield from scrape.part("slot_gpus", lambda: _slot_gpus(found))
-        yield from self._ledger(scrape, found)
+        yield from self._ledger(scrape, found, alive)
         yield scrape.errors()
 
-    def _ledger(self, scrape: "_Scrape", found: Cluster | None) -> Iterator[Metric]:
+    def _ledger(self, scrape: "_Scrape", found: Cluster | None, alive: bool) -> Iterator[Metric]:
         exists = self._home.ledger.exists()
         ledger = scrape.attempt("ledger", lambda: Ledger(self._home.ledger, read_only=True)) if exists else None
         if ledger is not None:
             with closing(ledger):
                 yield from scrape.part("slots", lambda: _slots(found, ledger))
                 yield from scrape.part("queue", lambda: runs.queue(ledger))
-                yield from scrape.part("runs", lambda: runs.runs(ledger, self._home))
+                yield from scrape.part("runs", lambda: runs.runs(ledger, self._home, alive))
                 yield from scrape.part("adapters", lambda: runs.adapters(ledger, self._home))
         yield GaugeMetricFamily(
             "tandem_ledger_readable", "0 if there is a ledger that cannot be read.", value=float(scrape.ledger_readable)

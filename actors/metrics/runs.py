@@ -24,8 +24,8 @@ def queue(ledger: Ledger) -> Iterator[Metric]:
     yield GaugeMetricFamily("tandem_queue_length", "Runs waiting for a slot.", value=len(ledger.queue()))
 
 
-def runs(ledger: Ledger, home: Home) -> Iterator[Metric]:
-    """One value per run that holds a slot, so that there are never more than slots."""
+def runs(ledger: Ledger, home: Home, up: bool) -> Iterator[Metric]:
+    """One value per run that holds a slot, so that there are never more than slots; none while the cluster is down."""
     info = InfoMetricFamily("tandem_run", "What a run that holds a slot is.", labels=["run"])
     watchdog = CounterMetricFamily(
         "tandem_run_watchdog", "Warnings and rollbacks of the run's watchdog.", labels=["run"]
@@ -38,7 +38,7 @@ def runs(ledger: Ledger, home: Home) -> Iterator[Metric]:
         "tokens_per_s": _gauge("tokens_per_second", "Training speed, newest step."),
         "heartbeat_age": _gauge("heartbeat_age_seconds", "Since the run's last sign of life."),
     }
-    for lease in ledger.leases():
+    for lease in ledger.leases() if up else ():
         if lease.role == "train":
             run = ledger.run(lease.holder)
             info.add_metric([run.id], {"profile": run.profile, "kind": run.kind, "slot": lease.slot})
@@ -69,7 +69,7 @@ def adapters(ledger: Ledger, home: Home) -> Iterator[Metric]:
     published = len(Registry(home.models).list())
     yield GaugeMetricFamily("tandem_adapters", "Published adapters on disk.", value=published)
     live = InfoMetricFamily("tandem_alias", "What each alias points to.", labels=["alias"])
-    for alias, version in ledger.aliases().items():
+    for alias, version in ({"prod": None} | ledger.aliases()).items():
         live.add_metric([alias], {"version": version or "base"})
     yield live
     swaps = CounterMetricFamily("tandem_swaps", "Tries to point an alias elsewhere.", labels=["outcome"])

@@ -17,6 +17,7 @@ from configs.paths import Home
 from configs.schema import Slot
 from models.registry import Registry
 from tests.samples import TRAIN, publish
+from tests.unit.actors.test_metrics import note_cluster
 
 SCRAPES = 50
 
@@ -29,6 +30,7 @@ def fill(home: Home) -> None:
     ledger.submit("running", **TRAIN)
     ledger.grant("running", Slot(name="0", roles=("train",)))
     ledger.close()
+    note_cluster(home)
     home.run("running").mkdir(parents=True)
     line = {"loss": 1.5, "grad_norm": 0.5, "learning_rate": 2e-4, "tokens_per_s": 512.25, "at": 1.7e9}
     curve = "".join(json.dumps({"step": step} | line) + "\n" for step in range(20_000))

@@ -27,6 +27,7 @@ from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
 from serve.wire import body, chat, completions, errors, lora, responses
+from tests.unit.actors.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
@@ -239,6 +240,7 @@ def test_the_metrics_page_is_what_is_exposed(home):
     with_samples.flip("prod", None, reason="so that the info metric has a sample", seconds=0)
     with_samples.submit("a", config={})
     with_samples.grant("a", Slot(name="0", roles=("train",)))
+    note_cluster(home)
     registry = CollectorRegistry()
     kept = (RequestMetrics(registry), EngineMetrics(registry, "tiny"))
     kept[1].update("engine_1", asdict(EngineStats(0, 0, 0, 1, {}, 0, "cpu", 0)))

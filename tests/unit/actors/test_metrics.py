@@ -89,6 +89,7 @@ def test_a_slot_in_quarantine_is_a_one(home, ledger):
 
 
 def test_runs_are_counted_by_state_and_the_running_one_shows_its_progress(home, ledger):
+    note_cluster(home)
     for run_id in ("a", "b", "c"):
         ledger.submit(run_id, config=RUN_CONFIG)
     ledger.grant("a", SLOTS[0])
@@ -109,7 +110,8 @@ def test_runs_are_counted_by_state_and_the_running_one_shows_its_progress(home, 
     assert values[("tandem_run_info", "train", "custom", "a", "0")] == 1
 
 
-def start(ledger: Ledger, run_id: str = "a") -> None:
+def start(home: Home, ledger: Ledger, run_id: str = "a") -> None:
+    note_cluster(home)
     ledger.submit(run_id, config=RUN_CONFIG)
     ledger.grant(run_id, SLOTS[0])
     ledger.progress(run_id, step=7, max_steps=60, loss=1.25, tokens_per_s=830.5)
@@ -121,7 +123,7 @@ def curve(home: Home, *lines: str) -> None:
 
 
 def test_a_runs_curve_gives_its_newest_losses_also_those_that_are_no_numbers(home, ledger):
-    start(ledger)
+    start(home, ledger)
     assert ("tandem_run_eval_loss", "a") not in scrape(ClusterCollector(home)), "it was never evaluated"
     curve(
         home,
@@ -141,7 +143,7 @@ ODD = [f'{{"step": 7, "loss": {value}, "at": 1}}' for value in ODD] + ['{"step":
 
 @pytest.mark.parametrize("lines", ["", "\xff\x00", "[]", '"loss"', "{", *ODD], ids=lambda line: repr(line[:40]))
 def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
-    start(ledger)
+    start(home, ledger)
     curve(home, lines)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_run_loss", "a")] == 1.25
@@ -149,7 +151,7 @@ def test_a_damaged_curve_leaves_what_the_ledger_knows(lines, home, ledger):
 
 
 def test_a_long_curve_is_read_from_its_end(home, ledger):
-    start(ledger)
+    start(home, ledger)
     steps = (f'{{"step": {step}, "loss": {step}.5, "at": {step}}}' for step in range(20_000))
     curve(home, '{"step": 1, "eval_loss": 9.0, "at": 0}', *steps)
     values = scrape(ClusterCollector(home))
@@ -158,7 +160,7 @@ def test_a_long_curve_is_read_from_its_end(home, ledger):
 
 
 def test_a_runs_watchdog_and_sign_of_life_are_shown(home, ledger, monkeypatch):
-    start(ledger)
+    start(home, ledger)
     assert scrape(ClusterCollector(home))[("tandem_run_watchdog_total", "a")] == 0
     ledger.note("watchdog", "the loss is 3 times its median", "a")
     ledger.note("rollback", "back to step 5", "a")
@@ -179,7 +181,7 @@ def test_how_long_a_run_may_be_silent_is_the_clusters(home):
 
 
 def test_a_full_queue_hides_no_run_and_makes_no_series(home, ledger):
-    start(ledger)
+    start(home, ledger)
     before = scrape(ClusterCollector(home))
     for index in range(150):
         ledger.submit(f"waiting-{index}", config=RUN_CONFIG)
@@ -189,12 +191,26 @@ def test_a_full_queue_hides_no_run_and_makes_no_series(home, ledger):
     assert values.keys() == before.keys()
 
 
+def test_while_down_a_run_that_waits_for_the_next_up_makes_no_series(home, ledger):
+    start(home, ledger)
+    home.cluster.unlink()
+    values = scrape(ClusterCollector(home))
+    assert values[("tandem_runs", RunState.STARTING)] == 1
+    assert not [key for key in values if key[0].startswith("tandem_run_")]
+
+
 def test_a_run_that_has_ended_is_no_label_any_more(home, ledger):
+    note_cluster(home)
     ledger.submit("a", config=RUN_CONFIG)
     ledger.grant("a", SLOTS[0])
     ledger.progress("a", step=7, max_steps=60, loss=1.25, tokens_per_s=830.5)
     ledger.transition("a", RunState.FAILED, "no")
     assert not [key for key in scrape(ClusterCollector(home)) if key[0].startswith("tandem_run_")]
+
+
+def test_before_the_first_swap_prod_is_the_base(home, ledger):
+    values = scrape(ClusterCollector(home))
+    assert [key for key in values if key[0] == "tandem_alias_info"] == [("tandem_alias_info", "prod", "base")]
 
 
 def test_adapters_aliases_and_swaps_are_shown(home, ledger):

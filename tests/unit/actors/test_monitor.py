@@ -1,5 +1,6 @@
 """Readings of GPUs and host; a reading that the driver refuses is left out."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import psutil
@@ -153,6 +154,17 @@ def test_the_health_of_a_lost_gpu_is_missing_and_without_a_library_nothing_is_kn
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     assert monitor.health() is None
+
+
+def test_the_load_is_of_the_time_since_the_last_look_in_whatever_thread(monkeypatch):
+    times = psutil.cpu_times()
+    clock = [times._replace(user=100.0, idle=100.0, guest=50.0)]
+    monkeypatch.setattr(psutil, "cpu_times", lambda: clock[0])
+    load = monitor._Load()
+    clock[0] = clock[0]._replace(user=101.0, idle=103.0, guest=51.0)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(load.look).result() == 0.25
+    assert load.look() == 0.25, "no time has passed"
 
 
 def test_the_hosts_reading_is_plausible():

@@ -197,7 +197,15 @@ def test_of_many_runs_only_the_newest_ended_ones_are_read(home, ledger):
     assert [event.seq for event in seen.events] == list(range(60, 45, -1))
 
 
-def test_a_running_run_has_progress_time_left_and_its_newest_losses(home, ledger):
+def test_while_down_a_run_that_waits_for_the_next_up_has_no_time_left(home, ledger):
+    training(ledger, home, lines=[{"step": step, "loss": 3 / step, "at": time.time()} for step in range(1, 11)])
+    ledger.progress("a", step=10, max_steps=60, loss=0.3, tokens_per_s=100.0)
+    (reading,) = read(home).runs
+    assert (reading.eta, reading.progress, len(reading.losses)) == (None, pytest.approx(1 / 6), 10)
+
+
+def test_a_running_run_has_progress_time_left_and_its_newest_losses(home, ledger, up):
+    up()
     now = time.time()
     lines = [{"step": step, "loss": 3 / step, "at": now - 10 + step} for step in range(1, 11)]
     training(ledger, home, lines=lines)

@@ -83,7 +83,8 @@ def test_a_run_takes_another_slot_and_one_that_wants_this_slot_waits(drive):
 def test_quarantine_survives_the_control_actor_and_keeps_its_first_reason(drive):
     async def scenario(desk):
         await desk.control.quarantine("0", "first")
-        assert (await desk.control.quarantine("0", "second"))["reason"] == "first"
+        with pytest.raises(StateError, match=r"slot 0 is in quarantine already, since .*: first"):
+            await desk.control.quarantine("0", "second")
         await desk.restart()
         assert (await desk.control.quarantines())["0"].reason == "first"
         assert kinds(desk) == ["quarantine"]

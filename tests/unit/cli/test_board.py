@@ -118,18 +118,19 @@ def test_a_bar_is_as_long_as_its_part_and_never_longer(part, drawn):
 # Slots and processes
 
 
-def test_a_quarantined_slot_is_obvious_and_says_why():
+def test_a_quarantined_slot_is_obvious_and_its_reason_stands_once_above():
     slots = (replace(ALL_WELL.slots[0], quarantine="3 CUDA errors in a row"), ALL_WELL.slots[1])
-    seen = replace(ALL_WELL, slots=slots)
-    assert "in quarantine: 3 CUDA errors in a row" in one(section(lines(Board(seen)), "slots"), "0 ")
-    assert "41mquarantine" in coloured(Board(seen)), "white on red"
+    seen = replace(ALL_WELL, slots=slots, problems=("slot 0 is in quarantine: 3 CUDA errors in a row",))
+    assert re.fullmatch(r"0 +train +GPU 0 +quarantined +- +-", one(section(lines(Board(seen)), "slots"), "0 "))
+    assert [line for line in lines(Board(seen)) if "CUDA" in line] == [f"! {seen.problems[0]}"]
+    assert "41mquarantined" in coloured(Board(seen)), "white on red"
     held = replace(seen, slots=(replace(slots[0], holder="r1"), slots[1]))
-    assert "r1, in quarantine: 3 CUDA errors" in one(section(lines(Board(held)), "slots"), "0 ")
+    assert " r1, quarantined " in one(section(lines(Board(held)), "slots"), "0 ")
 
 
 def test_what_others_wrote_is_shown_and_not_obeyed_by_the_terminal():
     bad = "\x1b]0;title\x07 \x9b2J gone"
-    slots = (replace(ALL_WELL.slots[0], quarantine=bad), ALL_WELL.slots[1])
+    slots = (replace(ALL_WELL.slots[0], holder=bad, quarantine=bad), ALL_WELL.slots[1])
     ended = RunReading(run("bad", RunState.FAILED, reason=bad, ended_at=NOW), None, None, ())
     event = Event(1, NOW, "failed", "bad", bad)
     seen = replace(ALL_WELL, slots=slots, runs=(ended,), problems=(bad,), events=(event,))
@@ -191,6 +192,12 @@ def test_a_running_run_shows_progress_time_left_loss_and_speed():
     assert runs[0] == "tiny-1  RUNNING  slot 0  1.0m"
     assert re.fullmatch(r"  █+░+ 30/60 50%  4\.2m left \(3\.9m to 5\.0m\)", runs[1])
     assert runs[2] == "  loss 0.5000 █▅▂▁  5,617 tok/s"
+
+
+def test_while_down_a_run_says_when_it_goes_on_instead_of_speed_and_time_left():
+    runs = section(lines(Board(replace(DOWN, runs=(replace(running(), eta=None),)))), "runs")
+    assert runs[1].endswith(" 30/60 50%  goes on after `tandem up`")
+    assert runs[2] == "  loss 0.5000 █▅▂▁"
 
 
 def test_of_an_unknown_number_of_steps_there_is_no_share():

@@ -1,11 +1,14 @@
 """Commands without a cluster: reading works, and what is wrong is refused before anything is queued."""
 
+import contextlib
 import json
 import re
+import sqlite3
 
 import pytest
 
 from actors.ledger import AdapterState, Ledger
+from actors.ledger_schema import VERSION
 from actors.run import RunState
 from cli import output
 from configs.schema import Slot
@@ -303,6 +306,22 @@ def test_a_cluster_that_died_is_told_from_one_that_never_was(invoke, home):
 def test_a_wrong_setting_stops_up_before_anything_is_started(arguments, words, invoke, home, monkeypatch):
     monkeypatch.setattr("actors.cluster._start_head", lambda *how: pytest.fail("something was started"))
     assert words in invoke("up", *arguments).one_error_line(2)
+    assert not home.cluster.exists()
+
+
+@pytest.mark.parametrize("damage", ["random", "newer"])
+def test_up_on_a_ledger_that_cannot_be_read_is_one_line_and_starts_nothing(damage, invoke, home, monkeypatch):
+    monkeypatch.setattr("actors.cluster.start", lambda *how: pytest.fail("something was started"))
+    home.root.mkdir(exist_ok=True)
+    if damage == "random":
+        home.ledger.write_bytes(b"\x9c\x01\xff" * 3000)
+        words = f"{home.ledger} is not a readable ledger: file is not a database -> move it away or restore it"
+    else:
+        Ledger(home.ledger).close()
+        with contextlib.closing(sqlite3.connect(home.ledger)) as db:
+            db.execute("PRAGMA user_version = 99")
+        words = f"{home.ledger} has version 99, this Tandem knows {VERSION} -> update Tandem"
+    assert invoke("up", "--base", "tiny").one_error_line() == f"error: {words}"
     assert not home.cluster.exists()
 
 

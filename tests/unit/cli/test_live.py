@@ -1,6 +1,8 @@
 """`tandem status --json`, `tandem top` and `tandem runs watch`: as text, in a pipe and on a real pseudo-terminal."""
 
 import json
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -10,11 +12,13 @@ from actors.ledger import Ledger, Quarantine
 from actors.run import RunState
 from actors.traffic import Latency, Traffic
 from cli import status
+from cli.board import NARROWEST
 from cli.watch import _Log, _Screen, _thin
 from configs.schema import Slot
 from jobs.plots import Curve
 from jobs.training.metrics_log import MetricsLog
 from tests.samples import TRAIN
+from tests.unit.actors.test_metrics import note_cluster
 from tests.unit.cli.screens import ALL_WELL, lines
 from tests.unit.cli.test_chat_terminal import Terminal
 
@@ -75,11 +79,14 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
     assert seen["requests"]["latency_seconds"] == {"request_duration": {"count": 4, "p50": 0.5, "p95": 0.95}}
 
 
-def test_an_active_run_has_its_place_in_the_queue_and_its_time_left(invoke, ledger, log):
+def test_an_active_run_has_its_place_in_the_queue_and_its_time_left(invoke, home, ledger, log):
     ledger.submit("waits", **TRAIN)
     waits, trains = json.loads(invoke("status", "--json").out)["active_runs"]
     assert (waits["id"], waits["position"], waits["eta"]) == ("waits", 1, None)
     assert (trains["id"], trains["position"]) == ("r", None)
+    assert trains["eta"] is None, "while Tandem is down it does not step"
+    note_cluster(home)
+    _, trains = json.loads(invoke("status", "--json").out)["active_runs"]
     assert trains["eta"]["step_seconds"] == pytest.approx(1, abs=1e-3)
 
 
@@ -88,6 +95,12 @@ def test_status_in_a_pipe_has_no_escapes_and_no_cut_names(invoke, ledger):
     ledger.submit(name, **TRAIN)
     out = invoke("status").out
     assert name in out and "\x1b" not in out and "…" not in out
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("120", 120), ("20", NARROWEST)])
+def test_status_in_a_pipe_is_as_wide_as_columns_says(columns, width, invoke, home, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert max(map(len, invoke("status").out.splitlines())) == width
 
 
 # Watch, as text
@@ -241,6 +254,20 @@ def test_top_shows_what_changes_follows_the_terminals_size_and_ends_with_q(termi
     top.type("q")
     assert top.process.wait(10) == 0
     assert top.echoes
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [(("top", "--interval", "0.2"), 0), (("runs", "watch", "r"), 130)], ids=["top", "watch"]
+)
+def test_sigterm_leaves_as_q_does_and_gives_the_terminal_back(command, code, terminal, ledger, log):
+    watching = terminal(*command)
+    watching.resize(90, 30)
+    watching.see("9/20 45%")
+    watching.process.send_signal(signal.SIGTERM)
+    assert watching.process.wait(10) == code
+    left = os.read(watching.master, 65536).decode()
+    assert "\x1b[?1049l" in left and "\x1b[?25h" in left, "its own screen and the hidden cursor are gone"
+    assert watching.echoes
 
 
 def test_watch_grows_with_the_run_and_ends_with_its_result(terminal, ledger, log):

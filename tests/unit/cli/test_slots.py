@@ -40,6 +40,23 @@ def test_a_slot_is_taken_out_of_use_listed_and_given_back(server, invoke):
     assert json.loads(invoke("slots", "list", "--json").out)[0]["quarantine"] is None
 
 
+def test_a_second_reason_is_refused_with_the_first(server, invoke):
+    invoke("slots", "quarantine", "0", "--reason", "one")
+    line = invoke("slots", "quarantine", "0", "--reason", "two").one_error_line()
+    assert "slot 0 is in quarantine already, since " in line and ": one" in line
+    assert "`tandem slots release 0` first" in line
+    assert json.loads(invoke("slots", "list", "--json").out)[0]["quarantine"]["reason"] == "one"
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_an_empty_reason_is_refused_in_plain_words(reason, invoke, home):
+    assert (
+        invoke("slots", "quarantine", "0", "--reason", reason)
+        .one_error_line(2)
+        .startswith("error: the reason is empty -> ")
+    )
+
+
 def test_a_slot_that_does_not_exist_or_is_not_in_quarantine_is_one_line(server, invoke):
     assert "no slot 7 -> slots: 0, 1" in invoke("slots", "quarantine", "7").one_error_line()
     assert "slot 0 is not in quarantine" in invoke("slots", "release", "0").one_error_line()

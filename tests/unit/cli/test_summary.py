@@ -65,6 +65,16 @@ def test_tokens_that_were_not_measured_do_not_make_the_others_look_cheaper(invok
     assert "200,000.0 J; 40,000 tokens trained, 36,000 of them measured" in invoke("runs", "show", "a").out
 
 
+def test_a_day_without_a_chance_of_anything_says_so(invoke, run):
+    assert invoke("summary", "--date", "2999-01-01").err == "2999-01-01 is in the future\n"
+    assert invoke("summary", "--date", "2020-01-31").err == "2020-01-31 is before the first run\n"
+
+
+def test_before_the_first_run_of_all_it_says_so(invoke, home):
+    Ledger(home.ledger).close()
+    assert invoke("summary").err == "there is no run yet -> tandem train\n"
+
+
 def test_days_are_a_row_each_and_json_has_them_all(invoke, run):
     yesterday = (date.today() - timedelta(days=1)).isoformat()
     lines = invoke("summary", "--days", "2").out.splitlines()

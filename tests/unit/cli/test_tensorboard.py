@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from actors.cluster import free_ports
+from actors.ledger import Ledger
+from tests.samples import TRAIN
 
 PATIENCE_S = 120
 
@@ -89,6 +91,14 @@ def test_a_busy_port_is_one_line_and_an_exit_code(home, invoke):
 @pytest.mark.parametrize("run_id", ["tiny-1", "../x"])
 def test_a_run_that_does_not_exist_is_named(home, invoke, run_id):
     assert run_id in invoke("tensorboard", run_id).one_error_line()
+
+
+def test_latest_is_the_newest_run(home, invoke):
+    ledger = Ledger(home.ledger)
+    ledger.submit("tiny-1", **TRAIN)
+    ledger.close()
+    line = invoke("tensorboard", "latest").one_error_line()
+    assert line == "error: no run tiny-1 has begun -> see `tandem runs list`"
 
 
 def test_without_runs_it_says_so_and_waits_for_them(home):
