@@ -51,6 +51,11 @@ class ProcessReading:
     def is_up(self) -> bool:
         return self.state in UP
 
+    @property
+    def has_died(self) -> bool:
+        """Now or before, or failed to start, as far as Ray and Serve remember."""
+        return self.restarts > 0 or self.state in ("GONE", "DEAD", "RESTARTING") or "fail" in self.message
+
 
 def read(found: Cluster, actors: Any, applications: Any) -> list[ProcessReading]:
     """Every process that Tandem needs or has started, the important ones first.

@@ -86,6 +86,12 @@ def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
     assert looks._evaluation("v1") == {"adapter": 0.25, "base": 2.5, "rows": 12}
 
 
+def test_a_cluster_that_is_starting_is_no_disaster(home):
+    look = asyncio.run(Looks(home).now())
+    html = head.html(replace(look, overview=replace(look.overview, up=True, starting=True)))
+    assert 'class="lamp warn"' in html and "Tandem is starting" in html and "wrong" not in html
+
+
 # Curves
 
 
