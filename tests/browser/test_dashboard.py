@@ -18,6 +18,7 @@ from tests.browser.test_safety import PAYLOADS
 from tests.samples import TRAIN, publish
 
 PERIOD_MS = 300
+SAID_MS = 1500
 NOBODY = 2**22 - 1  # above the highest pid
 
 
@@ -43,7 +44,7 @@ def running(tmp_path_factory, chromium) -> Iterator[tuple[Machine, Server]]:
     """A page that looks more often than a person needs, so that nothing here waits long."""
     machine = Machine(Home(tmp_path_factory.mktemp("board")), Card("GPU-aaaa"), Card("GPU-bbbb"))
     server = Server(f"{machine.gateway.url}/v1", machine.home, Access(port=free_port()), tab="dashboard")
-    quick = tab.PULSE.replace(str(tab.PERIOD_MS), str(PERIOD_MS))
+    quick = tab.PULSE.replace(str(tab.PERIOD_MS), str(PERIOD_MS)).replace(str(tab.SAID_MS), str(SAID_MS))
     with mock.patch.object(tab, "PULSE", quick), mock.patch.object(reading, "FRESH_S", 0.1):
         server.start()
         yield machine, server
@@ -168,6 +169,7 @@ def test_swap_and_back_ask_first_and_say_what_happened(machine, board):
     seen.part("adapters").get_by_role("button", name="Back to base").click()
     seen.confirm()
     seen.says("prod answers with base now")
+    expect(seen.page.locator("#said")).to_be_hidden()
     assert machine.ledger.aliases()["prod"] is None
 
 

@@ -324,7 +324,7 @@ def test_a_process_that_is_gone_or_missing_or_starting_is_a_sentence(home, up):
     assert seen.problems == (
         "control is MISSING",
         "gateway is STARTING",
-        "engine_1 is MISSING: A replica's health check failed.",
+        "engine_1 is MISSING: its process died or hung; it is being started again",
         f"trainer_r1 is GONE, process {NOBODY}",
     )
 
@@ -357,6 +357,7 @@ def test_what_is_not_there_yet_while_the_cluster_is_young_is_no_problem(home, le
     [
         deployment(replica(NOBODY)),
         deployment(replica(None, "STARTING"), dead=1),
+        deployment(replica(None, "STARTING"), status="UNHEALTHY", message="A replica's health check failed. This"),
         deployment(replica(None, "STARTING"), status="UPDATING", message="The deployment failed to start 1 times"),
     ],
 )
