@@ -300,3 +300,44 @@ def test_it_fits_a_phone(scheme, machine, running, chromium):
     inside = "[...document.querySelectorAll('#board .tile')].every(tile => tile.scrollWidth <= tile.clientWidth + 1)"
     assert seen.page.evaluate(inside)
     context.close()
+
+
+LONG = "gpt-oss-20b-reasoning-20261124-043019-a1b2"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_cell_is_cut_and_no_head_covers_a_row(width, machine, running, chromium):
+    version = publish(machine.gateway.registry, run_id=f"{LONG}-{width}").version
+    machine.begin(f"{LONG}-{width}", steps=12)
+    context = chromium.new_context(viewport={"width": width, "height": 844})
+    context.set_default_timeout(15_000)
+    seen = Board(context, running[1].url)
+    expect(seen.part("runs").locator(f"[data-run={LONG}-{width}]")).to_be_visible()
+    shown = "cell => cell.checkVisibility()"
+    cut = f"""[...document.querySelectorAll('#board :is(td, th)')].filter({shown}).filter(cell =>
+        cell.getBoundingClientRect().right > cell.closest('.card').getBoundingClientRect().right).length"""
+    assert seen.page.evaluate(cut) == 0
+    covered = """[...document.querySelectorAll('#board table')].filter(table => {
+        const [head, row] = [table.querySelector('th'), table.querySelector('tbody tr')];
+        return head.checkVisibility() && head.getBoundingClientRect().bottom > row.getBoundingClientRect().top + 1;
+    }).length"""
+    seen.page.locator("#part-requests tbody tr").last.scroll_into_view_if_needed()
+    seen.page.evaluate("document.querySelector('#dashboard > .column').scrollBy(0, 90)")
+    assert seen.page.evaluate(covered) == 0
+    height = "row => row.getBoundingClientRect().height"
+    assert seen.part("adapters").locator(f"[data-adapter={version}]").evaluate(height) < 110
+    assert seen.part("runs").locator("tbody tr").first.evaluate(height) < 80
+    context.close()
+
+
+def test_a_swap_far_down_a_phones_page_is_answered_where_it_was_asked(machine, running, chromium):
+    version = publish(machine.gateway.registry, run_id="phone").version
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(15_000)
+    seen = Board(context, running[1].url)
+    seen.part("adapters").locator(f"[data-adapter={version}]").get_by_role("button", name="Swap").click()
+    expect(seen.page.locator("#ask")).to_be_in_viewport()
+    seen.confirm()
+    seen.says(f"prod answers with {version} now")
+    expect(seen.page.locator("#said .notice")).to_be_in_viewport()
+    context.close()

@@ -15,7 +15,7 @@ _STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INT
 
 _TABLE = template("""
 {% if rows %}
-<div class="scroll"><table class="runs">
+<div class="scroll"><table class="runs stack">
   <thead><tr><th>Run</th><th>State</th><th>Progress</th><th class="n">Loss</th><th class="n">Tokens/s</th>
     <th class="n">Left or took</th><th class="n">Created</th></tr></thead>
   <tbody>
@@ -27,10 +27,10 @@ _TABLE = template("""
         {% if reading.position %}<span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
       <td class="progress">{{ bar(reading.progress, "calm" if waits(run) else run.state | tone) }}
         <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
-      <td class="n">{{ run.loss | number }}</td>
-      <td class="n">{{ nothing if waits(run) else run.tokens_per_s | number }}</td>
-      <td class="n">{{ span(reading) }}</td>
-      <td class="n quiet">{{ run.created_at | ago(now) }}</td>
+      <td class="n" data-label="loss">{{ run.loss | number }}</td>
+      <td class="n" data-label="tokens/s">{{ nothing if waits(run) else run.tokens_per_s | number }}</td>
+      <td class="n" data-label="left or took">{{ span(reading) }}</td>
+      <td class="n quiet" data-label="created">{{ run.created_at | ago(now) }}</td>
     </tr>
   {% endfor %}
   </tbody>
