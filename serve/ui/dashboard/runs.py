@@ -29,7 +29,7 @@ _TABLE = template("""
         <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
       <td class="n" data-label="loss">{{ run.loss | number }}</td>
       <td class="n" data-label="tokens/s">{{ nothing if waits(run) else run.tokens_per_s | number }}</td>
-      <td class="n" data-label="left or took">{{ span(reading) }}</td>
+      <td class="n" data-label="{{ 'took' if run.ended_at }}">{{ span(reading) }}</td>
       <td class="n quiet" data-label="created">{{ run.created_at | ago(now) }}</td>
     </tr>
   {% endfor %}
