@@ -316,7 +316,7 @@ def _is_starting(found: Cluster, said: Answers, running: tuple[ProcessReading, .
     died = any(process.has_died for process in own)
     whole = said.control is not None and all(process.is_up for process in own)
     busy = any("error" in stats for stats in (said.status.get("engines") or {}).values())
-    return now - found.head_started < STARTING_S and not died and said.control is not False and (busy or not whole)
+    return abs(now - found.head_started) < STARTING_S and not died and said.control is not False and (busy or not whole)
 
 
 def _traffic(text: str | None, problems: list[str]) -> Traffic | None:

@@ -306,7 +306,7 @@ def test_a_run_of_a_cluster_that_is_down_waits_for_it(home):
     def drawn(look):
         return runs.detail(look, look.overview.runs[0], Curve(), None) + runs.table(look, "works", ROWS, ROWS)
 
-    for words in ("at work", "badge good", 'data-do="stop"', ">812<", "tokens/s"):
+    for words in ("at work", "badge good", 'data-do="stop"', ">812<", ">tokens/s<"):
         assert words in drawn(up), words
         assert words not in drawn(down), words
     assert drawn(down).count('<span class="badge calm">waits for tandem up</span>') == 2
