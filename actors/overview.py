@@ -33,6 +33,8 @@ from models.registry import Registry
 SILENT_PART = 0.5
 """Of heartbeat_timeout_s: a running run without a sign of life for so long is worth a word. A sign comes with every
 step, and the first step of a 20B model compiles for minutes."""
+STARTING_S = 180
+"""What is not there so soon after the head started is on its way, unless something died; longer is worth a word."""
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
 
@@ -129,6 +131,8 @@ class Overview:
     events: tuple[Event, ...]
     """Newest first."""
     problems: tuple[str, ...]
+    starting: bool = False
+    """Up for a moment only, and not all of it is there yet; `problems` leaves that out."""
 
     @property
     def active(self) -> tuple[RunReading, ...]:
@@ -163,14 +167,15 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
     if found is not None and not up:
         problems.append(f"the cluster died: its head, process {found.head_pid}, is gone -> `tandem up` starts it again")
     said = answers.fetch(found, home.token, timeout_s) if up else Answers()
-    problems += said.problems
     book = _book(home, limit, problems)
     gpus, host = monitor.gpus(), monitor.host()
     engines = said.status.get("engines") or {}
     running = _processes(found, said, problems) if up else ()
+    starting = up and _is_starting(found, said, running, now)
+    problems += [words for words in said.problems if not (starting and "does not answer" in words)]
     waits = any(process.kind == "engine" and not process.is_up for process in running)  # the gateway asks every engine
     late = [who for who in said.late if not (waits and who.startswith("the gateway"))]
-    problems += [f"{who} does not answer within {timeout_s:g} s" for who in late]
+    problems += [f"{who} does not answer within {timeout_s:g} s" for who in late if not starting]
     overview = Overview(
         at=now,
         home=str(home.root),
@@ -194,6 +199,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         traffic=_traffic(said.metrics, problems),
         events=tuple(book.events) if book else (),
         problems=(),
+        starting=starting,
     )
     problems += _wrong(overview, found.config.heartbeat_timeout_s if found else None)
     return Overview(**{**vars(overview), "problems": tuple(dict.fromkeys(problems))})
@@ -304,6 +310,15 @@ def _processes(found: Cluster, said: Answers, problems: list[str]) -> tuple[Proc
     return ()
 
 
+def _is_starting(found: Cluster, said: Answers, running: tuple[ProcessReading, ...], now: float) -> bool:
+    """Whether Tandem is on its way up: its head is young, something is not there yet, and nothing has died."""
+    own = [process for process in running if process.kind not in ("trainer", "driver")]
+    died = any(process.has_died for process in own)
+    whole = said.control is not None and all(process.is_up for process in own)
+    busy = any("error" in stats for stats in (said.status.get("engines") or {}).values())
+    return abs(now - found.head_started) < STARTING_S and not died and said.control is not False and (busy or not whole)
+
+
 def _traffic(text: str | None, problems: list[str]) -> Traffic | None:
     with _part("requests", problems):
         return traffic.parse(text) if text is not None else None
@@ -321,11 +336,12 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     if moments and (ahead := max(moments) - now) > CLOCK_S:
         yield f"the clock was set back: the newest entry of the ledger is {ahead:,.0f} s in the future"
     for process in overview.processes:
-        if not process.is_up:
+        on_its_way = overview.starting and process.kind not in ("trainer", "driver")
+        if not process.is_up and not on_its_way:
             where = f", process {process.pid}" if process.pid else ""
             yield f"{process.name} is {process.state}{where}{f': {process.message}' if process.message else ''}"
     for name, stats in overview.engines.items():
-        if "error" in stats:
+        if "error" in stats and not overview.starting:
             yield f"{name}: {stats['error']}"
     seen = {gpu.uuid for gpu in overview.gpus}
     for slot in {slot.name: slot for slot in overview.slots}.values():

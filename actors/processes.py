@@ -14,6 +14,8 @@ from actors.cluster import Cluster
 ACTORS = "/api/v0/actors?detail=1&limit=1000&filter_keys=state&filter_predicates=!%3D&filter_values=DEAD"
 """Ray's table of actors, without those that are dead: they are kept for as long as the head lives."""
 SERVE = "/api/serve/applications/"
+HEALTH_CHECK = "A replica's health check failed"
+"""How Serve begins what it says of a deployment whose replica's process died or hung."""
 UP = ("ALIVE", "RUNNING")
 _KINDS = {
     "Control": "control",
@@ -51,6 +53,15 @@ class ProcessReading:
     def is_up(self) -> bool:
         return self.state in UP
 
+    @property
+    def has_died(self) -> bool:
+        """Now or before, or failed to start, as far as Ray and Serve remember."""
+        return (
+            self.restarts > 0
+            or self.state in ("GONE", "DEAD", "RESTARTING")
+            or any(word in self.message for word in ("fail", "died"))
+        )
+
 
 def read(found: Cluster, actors: Any, applications: Any) -> list[ProcessReading]:
     """Every process that Tandem needs or has started, the important ones first.
@@ -87,13 +98,19 @@ def _replicas(applications: dict[str, dict]) -> Iterator[ProcessReading]:
             kind = "gateway" if name == "gateway" else "engine"
             how = {"restarts": len(deployment["recent_dead_replicas"])}
             if deployment["status"] != "HEALTHY":
-                how["message"] = deployment["message"]
+                how["message"] = _words(deployment["message"])
             replicas = deployment["replicas"]
             for replica in replicas:
                 how["started"] = replica.get("start_time_s")
                 yield _measured(name, kind, replica["state"], replica.get("pid"), **how)
             if not replicas and deployment.get("target_num_replicas", 1):
                 yield _measured(name, kind, "MISSING", None, **how)
+
+
+def _words(message: str) -> str:
+    if message.startswith(HEALTH_CHECK):
+        return "its process died or hung; it is being started again"
+    return message
 
 
 def _measured(name: str, kind: str, state: str, pid: int | None, **how: Any) -> ProcessReading:

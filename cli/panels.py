@@ -51,6 +51,7 @@ def head(overview: Overview) -> RenderableType:
     head = next((process for process in overview.processes if process.kind == "head"), None)
     since = f"up {_ago(head.started, overview)}" if head else "up"
     well = ("well", "green") if not overview.problems else (f"{len(overview.problems)} to look at", "bold red")
+    well = ("starting", "yellow") if overview.starting else well
     first = Text.assemble(("Tandem ", "bold"), overview.http or "", f"  {since}  ", well)
     if overview.base:
         first.append(f"  base {overview.base}")

@@ -18,6 +18,7 @@ from tests.browser.test_safety import PAYLOADS
 from tests.samples import TRAIN, publish
 
 PERIOD_MS = 300
+SAID_MS = 1500
 NOBODY = 2**22 - 1  # above the highest pid
 
 
@@ -43,7 +44,7 @@ def running(tmp_path_factory, chromium) -> Iterator[tuple[Machine, Server]]:
     """A page that looks more often than a person needs, so that nothing here waits long."""
     machine = Machine(Home(tmp_path_factory.mktemp("board")), Card("GPU-aaaa"), Card("GPU-bbbb"))
     server = Server(f"{machine.gateway.url}/v1", machine.home, Access(port=free_port()), tab="dashboard")
-    quick = tab.PULSE.replace(str(tab.PERIOD_MS), str(PERIOD_MS))
+    quick = tab.PULSE.replace(str(tab.PERIOD_MS), str(PERIOD_MS)).replace(str(tab.SAID_MS), str(SAID_MS))
     with mock.patch.object(tab, "PULSE", quick), mock.patch.object(reading, "FRESH_S", 0.1):
         server.start()
         yield machine, server
@@ -168,6 +169,7 @@ def test_swap_and_back_ask_first_and_say_what_happened(machine, board):
     seen.part("adapters").get_by_role("button", name="Back to base").click()
     seen.confirm()
     seen.says("prod answers with base now")
+    expect(seen.page.locator("#said")).to_be_hidden()
     assert machine.ledger.aliases()["prod"] is None
 
 
@@ -297,4 +299,47 @@ def test_it_fits_a_phone(scheme, machine, running, chromium):
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
     inside = "[...document.querySelectorAll('#board .tile')].every(tile => tile.scrollWidth <= tile.clientWidth + 1)"
     assert seen.page.evaluate(inside)
+    context.close()
+
+
+LONG = "gpt-oss-20b-reasoning-20261124-043019-a1b2"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_cell_is_cut_and_no_head_covers_a_row(width, machine, running, chromium):
+    version = publish(machine.gateway.registry, run_id=f"{LONG}-{width}").version
+    machine.begin(f"{LONG}-{width}", steps=12)
+    context = chromium.new_context(viewport={"width": width, "height": 844})
+    context.set_default_timeout(15_000)
+    seen = Board(context, running[1].url)
+    expect(seen.part("runs").locator(f"[data-run={LONG}-{width}]")).to_be_visible()
+    cut = """[...document.querySelectorAll('#board :is(td, th)')].filter(cell => {
+        const [inner, outer] = [cell, cell.closest('.scroll') ?? cell.closest('.card')];
+        const over = inner.getBoundingClientRect().right - outer.getBoundingClientRect().right;
+        return cell.checkVisibility() && over > 1;
+    }).length"""
+    assert seen.page.evaluate(cut) == 0
+    covered = """[...document.querySelectorAll('#board table')].filter(table => {
+        const [head, row] = [table.querySelector('th'), table.querySelector('tbody tr')];
+        return head.checkVisibility() && head.getBoundingClientRect().bottom > row.getBoundingClientRect().top + 1;
+    }).length"""
+    seen.page.locator("#part-requests tbody tr").last.scroll_into_view_if_needed()
+    seen.page.evaluate("document.querySelector('#dashboard > .column').scrollBy(0, 90)")
+    assert seen.page.evaluate(covered) == 0
+    height = "row => row.getBoundingClientRect().height"
+    assert seen.part("adapters").locator(f"[data-adapter={version}]").evaluate(height) < 100
+    assert seen.part("runs").locator("tbody tr").first.evaluate(height) < 125  # its long name takes two lines
+    context.close()
+
+
+def test_a_swap_far_down_a_phones_page_is_answered_where_it_was_asked(machine, running, chromium):
+    version = publish(machine.gateway.registry, run_id="phone").version
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(15_000)
+    seen = Board(context, running[1].url)
+    seen.part("adapters").locator(f"[data-adapter={version}]").get_by_role("button", name="Swap").click()
+    expect(seen.page.locator("#ask")).to_be_in_viewport()
+    seen.confirm()
+    seen.says(f"prod answers with {version} now")
+    expect(seen.page.locator("#said .notice")).to_be_in_viewport()
     context.close()

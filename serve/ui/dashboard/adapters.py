@@ -15,12 +15,12 @@ _ADAPTERS = template("""
 {% if seen.up and version != (seen.aliases.get("prod") or "base") %}
 <button class="act" data-do="swap" data-what="{{ version }}">Swap</button>{% endif %}
 {% endmacro %}
-<div class="scroll"><table>
+<div class="scroll"><table class="stack">
   <thead><tr><th>Adapter</th><th class="n">Loss</th><th class="n">Held out</th><th class="n">Evaluated</th>
     <th></th></tr></thead>
   <tbody>
     <tr data-adapter="base"><td><b>base</b> <span class="quiet">{{ seen.base or "" }}</span> {{ names("base") }}</td>
-      <td></td><td></td><td></td><td class="n do">{{ act("base") }}</td></tr>
+      <td class="none"></td><td class="none"></td><td class="none"></td><td class="n do">{{ act("base") }}</td></tr>
   {% for adapter in seen.adapters %}{% set manifest = adapter.manifest %}
     {% set found = evaluations.get(manifest.version, {}) %}
     <tr data-adapter="{{ manifest.version }}">
@@ -28,9 +28,9 @@ _ADAPTERS = template("""
         <span class="quiet small">{{ names(manifest.version) }}{{ badge(adapter.state, adapter.reason) }}
           rank {{ manifest.rank }} · {{ manifest.bytes | size }} · {{ manifest.created_at | ago(seen.at) }}
           {{ " · in memory" if adapter.loaded }}</span></td>
-      <td class="n">{{ manifest.metrics.get("loss") | number }}</td>
-      <td class="n">{{ manifest.metrics.get("eval_loss") | number }}</td>
-      <td class="n">{% if "adapter" in found %}{{ found.adapter | number }}
+      <td class="n" data-label="loss">{{ manifest.metrics.get("loss") | number }}</td>
+      <td class="n" data-label="held out">{{ manifest.metrics.get("eval_loss") | number }}</td>
+      <td class="n" data-label="evaluated">{% if "adapter" in found %}{{ found.adapter | number }}
         {% if "base" in found %}<span class="quiet small">base {{ found.base | number }}</span>{% endif %}
         {% else %}{{ nothing }}{% endif %}</td>
       <td class="n do">{{ act(manifest.version) }}</td>

@@ -36,6 +36,8 @@ def html(look: Look) -> str:
     seen = look.overview
     if not seen.up:
         lamp, words = "off", "Tandem is not running"
+    elif seen.starting:
+        lamp, words = "warn", "Tandem is starting"
     elif seen.problems:
         count = len(seen.problems)
         lamp, words = "bad", "Something is wrong" if count == 1 else f"{count} things are wrong"

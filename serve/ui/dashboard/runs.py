@@ -15,21 +15,22 @@ _STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INT
 
 _TABLE = template("""
 {% if rows %}
-<div class="scroll"><table class="runs">
+<div class="scroll"><table class="runs stack">
   <thead><tr><th>Run</th><th>State</th><th>Progress</th><th class="n">Loss</th><th class="n">Tokens/s</th>
     <th class="n">Left or took</th><th class="n">Created</th></tr></thead>
   <tbody>
   {% for reading in rows %}{% set run = reading.run %}
     <tr class="{{ 'chosen' if run.id == chosen }}" data-run="{{ run.id }}">
       <td><button data-do="show" data-what="{{ run.id }}"><b>{{ run.id }}</b></button></td>
-      <td>{{ badge(run.state, run.reason) }}
+      <td>{% if waits(run) %}<span class="badge calm">waits for tandem up</span>
+        {% else %}{{ badge(run.state, run.reason) }}{% endif %}
         {% if reading.position %}<span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
-      <td class="progress">{{ bar(reading.progress, run.state | tone) }}
+      <td class="progress">{{ bar(reading.progress, "calm" if waits(run) else run.state | tone) }}
         <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
-      <td class="n">{{ run.loss | number }}</td>
-      <td class="n">{{ run.tokens_per_s | number }}</td>
-      <td class="n">{{ span(reading) }}</td>
-      <td class="n quiet">{{ run.created_at | ago(now) }}</td>
+      <td class="n" data-label="loss">{{ run.loss | number }}</td>
+      <td class="n" data-label="tokens/s">{{ nothing if waits(run) else run.tokens_per_s | number }}</td>
+      <td class="n" data-label="{{ 'took' if run.ended_at }}">{{ span(reading) }}</td>
+      <td class="n quiet" data-label="created">{{ run.created_at | ago(now) }}</td>
     </tr>
   {% endfor %}
   </tbody>
@@ -43,7 +44,10 @@ _TABLE = template("""
 _RUN = template("""
 {% if reading %}{% set run = reading.run %}
 <div class="run" data-shown="{{ run.id }}" data-points="{{ curve.train | length }}">
-  <p class="facts">{{ badge(run.state) }} <span class="reason">{{ run.reason }}</span>
+  <p class="facts">{% if waits(run) %}
+    <span class="badge calm">waits for tandem up</span>
+    <span class="reason">It goes on after <code>tandem up</code>.</span>
+    {% else %}{{ badge(run.state) }} <span class="reason">{{ run.reason }}</span>{% endif %}
     {% if stoppable %}<button class="act" data-do="stop" data-what="{{ run.id }}">Stop</button>{% endif %}</p>
   <div class="figures">
     {% for name, value, unit in figures %}
@@ -73,6 +77,7 @@ def table(look: Look, chosen: str, rows: int, more: int) -> str:
     counts = {state: count for state, count in look.overview.run_counts.items() if count}
     aside = " · ".join(f"{count} {state.lower()}" for state, count in counts.items())
     values = {"rows": readings, "chosen": chosen, "now": look.overview.at, "span": lambda each: _span(each, look)}
+    values |= {"waits": lambda run: _waits_for_up(run, look)}
     return part("runs", "Queue and runs", _TABLE, aside, **values, more=more, left=sum(counts.values()) - len(readings))
 
 
@@ -92,8 +97,14 @@ def detail(look: Look, reading: RunReading | None, curve: Curve, bill: Bill | No
     drawn = loss_curve(curve.train, curve.held_out, levels, last_step=run.max_steps, label=label)
     unreadable = curve.unreadable and f"{curve.unreadable} lines of metrics.jsonl cannot be read and are left out"
     values = {"reading": reading, "curve": curve, "levels": levels, "drawn": drawn, "trouble": trouble or unreadable}
-    values |= {"figures": _figures(reading, curve, bill, look), "stoppable": run.state in _STOPPABLE}
+    values |= {"figures": _figures(reading, curve, bill, look), "waits": lambda run: _waits_for_up(run, look)}
+    values |= {"stoppable": look.overview.up and run.state in _STOPPABLE}
     return part("run", run.id, _RUN, _aside(run), **values, waiting=_waiting(run, reading.waits_for))
+
+
+def _waits_for_up(run: Run, look: Look) -> bool:
+    """It was at work when the cluster ended."""
+    return not look.overview.up and (run.state.holds_slot or run.state is RunState.INTERRUPTED)
 
 
 def _levels(run: Run) -> list[Level]:
@@ -125,10 +136,12 @@ def _figures(reading: RunReading, curve: Curve, bill: Bill | None, look: Look) -
     figures = [("step", f"{run.step}", steps), ("loss", number(run.loss), "")]
     if curve.held_out:
         figures.append(("held-out loss", number(curve.held_out[-1][1]), ""))
-    figures.append(("speed", number(run.tokens_per_s), "tokens/s"))
-    if run.state.holds_slot and eta:
+    waits = _waits_for_up(run, look)
+    if not waits:
+        figures.append(("speed", number(run.tokens_per_s), "tokens/s"))
+    if run.state.holds_slot and eta and not waits:
         figures.append(("left", duration(eta.seconds), _range(eta)))
-    elif run.started_at:
+    elif run.started_at and not waits:
         figures.append(("took" if run.ended_at else "so far", _took(run, look.overview.at), ""))
     if bill and bill.joules is not None:
         figures.append(("energy", *watt_hours(bill.joules).split()))
@@ -143,6 +156,8 @@ def _range(eta: Eta) -> str:
 
 
 def _span(reading: RunReading, look: Look) -> str:
+    if _waits_for_up(reading.run, look):
+        return NOTHING
     if reading.run.state.holds_slot and reading.eta:
         return f"{duration(reading.eta.seconds)} left"
     return _took(reading.run, look.overview.at) if reading.run.started_at else NOTHING

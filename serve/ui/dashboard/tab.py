@@ -19,12 +19,17 @@ from serve.ui.dashboard.markup import loading
 from serve.ui.dashboard.reading import ROWS, Look, Looks
 
 PERIOD_MS = 2000
+SAID_MS = 10_000
+"""How long it is said that something was done; an error stays until the next action."""
 
 PULSE = f"""
 const beat = () => {{
   if (document.hidden || !element.checkVisibility()) return;
   const seen = {{}};
   for (const part of document.querySelectorAll('#board [data-digest]')) seen[part.dataset.part] = part.dataset.digest;
+  const done = document.querySelector('#said .done');
+  if (done) done.dataset.since ??= Date.now();
+  if (done && Date.now() - done.dataset.since > {SAID_MS}) done.classList.add('gone');
   trigger('tick', {{seen}});
 }};
 setInterval(beat, {PERIOD_MS});
@@ -123,7 +128,7 @@ class DashboardTab:
         action = Action(*asked)
         yield {self.asking: gr.Column(visible=False), self.said: display.notice(action.busy)}
         try:
-            said = display.notice(await actions.do(self._looks.home, action))
+            said = f'<div class="done">{display.notice(await actions.do(self._looks.home, action))}</div>'
         except TandemError as error:
             said = display.problem(error)
         drawn = await self._draw(await self._looks.now(rows, anew=True), chosen, rows)

@@ -109,6 +109,12 @@ def note_cluster(home, *, port=1, pid=ME, slots=SLOTS) -> Cluster:
     return made
 
 
+@pytest.fixture(autouse=True)
+def grown(monkeypatch):
+    """Clusters here had time to start, however young the process is that plays their head."""
+    monkeypatch.setattr(overview, "STARTING_S", 0)
+
+
 @pytest.fixture
 def ledger(home):
     book = Ledger(home.ledger)
@@ -318,9 +324,50 @@ def test_a_process_that_is_gone_or_missing_or_starting_is_a_sentence(home, up):
     assert seen.problems == (
         "control is MISSING",
         "gateway is STARTING",
-        "engine_1 is MISSING: A replica's health check failed.",
+        "engine_1 is MISSING: its process died or hung; it is being started again",
         f"trainer_r1 is GONE, process {NOBODY}",
     )
+
+
+def young(monkeypatch):
+    monkeypatch.setattr(overview, "STARTING_S", 1e9)
+
+
+def test_what_is_not_there_yet_while_the_cluster_is_young_is_no_problem(home, ledger, up, monkeypatch):
+    young(monkeypatch)
+    ledger.quarantine("0", "3 CUDA errors in a row", "tandem")
+    coming = answers(
+        actors=[actor("Control", "tandem_control", state="PENDING_CREATION", pid=0)],
+        deployments={"gateway": deployment(), "engine_1": deployment(replica(None, "STARTING"), status="UPDATING")},
+    )
+    up(coming | {"/api/status": 404, "/metrics": HANGS, "/api/serve/applications/": 503})
+    seen = read(home, timeout_s=0.5)
+    assert (seen.starting, seen.problems) == (True, ("slot 0 is in quarantine: 3 CUDA errors in a row",))
+    control = [actor("Control", "tandem_control")]
+    loading = answers(control)
+    loading["/api/status"]["engines"]["engine_1"] = {"error": "no answer within 5 s: loading its model"}
+    up(loading)
+    assert (read(home).starting, len(read(home).problems)) == (True, 1)
+    up(answers(control))
+    assert not read(home).starting, "all is there"
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        deployment(replica(NOBODY)),
+        deployment(replica(None, "STARTING"), dead=1),
+        deployment(replica(None, "STARTING"), status="UNHEALTHY", message="A replica's health check failed. This"),
+        deployment(replica(None, "STARTING"), status="UPDATING", message="The deployment failed to start 1 times"),
+    ],
+)
+def test_what_died_while_the_cluster_is_young_is_a_problem(engine, home, up, monkeypatch):
+    young(monkeypatch)
+    control = [actor("Control", "tandem_control")]
+    up(answers(control, {"gateway": deployment(replica()), "engine_1": engine}))
+    seen = read(home)
+    assert not seen.starting
+    assert len(seen.problems) == 1 and seen.problems[0].startswith("engine_1 is ")
 
 
 def test_a_holder_whose_process_is_gone_is_a_sentence(home, ledger, up):

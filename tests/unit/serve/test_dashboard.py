@@ -86,6 +86,12 @@ def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
     assert looks._evaluation("v1") == {"adapter": 0.25, "base": 2.5, "rows": 12}
 
 
+def test_a_cluster_that_is_starting_is_no_disaster(home):
+    look = asyncio.run(Looks(home).now())
+    html = head.html(replace(look, overview=replace(look.overview, up=True, starting=True)))
+    assert 'class="lamp warn"' in html and "Tandem is starting" in html and "wrong" not in html
+
+
 # Curves
 
 
@@ -279,6 +285,32 @@ def test_a_damaged_cluster_file_costs_the_price_and_not_the_page(home):
     home.cluster.write_text("{")
     bill = Looks(home).energy("r")
     assert (bill.joules, bill.cost) == (720_000, None)
+
+
+def test_a_run_of_a_cluster_that_is_down_waits_for_it(home):
+    from actors.ledger import Ledger
+
+    ledger = Ledger(home.ledger)
+    ledger.submit("works", **TRAIN | {"max_steps": 60})
+    ledger.grant("works", Slot(name="0", roles=("train",)))
+    ledger.transition("works", RunState.RUNNING, "at work")
+    ledger.progress("works", step=2, max_steps=60, loss=1.0, tokens_per_s=812.5)
+    ledger.close()
+    log = MetricsLog(home.run("works") / "metrics.jsonl")
+    log.path.parent.mkdir(parents=True)
+    for step in (1, 2):
+        log.append({"step": step, "loss": 1.0, "at": float(step)})
+    down = asyncio.run(Looks(home).now())
+    up = replace(down, overview=replace(down.overview, up=True))
+
+    def drawn(look):
+        return runs.detail(look, look.overview.runs[0], Curve(), None) + runs.table(look, "works", ROWS, ROWS)
+
+    for words in ("at work", "badge good", 'data-do="stop"', ">812<", ">tokens/s<"):
+        assert words in drawn(up), words
+        assert words not in drawn(down), words
+    assert drawn(down).count('<span class="badge calm">waits for tandem up</span>') == 2
+    assert " left" not in drawn(down)
 
 
 # Actions
