@@ -100,6 +100,7 @@ def report(seen: Overview) -> dict:
                 for name, one in traffic.latencies.items()
             },
         },
+        "starting": seen.starting,
         "problems": list(seen.problems),
     }
 
