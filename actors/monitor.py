@@ -5,7 +5,9 @@ Monitoring must not break what it watches: a reading that the driver refuses is 
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -164,14 +166,21 @@ def host() -> HostReading:
     )
 
 
-def _read(nvml, index: int) -> GpuReading:
-    def attempt(reading, *args):
+def _attempts(nvml, handle: Any) -> Callable[..., Any]:
+    """Asks for one reading of a card; None if the driver refuses it."""
+
+    def attempt(reading: Callable[..., Any], *args: Any) -> Any:
         try:
             return reading(handle, *args)
         except nvml.NVMLError:
             return None
 
+    return attempt
+
+
+def _read(nvml, index: int) -> GpuReading:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    attempt = _attempts(nvml, handle)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     utilization = attempt(nvml.nvmlDeviceGetUtilizationRates)
     temperature = attempt(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
@@ -199,13 +208,8 @@ def _read(nvml, index: int) -> GpuReading:
 
 
 def _read_health(nvml, index: int) -> GpuHealth:
-    def attempt(reading, *args):
-        try:
-            return reading(handle, *args)
-        except nvml.NVMLError:
-            return None
-
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    attempt = _attempts(nvml, handle)
     nvml.nvmlDeviceGetMemoryInfo(handle)  # a GPU that is lost has a handle and a UUID still, and nothing else
     remapped = attempt(nvml.nvmlDeviceGetRemappedRows)  # correctable, uncorrectable, pending, failed
     action = attempt(nvml.nvmlDeviceGetFieldValues, [nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
