@@ -1,5 +1,6 @@
 """The dashboard as a person sees it, in a real Chromium: a real page over a real home, ledger and gateway."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from unittest import mock
@@ -45,7 +46,9 @@ def running(tmp_path_factory, chromium) -> Iterator[tuple[Machine, Server]]:
     machine = Machine(Home(tmp_path_factory.mktemp("board")), Card("GPU-aaaa"), Card("GPU-bbbb"))
     server = Server(f"{machine.gateway.url}/v1", machine.home, Access(port=free_port()), tab="dashboard")
     quick = tab.PULSE.replace(str(tab.PERIOD_MS), str(PERIOD_MS)).replace(str(tab.SAID_MS), str(SAID_MS))
-    with mock.patch.object(tab, "PULSE", quick), mock.patch.object(reading, "FRESH_S", 0.1):
+    patched = mock.patch.object(tab, "PULSE", quick), mock.patch.object(reading, "FRESH_S", 0.1)
+    # Gradio reads from the environment where uploads go, and the other tests' page has its own folder.
+    with patched[0], patched[1], mock.patch.dict(os.environ):
         server.start()
         yield machine, server
         server.close()
