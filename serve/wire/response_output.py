@@ -4,6 +4,7 @@ Each says what kinds of events tell of it and what they hold. Called by `respons
 """
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from openai.types.responses.response_reasoning_item import Content
 from pydantic import BaseModel
 
 
-class Item:
+class Item(ABC):
     """One output item while it grows."""
 
     prefix: str
@@ -52,9 +53,9 @@ class Item:
     def part(self) -> dict[str, Any] | None:
         """Its one content part, with the text so far; None for an item that has no parts."""
 
+    @abstractmethod
     def item(self, status: str) -> BaseModel:
         """The item as OpenAI's type, in this `status`."""
-        raise NotImplementedError
 
 
 class Reasoning(Item):
