@@ -52,6 +52,7 @@ class Item(ABC):
 
     def part(self) -> dict[str, Any] | None:
         """Its one content part, with the text so far; None for an item that has no parts."""
+        return None
 
     @abstractmethod
     def item(self, status: str) -> BaseModel:
