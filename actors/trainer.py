@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import logs
-from actors.control import Directive, ask, find
+from actors.control_client import Directive, ask, find
 from actors.placement import actor_options, check_slot, die_with_parent
 from configs.errors import TandemError
 from configs.paths import Home

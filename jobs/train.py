@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from actors import control
-from actors.control import ask
+from actors import control_client
+from actors.control_client import ask
 from actors.run import RunKind, new_run_id
 from configs.errors import ConfigError
 from configs.paths import home
@@ -34,7 +34,7 @@ def _new_run(job_id: str, flags: dict[str, Any]) -> str:
     predicted.check()
     run_id = new_run_id(wanted.config.profile)
     how = {"profile": wanted.config.profile, "max_steps": wanted.config.training.max_steps, "attached": True}
-    ask(control.find().submit, run_id, job_id=job_id, **how, **wanted.submission())
+    ask(control_client.find().submit, run_id, job_id=job_id, **how, **wanted.submission())
     predicted.save(home().run(run_id))
     return run_id
 

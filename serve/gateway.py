@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from actors import control, logs
+from actors import control_client, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
 from configs.paths import home
@@ -52,7 +52,7 @@ class Gateway:
         self.allowed_hosts = config.allowed_hosts
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
-        self.control = control.Client(control.find())
+        self.control = control_client.Client(control_client.find())
         self.fleet = Fleet([Remote(f"engine_{slot}", handle) for slot, handle in engines.items()])
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
         self.scrape = CollectorRegistry()

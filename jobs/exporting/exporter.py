@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.run import Outcome, RunState
 from actors.trainer import Link
 from configs import durable

@@ -7,7 +7,7 @@ import time
 
 from transformers import TrainerCallback
 
-from actors.control import Directive
+from actors.control_client import Directive
 from configs.errors import TrainingError
 from jobs.training import checkpoints
 from jobs.training.checkpoints import Checkpoint

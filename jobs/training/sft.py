@@ -11,7 +11,7 @@ from pathlib import Path
 
 from actors import monitor
 from actors.consumption import Recorder
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.energy_meter import EnergyMeter, own_card
 from actors.run import Outcome, RunState
 from actors.trainer import Link

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-from actors import control, logs
+from actors import control_client, logs
 from actors.placement import check_slot, die_with_parent
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
@@ -32,10 +32,10 @@ class EngineReplica:
         self._base = base
         self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
-        actor = control.find()
-        await asyncio.to_thread(control.ask, actor.take_serve_slot, slot.name, holder, os.getpid())
+        actor = control_client.find()
+        await asyncio.to_thread(control_client.ask, actor.take_serve_slot, slot.name, holder, os.getpid())
         self._engine = await asyncio.to_thread(_build, config, base, device)
-        aliases = await asyncio.to_thread(control.ask, actor.aliases)
+        aliases = await asyncio.to_thread(control_client.ask, actor.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(actor, version)
         log.info("the engine is up on %s", device)
@@ -52,7 +52,7 @@ class EngineReplica:
         except TandemError as error:
             text = f"{version} could not be loaded after a restart: {error.message}"
             log.warning("%s", text)
-            await asyncio.to_thread(control.ask, actor.note, "error", text)
+            await asyncio.to_thread(control_client.ask, actor.note, "error", text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:
         """What the requests of one gateway gain, for as long as it reads; see `Outbox.batches`. `line` is its name."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import cluster, consumption, control
-from actors.control import ask
+from actors.control_client import ask
 from actors.ledger import Ledger
 from actors.run import RunState, new_run_id
 from configs.load import load_cluster, load_run

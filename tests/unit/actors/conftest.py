@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from actors.control import Control, Directive
+from actors.control import Control
+from actors.control_client import Directive
 from actors.ledger import Ledger
 from actors.run import RunState
 from configs.paths import Home
@@ -46,7 +47,7 @@ class Desk:
         """Tick, and let the launches that it began end."""
         for _ in range(times):
             await self.control.tick()
-            while self.control._launching:
+            while self.control._attempts.launching:
                 await asyncio.sleep(0.001)
 
     async def running(self, run_id: str, **how) -> int:

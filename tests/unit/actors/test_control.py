@@ -12,7 +12,7 @@ import pytest
 
 from actors import control as control_module
 from actors.cluster import MARKER
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.ledger import AdapterState
 from actors.ray_jobs import JobState
 from actors.run import RunState
@@ -382,7 +382,7 @@ def test_a_run_whose_job_died_is_queued_again_and_granted_anew(drive):
         await desk.running("a")
         desk.jobs.states["a-1"] = JobState.FAILED
         desk.jobs.messages["a-1"] = "out of memory"
-        await desk.control._look_after(desk.ledger.run("a"))
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
         run = desk.ledger.run("a")
         assert (run.state, run.job_id) == (S.QUEUED, None)
         assert run.reason == "again after: its job ended (FAILED): out of memory"
@@ -400,7 +400,7 @@ def test_a_run_without_a_sign_of_life_is_killed_and_queued_again(drive, clock):
         await desk.tick()
         assert desk.state("a") is S.RUNNING
         clock.advance(6)
-        await desk.control._look_after(desk.ledger.run("a"))
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
         assert desk.jobs.stopped == ["a-1"]
         assert desk.ledger.run("a").reason == "again after: no sign of life for 5 s"
 
@@ -469,7 +469,7 @@ def test_after_a_restart_of_the_cluster_runs_that_held_a_slot_are_queued_again(d
         await desk.submit("b")
         desk.jobs.states.clear()  # the new cluster has never heard of the old one's jobs
         await desk.restart()
-        await desk.control._look_after(desk.ledger.run("a"))
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
         assert desk.ledger.run("a").reason == "again after: the cluster was restarted"
         await desk.tick()
         assert (desk.state("a"), desk.ledger.run("a").attempt) == (S.STARTING, 2)

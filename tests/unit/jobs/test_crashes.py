@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.run import RunState
 from configs import paths
 from configs.errors import TrainingError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.run import RunState
 from configs.errors import AdapterError, ConfigError, ExportError, NotFoundError
 from configs.paths import TINY_MODEL

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from actors import consumption
-from actors.control import Directive
+from actors.control_client import Directive
 from actors.energy_meter import NvmlCard
 from actors.run import RunState
 from jobs.training import fit, sft
