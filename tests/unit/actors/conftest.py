@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
+from actors.cluster import MARKER
 from actors.control import Control
 from actors.control_client import Directive
 from actors.ledger import Ledger
@@ -70,6 +73,12 @@ class Desk:
 
     def holders(self) -> dict[str, str]:
         return {lease.slot: lease.holder for lease in self.ledger.leases()}
+
+
+def marked_process(home: Home, program: str = "time.sleep(60)") -> subprocess.Popen:
+    """A process of this home's cluster."""
+    environment = os.environ | {MARKER: str(home.root)}
+    return subprocess.Popen([sys.executable, "-S", "-c", f"import time; {program}"], env=environment)
 
 
 class Clock:

@@ -1,0 +1,417 @@
+"""What becomes of a run's attempt: stopped, lost, killed, queued again. Over a real ledger and real processes."""
+
+import asyncio
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import psutil
+import pytest
+
+from actors.control_client import Directive
+from actors.ray_jobs import JobState
+from actors.run import RunState
+from configs.errors import StateError
+from configs.schema import Slot
+from tests.unit.actors.conftest import TRAIN, marked_process
+
+S = RunState
+
+
+SECOND = Slot(name="2", roles=("train", "serve"))
+
+
+# Stopping
+
+
+def test_a_queued_run_is_stopped_at_once(drive):
+    async def scenario(desk):
+        await desk.submit("a")
+        assert (await desk.control.stop("a"))["state"] == "STOPPED"
+        await desk.tick()
+        assert desk.jobs.submitted == []
+
+    drive(scenario)
+
+
+def test_a_starting_runs_job_is_ended_and_the_run_is_stopped_when_it_is_gone(drive):
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        assert (await desk.control.stop("a", "changed my mind"))["state"] == "STOPPING"
+        assert desk.jobs.stopped == ["a-1"]
+        await desk.tick()
+        assert desk.holders() == {"0": "a"}, "its job is still there"
+        desk.jobs.states["a-1"] = JobState.STOPPED
+        await desk.tick()
+        run = desk.ledger.run("a")
+        assert (run.state, run.reason) == (S.STOPPED, "changed my mind")
+        assert desk.holders() == {}
+
+    drive(scenario)
+
+
+def test_a_running_run_is_asked_at_its_next_step_and_ends_by_itself(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        assert (await desk.control.stop("a"))["state"] == "STOPPING"
+        assert desk.jobs.stopped == []
+        assert await desk.step("a", attempt, 5) is Directive.STOP
+        assert desk.ledger.run("a").step == 5, "the step was done, so it is on record"
+        await desk.control.finish("a", attempt, S.STOPPED, "checkpoint kept")
+        assert (desk.state("a"), desk.ledger.run("a").reason) == (S.STOPPED, "checkpoint kept")
+
+    drive(scenario)
+
+
+def test_a_stopping_run_that_finishes_its_last_step_has_succeeded(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        await desk.control.stop("a")
+        assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1"))["state"] == "SUCCEEDED"
+
+    drive(scenario)
+
+
+def test_stopping_twice_is_the_same_as_once_and_an_ended_run_cannot_be_stopped(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        await desk.control.stop("a", "first")
+        assert (await desk.control.stop("a", "second"))["reason"] == "first"
+        await desk.control.finish("a", attempt, S.STOPPED, "done")
+        with pytest.raises(StateError, match="run a has ended already: STOPPED"):
+            await desk.control.stop("a")
+
+    drive(scenario)
+
+
+def test_a_run_that_does_not_stop_is_killed_after_its_grace(drive, clock):
+    async def scenario(desk):
+        await desk.running("a")
+        await desk.control.stop("a")
+        await desk.tick()
+        assert desk.state("a") is S.STOPPING
+        clock.advance(6)
+        await desk.tick()
+        assert desk.jobs.stopped == ["a-1"]
+        assert (desk.state("a"), desk.ledger.run("a").reason) == (S.STOPPED, "killed: not stopped after 5 s")
+        assert desk.holders() == {}
+
+    drive(scenario, stop_grace_s=5)
+
+
+def test_the_grace_begins_anew_when_the_control_actor_does(drive, clock):
+    async def scenario(desk):
+        await desk.running("a")
+        await desk.control.stop("a")
+        clock.advance(6)
+        await desk.restart()
+        await desk.tick()
+        assert desk.state("a") is S.STOPPING
+        clock.advance(6)
+        await desk.tick()
+        assert desk.state("a") is S.STOPPED
+
+    drive(scenario, stop_grace_s=5)
+
+
+def test_a_run_that_finishes_while_it_is_being_killed_keeps_its_own_result(drive, clock):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        await desk.control.stop("a")
+        await desk.tick()
+        loop = asyncio.get_running_loop()
+        ending = lambda: desk.control.finish("a", attempt, S.SUCCEEDED, "just in time", "v1")  # noqa: E731
+        desk.jobs.on_stop = lambda: asyncio.run_coroutine_threadsafe(ending(), loop).result(5)
+        clock.advance(6)
+        await desk.tick()
+        assert (desk.state("a"), desk.ledger.run("a").reason) == (S.SUCCEEDED, "just in time")
+
+    drive(scenario, stop_grace_s=5)
+
+
+# Runs that lose their processes
+
+
+def test_a_run_whose_job_died_is_queued_again_and_granted_anew(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        desk.jobs.states["a-1"] = JobState.FAILED
+        desk.jobs.messages["a-1"] = "out of memory"
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
+        run = desk.ledger.run("a")
+        assert (run.state, run.job_id) == (S.QUEUED, None)
+        assert run.reason == "again after: its job ended (FAILED): out of memory"
+        await desk.tick()
+        assert desk.jobs.submitted == [("a-1", "a"), ("a-2", "a")]
+        kinds = [event.kind for event in desk.ledger.events(run_id="a")]
+        assert kinds == ["queued", "starting", "running", "interrupted", "queued", "starting"]
+
+    drive(scenario)
+
+
+def test_a_run_without_a_sign_of_life_is_killed_and_queued_again(drive, clock):
+    async def scenario(desk):
+        await desk.running("a")
+        await desk.tick()
+        assert desk.state("a") is S.RUNNING
+        clock.advance(6)
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
+        assert desk.jobs.stopped == ["a-1"]
+        assert desk.ledger.run("a").reason == "again after: no sign of life for 5 s"
+
+    drive(scenario, heartbeat_timeout_s=5)
+
+
+def test_each_report_is_a_sign_of_life(drive, clock):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        for step in range(5):
+            clock.advance(4)
+            assert await desk.step("a", attempt, step) is Directive.CONTINUE
+            await desk.tick()
+        assert desk.state("a") is S.RUNNING
+
+    drive(scenario, heartbeat_timeout_s=5)
+
+
+def test_after_its_last_attempt_an_interrupted_run_has_failed(drive):
+    async def scenario(desk):
+        await desk.submit("a")
+        for attempt in (1, 2, 3):
+            await desk.tick()
+            assert desk.ledger.run("a").attempt == attempt
+            desk.jobs.states[f"a-{attempt}"] = JobState.FAILED
+        await desk.tick()
+        run = desk.ledger.run("a")
+        assert run.state is S.FAILED
+        assert run.reason.startswith("interrupted 3 times, last: its job ended (FAILED)")
+        assert (len(desk.jobs.submitted), desk.holders()) == (3, {})
+
+    drive(scenario, max_attempts=3)
+
+
+def test_a_driver_that_says_interrupted_sends_its_run_back_to_the_queue(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        ended = await desk.control.finish("a", attempt, S.INTERRUPTED, "its trainer died")
+        assert (ended["state"], ended["reason"]) == ("QUEUED", "again after: its trainer died")
+
+    drive(scenario)
+
+
+def test_a_run_that_is_interrupted_while_stopping_is_stopped(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        await desk.control.stop("a")
+        assert (await desk.control.finish("a", attempt, S.INTERRUPTED, "its trainer died"))["state"] == "STOPPED"
+
+    drive(scenario)
+
+
+def test_a_job_that_somebody_stopped_in_ray_stops_its_run(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        desk.jobs.states["a-1"] = JobState.STOPPED
+        await desk.tick()
+        assert desk.state("a") is S.STOPPED
+
+    drive(scenario)
+
+
+def test_after_a_restart_of_the_cluster_runs_that_held_a_slot_are_queued_again(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        await desk.submit("b")
+        desk.jobs.states.clear()  # the new cluster has never heard of the old one's jobs
+        await desk.restart()
+        await desk.control._attempts.look_after(desk.ledger.run("a"))
+        assert desk.ledger.run("a").reason == "again after: the cluster was restarted"
+        await desk.tick()
+        assert (desk.state("a"), desk.ledger.run("a").attempt) == (S.STARTING, 2)
+        assert desk.state("b") is S.QUEUED
+
+    drive(scenario)
+
+
+def test_a_run_that_was_granted_but_never_launched_is_queued_again(drive):
+    async def scenario(desk):
+        await desk.submit("a")
+        desk.ledger.grant("a", TRAIN)  # and the control actor died before it started the job
+        await desk.restart()
+        await desk.tick()
+        assert (desk.state("a"), desk.ledger.run("a").attempt) == (S.STARTING, 2)
+        assert desk.jobs.submitted == [("a-2", "a")]
+
+    drive(scenario)
+
+
+def test_a_run_left_interrupted_by_a_crash_is_queued_again(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        desk.ledger.transition("a", S.INTERRUPTED, "killed")
+        await desk.restart()
+        await desk.tick()
+        assert (desk.state("a"), desk.ledger.run("a").attempt) == (S.STARTING, 2)
+
+    drive(scenario)
+
+
+def test_a_restarted_control_actor_goes_on_with_what_runs(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        await desk.submit("b", priority=3)
+        await desk.restart()
+        await desk.tick()
+        assert desk.holders() == {"0": "a"}
+        assert await desk.step("a", attempt, 2) is Directive.CONTINUE
+        await desk.control.finish("a", attempt, S.SUCCEEDED, "done")
+        await desk.tick()
+        assert desk.holders() == {"0": "b"}
+
+    drive(scenario)
+
+
+# Drivers that somebody else started
+
+
+def test_an_attached_run_gets_its_slot_without_a_job_of_ours(drive):
+    async def scenario(desk):
+        desk.jobs.states["raysubmit_1"] = JobState.ALIVE
+        await desk.submit("a", attached=True, job_id="raysubmit_1")
+        await desk.tick()
+        assert desk.holders() == {"0": "a"}
+        assert desk.jobs.submitted == []
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("ended", [JobState.STOPPED, JobState.FAILED, JobState.ENDED])
+def test_a_waiting_driver_that_ended_takes_its_run_with_it(ended, drive):
+    async def scenario(desk):
+        await desk.running("busy")
+        desk.jobs.states["raysubmit_1"] = JobState.ALIVE
+        await desk.submit("a", attached=True, job_id="raysubmit_1")
+        await desk.tick()
+        assert desk.state("a") is S.QUEUED
+        desk.jobs.states["raysubmit_1"] = ended
+        await desk.tick()
+        assert (desk.state("a"), desk.ledger.run("a").reason) == (S.STOPPED, "its driver ended while it was queued")
+
+    drive(scenario)
+
+
+def test_a_waiting_driver_that_is_gone_with_its_cluster_leaves_a_run_that_is_started_from_here(drive):
+    async def scenario(desk):
+        attempt = await desk.running("busy")
+        await desk.submit("a", attached=True, job_id="raysubmit_1")
+        await desk.tick()
+        run = desk.ledger.run("a")
+        assert (run.state, run.attached, run.job_id) == (S.QUEUED, False, None)
+        assert desk.ledger.events(run_id="a")[-1].kind == "adopted"
+        await desk.control.finish("busy", attempt, S.SUCCEEDED, "done")
+        await desk.tick()
+        assert desk.jobs.submitted[-1] == ("a-1", "a")
+
+    drive(scenario)
+
+
+# Processes that hold a slot
+
+
+def test_no_slot_is_given_back_while_the_process_that_held_it_lives(drive, home, clock):
+    holder = marked_process(home)
+
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        await desk.control.starting("a", 1, pid=holder.pid)
+        clock.advance(6)
+        await desk.tick()
+        assert not psutil.pid_exists(holder.pid)
+        assert desk.ledger.run("a").attempt == 2
+
+    try:
+        drive(scenario, heartbeat_timeout_s=5)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_process_that_exits_by_itself_is_not_killed(drive, home):
+    goodbye = home.root / "goodbye"
+    holder = marked_process(home, f"time.sleep(0.3); open('{goodbye}', 'w')")
+
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        await desk.control.starting("a", 1, pid=holder.pid)
+        await desk.control.finish("a", 1, S.STOPPED, "done")
+        assert goodbye.exists()
+        assert desk.holders() == {}
+
+    drive(scenario)
+    holder.wait()
+
+
+def test_a_process_number_that_was_given_to_somebody_else_is_left_alone(drive):
+    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        await desk.control.starting("a", 1, pid=stranger.pid)
+        began = time.monotonic()
+        await desk.control.finish("a", 1, S.STOPPED, "done")
+        assert desk.holders() == {}
+        assert time.monotonic() - began < 2
+
+    try:
+        drive(scenario)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_stop_that_comes_while_a_dead_runs_process_is_waited_for_is_honoured(drive, home):
+    holder = marked_process(home)
+
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        await desk.control.starting("a", 1, pid=holder.pid)
+        await desk.control.training("a", 1)
+        desk.jobs.states["a-1"] = JobState.FAILED
+        ticking = asyncio.create_task(desk.tick())
+        await asyncio.sleep(0.1)
+        await desk.control.stop("a", "enough")
+        holder.terminate()
+        await ticking
+        assert (desk.state("a"), desk.holders()) == (S.STOPPED, {})
+
+    try:
+        drive(scenario)
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_of_a_long_log_only_the_end_is_read(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        log = desk.home.run("a") / "log.txt"
+        log.parent.mkdir(parents=True)
+        with log.open("wb") as file:  # sparse: zeros that take no space
+            file.seek(50 * 2**20)
+            file.write("\nä\nthe cause\n".encode())
+        tracemalloc.start()
+        await desk.control.finish("a", attempt, S.FAILED, "it broke")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        (told,) = [event.text for event in desk.ledger.events(run_id="a") if event.kind == "log"]
+        assert told.endswith("\nä\nthe cause")
+        assert peak < 5 * 2**20
+
+    drive(scenario)
