@@ -13,13 +13,9 @@ from actors.control_client import Directive
 from actors.ray_jobs import JobState
 from actors.run import RunState
 from configs.errors import StateError
-from configs.schema import Slot
 from tests.unit.actors.conftest import TRAIN, marked_process
 
 S = RunState
-
-
-SECOND = Slot(name="2", roles=("train", "serve"))
 
 
 # Stopping
