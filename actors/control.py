@@ -20,6 +20,7 @@ from actors.attempts import Attempts
 from actors.control_client import NAME, NAMESPACE, Directive
 from actors.daily_notice import DailyNotice
 from actors.health import GpuWatch
+from actors.holder import is_ours
 from actors.ledger import AdapterState, Ledger, Quarantine
 from actors.notifier import Notifier
 from actors.placement import die_with_parent
@@ -256,7 +257,7 @@ class Control:
                 continue
             if (lease.holder, lease.pid) == (holder, pid):
                 return
-            if not holder.is_ours(lease.pid, self._home):
+            if not is_ours(lease.pid, self._home):
                 self._ledger.release(lease.holder, "its process is gone")
         self._ledger.take(slot, "serve", holder, pid)
 

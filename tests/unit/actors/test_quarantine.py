@@ -38,12 +38,12 @@ def nvml(monkeypatch) -> Driver:
 async def look(desk, times: int = 1) -> None:
     """As many whole looks at the GPUs, each with the tick that acts on it; one that was begun before ends first."""
     for _ in range(times):
-        if desk.control._look is not None:
-            await asyncio.wait([desk.control._look])
+        if desk.control._watch._look is not None:
+            await asyncio.wait([desk.control._watch._look])
             await desk.tick()
-        desk.control._looked_at = -math.inf
+        desk.control._watch._looked_at = -math.inf
         await desk.tick()
-        await asyncio.wait([desk.control._look])
+        await asyncio.wait([desk.control._watch._look])
         await desk.tick()
 
 
@@ -287,7 +287,7 @@ def test_a_driver_that_never_answers_holds_up_nobody(drive, monkeypatch):
         await desk.tick(3)
         assert desk.state("a") is S.STARTING
         release.set()
-        await asyncio.wait([desk.control._look])
+        await asyncio.wait([desk.control._watch._look])
 
     drive(scenario, slots=(GPU, SERVE))
 
@@ -302,7 +302,7 @@ def test_a_driver_that_never_answers_does_not_hide_that_an_engine_is_gone(drive,
         await desk.tick()
         assert [event.kind for event in desk.ledger.events()] == ["engine_down"]
         release.set()
-        await asyncio.wait([desk.control._look])
+        await asyncio.wait([desk.control._watch._look])
 
     drive(scenario, slots=(GPU, SERVE), engine_patience_s=30)
 
@@ -314,7 +314,7 @@ def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive,
         await look(desk)
         found = [(event.kind, event.text) for event in desk.ledger.events()]
         assert found == [("engine_down", "no engine has lived on slot 1 for 30 s")]
-        monkeypatch.setattr("actors.control._is_ours", lambda pid, home: pid == os.getpid())
+        monkeypatch.setattr("actors.holder.is_ours", lambda pid, home: pid == os.getpid())
         await desk.control.take_serve_slot("1", "engine_1", os.getpid())
         clock.advance(health.LOOK_S)
         await look(desk)
