@@ -86,13 +86,11 @@ class AdapterSet:
         if version == self._active:
             return
         self._active = version
-        if self._peft is None:
-            return
-        if version is None:
-            self._peft.base_model.disable_adapter_layers()
-        else:
+        if version is not None:
             self._peft.base_model.enable_adapter_layers()
             self._peft.set_adapter(self._names[version], inference_mode=True)
+        elif self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
 
     def unload(self, version: str) -> None:
         """Free the adapter's memory."""
@@ -124,5 +122,11 @@ class AdapterSet:
                 )
 
     def _discard(self, name: str) -> None:
-        if self._peft is not None and name in self._peft.peft_config:
+        if self._peft is None or name not in self._peft.peft_config:
+            return
+        if len(self._peft.peft_config) > 1:
             self._peft.delete_adapter(name)
+        else:
+            # Without its last adapter a PeftModel goes on naming it as the active one and refuses the next (PEFT 0.21).
+            self._peft.unload()
+            self._peft = None

@@ -250,6 +250,29 @@ def test_an_adapter_may_arrive_and_go_while_others_run(model, adapters):
         asyncio.run(scene(engine))
 
 
+def test_the_last_adapter_leaves_a_plain_model_that_takes_the_next(model, adapters, monkeypatch):
+    # A model type with a conversion of its own lets PEFT ask for the active adapter while it loads.
+    monkeypatch.setattr("peft.utils.transformers_weight_conversion.get_checkpoint_conversion_mapping", lambda kind: [])
+    (version, path), served = next(iter(adapters.items())), copy.deepcopy(model)
+    expected = adapted_reference(model, path, PROMPTS[0], 12)
+    modules = [(name, type(module)) for name, module in served.named_modules()]
+
+    async def scene(engine):
+        for _ in range(2):
+            await engine.add_adapter(version, path)
+            assert (await collect(engine, PROMPTS[0], greedy(12), adapter=version))[0] == expected
+            engine.remove_adapter(version)
+            await eventually(lambda: engine.stats().adapters == {})
+        assert (await collect(engine, PROMPTS[0], greedy(12)))[0] == reference(model, PROMPTS[0], 12)
+
+    engine = TransformersEngine(served, TOKENIZER)
+    try:
+        asyncio.run(scene(engine))
+        assert [(name, type(module)) for name, module in served.named_modules()] == modules
+    finally:
+        engine.close()
+
+
 def test_adding_a_version_that_drains_keeps_it(model, adapters):
     version, path = next(iter(adapters.items()))
 
