@@ -12,7 +12,7 @@ demo: .venv/tandem-setup
 	@.venv/bin/tandem demo
 
 test: lint
-	@tests/prometheus.sh
+	@tests/debian.sh
 	@.venv/bin/python -m pytest
 
 lint: .venv/tandem-setup

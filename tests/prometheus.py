@@ -1,8 +1,6 @@
-"""Debian's Prometheus as `tests/prometheus.sh` unpacks it, or the one on PATH, and the exporter that it scrapes."""
+"""A real Prometheus and the exporter that it scrapes."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,22 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 import yaml
 
 from actors import cluster
 from configs.paths import MONITORING, SOURCE
-
-UNPACKED = SOURCE / ".venv" / "debian" / "usr" / "bin"
-
-
-def binary(name: str) -> str:
-    """The path of `prometheus` or `promtool`; skips the test where there is none, and fails it with CI set."""
-    found = shutil.which(name, path=os.pathsep.join((str(UNPACKED), os.environ.get("PATH", ""))))
-    if found is None:
-        missing = f"no {name} here: tests/prometheus.sh unpacks Debian's, or apt-get install prometheus"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    return found
+from tests.debian import program
 
 
 class Prometheus:
@@ -80,7 +67,7 @@ def running(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
             source["refresh_interval"] = "1s"
     (folder / "prometheus.yml").write_text(json.dumps(config))
     command = [
-        binary("prometheus"),
+        program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
     ]

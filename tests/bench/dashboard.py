@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import sync_playwright
 
 from configs.paths import Home
 from jobs.training.metrics_log import MetricsLog
-from tests.browser.conftest import CHROMIUM, FLAGS, free_port
+from tests.browser.conftest import free_port
 from tests.browser.machine import Card, Machine
+from tests.chromium import launched
 from tests.samples import publish
 
 RUNS, ADAPTERS, OPENINGS, WINDOW_S, LONGEST = 1000, 20, 7, 30, 4000
@@ -60,9 +60,8 @@ def main() -> None:
 
 
 def measure(seconds: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="td", dir="/tmp") as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="td", dir="/tmp") as folder, launched() as browser:
         machine = Machine(Home(Path(folder)), Card("GPU-aaaa", 93), Card("GPU-bbbb", 34))
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             with page_server(machine) as (url, server):
                 opening = {"empty": openings(browser, url)}
@@ -71,7 +70,6 @@ def measure(seconds: int) -> dict[str, Any]:
                 with working(machine):
                     return {"open_s": opening, "cpu_share": shares(browser, url, server, seconds), "seconds": seconds}
         finally:
-            browser.close()
             machine.close()
 
 

@@ -3,7 +3,6 @@
 They end with this package: while Playwright runs, its event loop is the main thread's, so no other test could have one.
 """
 
-import os
 import re
 import shutil
 import socket
@@ -11,18 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations
+from tests.chromium import launched
 from tests.gateway_server import Server as Gateway
 from tests.gateway_server import tokens
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT_MS = 15_000
 expect.set_options(timeout=WAIT_MS)
 
@@ -47,14 +42,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: apt-get install chromium")
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 class Stage:

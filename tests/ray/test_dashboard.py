@@ -4,23 +4,21 @@ import os
 import re
 import signal
 
-import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from serve.ui.server import Access, Server
-from tests.browser.conftest import CHROMIUM, FLAGS, free_port
+from tests.browser.conftest import free_port
+from tests.chromium import launched
 from tests.ray.conftest import Tandem
 
 RESTART_MS = 90_000
 
 
-@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium here: apt-get install chromium")
 def test_the_page_shows_a_run_growing_a_swap_and_a_killed_engine_as_they_happen(tandem: Tandem, trained, on_base):
     page_server = Server(f"{tandem.http}/v1", tandem.home, Access(port=free_port()), tab="dashboard")
     page_server.start()
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        with launched() as browser:
             page = browser.new_page()
             page.set_default_timeout(RESTART_MS)
             page.goto(page_server.url)
@@ -28,7 +26,6 @@ def test_the_page_shows_a_run_growing_a_swap_and_a_killed_engine_as_they_happen(
             watch_a_run(page, tandem)
             watch_a_swap(page, tandem, trained.adapter)
             watch_an_engine_die(page, tandem)
-            browser.close()
     finally:
         page_server.close()
         tandem.wait_ready()

@@ -11,7 +11,7 @@ import yaml
 from actors.metrics import gateway
 from configs.paths import MONITORING, SOURCE
 from serve.fleet import PROBE_S
-from tests.prometheus import binary
+from tests.debian import program
 from tests.unit.test_docs import check, descend, table
 
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
@@ -26,7 +26,7 @@ ROWS = ["Overview", "GPUs", "Training", "Requests", "Engines", "Host"]
     "command", ["check rules alerts.yml", "check config prometheus.yml", "test rules alerts_test.yml"]
 )
 def test_promtool_is_content(command):
-    done = subprocess.run([binary("promtool"), *command.split()], cwd=MONITORING, capture_output=True, text=True)
+    done = subprocess.run([program("promtool"), *command.split()], cwd=MONITORING, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -15,9 +15,10 @@ import pytest
 from actors import cluster
 from configs.paths import SOURCE, Home
 from configs.schema import Slot
+from tests.debian import program
 from tests.gateway_server import BASIC, Server
 from tests.nvml.pynvml import UUIDS
-from tests.prometheus import Prometheus, binary, exporting, running
+from tests.prometheus import Prometheus, exporting, running
 from tests.samples import TRAIN, publish
 from tests.unit.actors.test_metrics import note_cluster
 from tests.unit.monitoring.test_files import PANELS
@@ -38,7 +39,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> Iterator[Stage]:
-    binary("prometheus")
+    program("prometheus")
     folder = tempfile.mkdtemp(prefix="td", dir="/tmp")  # pytest's own are too long for a TANDEM_HOME
     home = Home(Path(folder))
     with Server(home) as server, exporting(fake_gpus(home)) as port, asking(server):
