@@ -58,6 +58,13 @@ class Terminal:
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return before
 
+    def rest(self) -> str:
+        """All that an ended process has written since, escape sequences too; one read gives 4 KiB at most."""
+        parts = []
+        while select.select([self.master], [], [], 0.5)[0]:
+            parts.append(os.read(self.master, 65536))
+        return b"".join(parts).decode("utf-8", "replace")
+
     @property
     def echoes(self) -> bool:
         return bool(termios.tcgetattr(self.slave)[3] & termios.ECHO)

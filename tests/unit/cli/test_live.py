@@ -1,7 +1,6 @@
 """`tandem status --json`, `tandem top` and `tandem runs watch`: as text, in a pipe and on a real pseudo-terminal."""
 
 import json
-import os
 import signal
 import time
 from dataclasses import replace
@@ -265,7 +264,7 @@ def test_sigterm_leaves_as_q_does_and_gives_the_terminal_back(command, code, ter
     watching.see("9/20 45%")
     watching.process.send_signal(signal.SIGTERM)
     assert watching.process.wait(10) == code
-    left = os.read(watching.master, 65536).decode()
+    left = watching.rest()
     assert "\x1b[?1049l" in left and "\x1b[?25h" in left, "its own screen and the hidden cursor are gone"
     assert watching.echoes
 

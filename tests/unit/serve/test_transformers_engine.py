@@ -501,17 +501,16 @@ async def scores(engine, ids, *, adapter=None, likeliest=0, tokens: int | None =
 
 
 def assert_equal_forward(found, model, ids: list[int]) -> None:
+    """Within float32's error, which may also swap the ranks of tokens that are closer together than that."""
+    error = 2e-4
     expected = forward_logprobs(model, ids)
     assert found[0] is None and len(found) == len(ids)
     own = expected[range(len(ids) - 1), ids[1:]]
-    torch.testing.assert_close(
-        torch.tensor([at[token].logprob for at, token in zip(found[1:], ids[1:], strict=True)]).double(),
-        own,
-        atol=2e-4,
-        rtol=0,
-    )
-    ranks = [at[token].rank for at, token in zip(found[1:], ids[1:], strict=True)]
-    assert ranks == ((expected > own[:, None]).sum(-1) + 1).tolist()
+    scored = [at[token] for at, token in zip(found[1:], ids[1:], strict=True)]
+    torch.testing.assert_close(torch.tensor([at.logprob for at in scored]).double(), own, atol=error, rtol=0)
+    ranks = torch.tensor([at.rank for at in scored])
+    better, not_worse = ((expected > own[:, None] + sign * error).sum(-1) for sign in (1, -1))
+    assert (better < ranks).all() and (ranks <= not_worse).all()
 
 
 def test_prompts_are_scored_as_a_forward_pass_scores_them_while_others_generate(model, adapters):
