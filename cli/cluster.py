@@ -19,6 +19,7 @@ from configs import load, paths
 from configs.errors import ClusterError
 from configs.paths import Home
 from configs.schema import ClusterConfig
+from models import checkpoint
 
 READY_TIMEOUT_S = 1800
 """Loading a 20B model from a cold disk takes minutes; a failure shows long before."""
@@ -66,8 +67,6 @@ def _have_base(name: str, say: Callable[[str], None]) -> None:
     if name == "tiny":
         return  # shipped
     say(f"looking for the base model {name}")
-    from models import checkpoint  # imports torch
-
     checkpoint.inspect(checkpoint.resolve(name))
 
 

@@ -18,6 +18,7 @@ from jobs import request
 from jobs.data import dataset, gate, split
 from jobs.data.encoding import Encoded, Encoder
 from jobs.data.segments import Segment, segments
+from models import checkpoint
 
 COLOURS = {"analysis": "bold cyan", "commentary": "bold magenta", "tool_call": "bold yellow", "final": "bold green"}
 BAR = 40
@@ -84,8 +85,6 @@ def _lenient(config: DataConfig) -> DataConfig:
 
 
 def _tokenizer(base: str):
-    from models import checkpoint  # imports torch
-
     return checkpoint.tokenizer_of(base)
 
 

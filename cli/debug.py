@@ -12,6 +12,7 @@ from cli import output
 from cli.chat import options
 from cli.printable import printable
 from configs.errors import ConfigError
+from models import checkpoint, harmony
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,6 @@ def channels(
     if url and not base:
         raise ConfigError("--url needs --base: whose tokens does it speak?", hint="--base unsloth/gpt-oss-20b")
     from cli.api import Api
-    from models import checkpoint, harmony  # imports torch
     from serve.client.endpoint import Settings
 
     tokenizer = checkpoint.tokenizer_of(base or Api().get("/readyz")["base"])
@@ -89,8 +89,6 @@ async def _generate(endpoint: "Endpoint", messages: list[dict[str, Any]], settin
 
 def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[dict[str, Any]]:
     """Each token of a rendered prompt, with the number of its message and that message's header, such as `user`."""
-    from models import harmony
-
     found: list[dict[str, Any]] = []
     headers: list[str] = []
     in_header = False
@@ -107,8 +105,6 @@ def prompt_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> l
 def generated_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[dict[str, Any]]:
     """Each generated token, with what the parser makes of it: the number, channel and recipient of the message that it
     adds text to, or None for all three in a header; `ends` says that it ends that message."""
-    from models import harmony
-
     parser = harmony.StreamParser(tokenizer)
     found = []
     for index in ids:

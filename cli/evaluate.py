@@ -15,7 +15,7 @@ from cli import output
 from cli.api import Api
 from configs.errors import TandemError
 from configs.paths import Home, home
-from models import adapter
+from models import adapter, checkpoint
 from models.registry import Registry
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def evaluate(
     with held(api, manifest.version) as name, _bar() as bar:
         from jobs.evaluation.endpoint import Endpoint
         from jobs.evaluation.judge import ADAPTER, BASE, judge
-        from models import checkpoint  # imports torch
 
         output.say(f"{len(chosen.rows)} rows of {chosen.data.dataset}; {chosen.trained} others were trained")
         for note in chosen.notes:

@@ -18,7 +18,7 @@ from jobs.prediction import datasize, estimate
 from jobs.prediction.datasize import DataSize
 from jobs.prediction.estimate import Prediction
 from jobs.request import TrainRequest
-from models import outline
+from models import checkpoint, outline
 
 
 @click.command()
@@ -113,8 +113,6 @@ def _rows(wanted: TrainRequest) -> Rows:
 
 def _validated(wanted: TrainRequest, rows: Rows | None) -> DataSize:
     """Resolve the base, render and mask every row; says what would be learned. Raises what a run would fail with."""
-    from models import checkpoint  # imports torch
-
     path = checkpoint.resolve(wanted.config.model.base)
     base = checkpoint.inspect(path)
     rows = rows or _rows(wanted)

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 import torch
 
 from configs.errors import CheckpointError
-from models.checkpoint import QUANT_STATE, Checkpoint, Reader, refuse, split_names
+from models.checkpoint import Checkpoint, refuse
+from models.split_nf4 import QUANT_STATE, Reader, read_fused, split_names
 
 BLOCKS, SCALES = "_blocks", "_scales"
 """What MXFP4 stores in place of an expert parameter: 32 values a block, [experts, out, in / 32, 16] bytes, and their
@@ -36,25 +37,13 @@ class FusedBase:
     def read(self, name: str) -> torch.Tensor:
         """One parameter, dequantised, in the type in which it is stored or was quantised from."""
         if self.quantised == "NF4":
-            return self._from_split(name)
+            return read_fused(self._reader, name, self.checkpoint.config["num_local_experts"])
         if self.quantised == "MXFP4" and name + BLOCKS in self._reader.handles:
             from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
             blocks, scales = (self._reader.read_raw(name + suffix) for suffix in (BLOCKS, SCALES))
             return convert_moe_packed_tensors(blocks, scales)
         return self._reader.read_raw(name)
-
-    def _from_split(self, name: str) -> torch.Tensor:
-        keys = split_names(name, self.checkpoint.config["num_local_experts"])
-        if ".mlp.experts." not in name:
-            return self._reader.read(keys[0])
-        fused = None
-        for index, key in enumerate(keys):
-            part = self._reader.read(key)
-            if fused is None:
-                fused = torch.empty(self.shapes[name], dtype=part.dtype)
-            fused[index] = part.T if part.ndim == 2 else part  # linears are [out, in], fused experts [experts, in, out]
-        return fused
 
 
 def _quantisation(checkpoint: Checkpoint) -> str:

@@ -18,8 +18,9 @@ import torch
 
 from configs.errors import ExportError
 from models import harmony
-from models.checkpoint import Checkpoint, inspect, load_for_inference, load_tokenizer
+from models.checkpoint import Checkpoint, inspect, load_tokenizer
 from models.fused import FusedBase
+from models.loading import load_for_inference
 from models.lora import Lora, Pair
 
 PROBES = ("Say hello.", "What is 12 plus 30?", "What is Tandem?", "Name three colours.")

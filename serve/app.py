@@ -15,6 +15,7 @@ from actors.placement import actor_options, default_base
 from configs import load, paths
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
+from models import checkpoint
 from serve.engine.replica import EngineReplica
 from serve.gateway import Gateway
 
@@ -27,8 +28,6 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
 
     Raises ConfigError for a bad key, CheckpointError if the base is not on disk, NotFoundError without control actor.
     """
-    from models import checkpoint  # imports torch
-
     config = load.validate(ServeConfig, args, source="the application's args in serve.yaml")
     base = checkpoint.resolve(config.base if config.base != "auto" else default_base())
     checkpoint.inspect(base)

@@ -21,6 +21,7 @@ from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig
+from models import checkpoint
 from models.registry import Registry
 from serve import admin, openai_routes, reference
 from serve.catalog import PROD, Catalog
@@ -43,8 +44,6 @@ class Gateway:
     """The Serve deployment: builds its parts, then is the ASGI app."""
 
     def __init__(self, config: ServeConfig, base: Path, engines: dict[str, Any]) -> None:
-        from models import checkpoint
-
         stay_on_loopback()
         logs.begin(home(), "gateway")
         described = checkpoint.inspect(base)

@@ -42,10 +42,10 @@ def train_lora(base: Path, out: Path, *, experts: bool) -> Any:
     """
     import torch
 
-    from models import checkpoint
+    from models import loading
 
     wanted = {"lora": {"r": 8, "alpha": 16, "train_experts": experts}, "training": {"gradient_checkpointing": False}}
-    model = checkpoint.load_for_training(base, RunConfig.model_validate(wanted)).eval()
+    model = loading.load_for_training(base, RunConfig.model_validate(wanted)).eval()
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

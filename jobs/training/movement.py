@@ -1,6 +1,6 @@
 """The second half of the surface contract: what is said to be trained really moves.
 
-`models.checkpoint.check_trainable` counts the parameters before the first step; a group that gets no gradient (a kernel
+`models.trainable.check` counts the parameters before the first step; a group that gets no gradient (a kernel
 that skips it, a detached branch) is only seen by looking at its values after some steps.
 """
 

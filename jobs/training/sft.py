@@ -79,15 +79,15 @@ def _execute(run: dict, home: Home, device: str, link: Link, consumption: Record
 def load(config: RunConfig, device: str, share: float, record: Record):
     """The base's description, the model with a fresh adapter, and its tokenizer."""
     with record.stage("import libraries"):
-        from models import checkpoint  # imports torch
+        from models import checkpoint, loading  # imports torch
 
         path = checkpoint.resolve(config.model.base)
         base = checkpoint.inspect(path)
-        checkpoint.import_libraries(base, device)  # on a GPU Unsloth comes in here, before transformers and TRL
+        loading.import_libraries(base, device)  # on a GPU Unsloth comes in here, before transformers and TRL
     if device == "cuda":
         _cap_memory(config, share)
     with record.stage("load model"):
-        model = checkpoint.load_for_training(path, config, stage=record.stage)
+        model = loading.load_for_training(path, config, stage=record.stage)
     return base, model, checkpoint.load_tokenizer(path)
 
 
@@ -103,7 +103,7 @@ def _cap_memory(config: RunConfig, share: float) -> None:
 def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
     """What the loop works on; also writes what the run is made of."""
     from jobs.training.work import Work
-    from models import checkpoint
+    from models import trainable
 
     report = data.report
     fingerprints = {"base": base.fingerprint, "data": report.data_fingerprint, "template": report.template_fingerprint}
@@ -115,7 +115,7 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
         origin=origin,
         versions=origin["versions"],
         base={"name": base.name, "fingerprint": base.fingerprint},
-        trainable=checkpoint.trainable_counts(model),
+        trainable=trainable.counts(model),
         data=asdict(report),
     )
 
@@ -202,7 +202,7 @@ def _peak(device: str) -> dict:
 
 
 def _publish(work, run: dict, home: Home, base, seconds: float):
-    from models import checkpoint
+    from models import trainable
     from models.registry import Registry
 
     config, lines = work.config, work.log.losses()
@@ -217,7 +217,7 @@ def _publish(work, run: dict, home: Home, base, seconds: float):
         alpha=config.lora.alpha,
         target_modules=list(config.lora.target_modules),
         train_experts=config.lora.train_experts,
-        trainable=checkpoint.trainable_counts(work.model),
+        trainable=trainable.counts(work.model),
         run_id=run["id"],
         profile=config.profile,
         metrics=metrics | {"seconds": round(seconds, 1)},

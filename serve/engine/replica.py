@@ -108,9 +108,9 @@ class EngineReplica:
 
 
 def _build(config: ServeConfig, base: Path, device: str) -> Engine:
-    from models import checkpoint  # imports torch
+    from models import checkpoint, loading  # imports torch
 
-    model = checkpoint.load_for_inference(base, device, max_seq_length=config.max_context)
+    model = loading.load_for_inference(base, device, max_seq_length=config.max_context)
     from serve.engine.transformers import TransformersEngine  # imports Transformers, which Unsloth must come before
 
     return TransformersEngine(

@@ -23,7 +23,7 @@ from jobs.prediction.costs import GIB, Range
 from jobs.prediction.datasize import DataSize
 from jobs.request import TrainRequest
 from jobs.training.watchdog import Rule, Watchdog
-from models import checkpoint, harmony
+from models import checkpoint, harmony, loading
 
 PROVED = {
     '"Fetching 4 files" although the model is there': [
@@ -43,9 +43,9 @@ PROVED = {
         "models/test_care.py::test_a_flipped_bit_is_found_in_large_and_in_small_files",
     ],
     "A 4-bit checkpoint loads and answers nonsense": [
-        "models/test_checkpoint.py::test_a_missing_key_is_fatal_and_named",
-        "models/test_checkpoint.py::test_a_left_over_key_is_fatal_and_named",
-        "models/test_checkpoint.py::test_a_loader_that_leaves_a_parameter_random_is_caught",
+        "models/test_loading.py::test_a_missing_key_is_fatal_and_named",
+        "models/test_loading.py::test_a_left_over_key_is_fatal_and_named",
+        "models/test_loading.py::test_a_loader_that_leaves_a_parameter_random_is_caught",
     ],
     '"All labels are -100"': ["jobs/test_dataset.py::test_data_in_which_nothing_is_learned_is_refused"],
     "High GPU memory": [
@@ -144,13 +144,13 @@ def test_a_gpu_set_up_without_unsloth_says_so_with_the_next_step(monkeypatch):
     monkeypatch.setitem(sys.modules, "unsloth", None)
     base = checkpoint.inspect(checkpoint.resolve("tiny-bnb-4bit"))
     with pytest.raises(CheckpointError, match="a 4-bit gpt-oss needs Unsloth on a GPU") as refused:
-        checkpoint.import_libraries(base, "cuda")
+        loading.import_libraries(base, "cuda")
     assert "./setup.sh" in refused.value.hint
 
 
 @answers("FlashAttention 2 fails")
 def test_flash_attention_is_neither_asked_for_nor_installed():
-    model = checkpoint.load_for_inference(TINY_MODEL, "cpu")
+    model = loading.load_for_inference(TINY_MODEL, "cpu")
     assert model.config._attn_implementation == "eager"
     declared = (SOURCE / "pyproject.toml").read_text().lower()
     assert not re.search(r"flash.attn|flash_attention|xformers", declared)

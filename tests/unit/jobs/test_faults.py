@@ -11,7 +11,7 @@ from actors.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
 from jobs.training import checkpoints
-from models import checkpoint
+from models import loading
 from models.registry import Registry
 from tests import training
 from tests.training import FakeLink
@@ -22,14 +22,14 @@ def tamper(monkeypatch):
     """Have `change(model)` done to every model that is loaded for training."""
 
     def install(change) -> None:
-        load = checkpoint.load_for_training
+        load = loading.load_for_training
 
         def loaded(*args, **kwargs):
             model = load(*args, **kwargs)
             change(model)
             return model
 
-        monkeypatch.setattr(checkpoint, "load_for_training", loaded)
+        monkeypatch.setattr(loading, "load_for_training", loaded)
 
     return install
 

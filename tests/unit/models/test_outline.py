@@ -6,7 +6,7 @@ import sys
 
 from configs import load
 from configs.paths import SOURCE, TINY_MODEL
-from models import checkpoint
+from models import checkpoint, loading, trainable
 from models.outline import GPT_OSS_20B, outline
 
 SEED = ["lora.r=8", "lora.alpha=16"]
@@ -34,7 +34,7 @@ def test_trainable_parameters_are_those_that_were_counted_on_the_model():
 
 def test_trainable_parameters_of_experts_are_those_of_a_loaded_model():
     config = load.load_run("tiny", ["lora.train_experts=true", "lora.target_modules=[q_proj, up_proj, down_proj]"])
-    counts = checkpoint.trainable_counts(checkpoint.load_for_training(TINY_MODEL, config))
+    counts = trainable.counts(loading.load_for_training(TINY_MODEL, config))
     assert outline("tiny").trainable(config.lora) == sum(counts.values())
 
 

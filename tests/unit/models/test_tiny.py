@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors import safe_open
 
 from configs.paths import TINY_DATASET, TINY_MODEL
-from models import checkpoint
+from models import checkpoint, loading, split_nf4
 from models.tiny import build, quantize
 from models.tiny.corpus import TOOLS, Corpus, Dialogue, demo_held_out, demo_rows, is_held_out, questions
 
@@ -26,7 +26,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    return checkpoint.load_for_inference(TINY_MODEL, "cpu")
+    return loading.load_for_inference(TINY_MODEL, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_the_shipped_demo_rows_are_those_of_the_corpus_and_leave_wordings_out():
 def test_a_few_steps_build_a_model_that_loads(tmp_path):
     build.build(tmp_path, steps=2, seed=3, console=QUIET, questions=2)
     (tmp_path / "weights" / "stale").touch()
-    build.write(tmp_path, checkpoint.load_for_inference(tmp_path / "weights", "cpu"), build.train_tokenizer(3))
+    build.write(tmp_path, loading.load_for_inference(tmp_path / "weights", "cpu"), build.train_tokenizer(3))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["demo.jsonl", "weights"]
     assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == sorted(p.name for p in TINY_MODEL.iterdir())
     assert checkpoint.inspect(tmp_path / "weights").layout == "full"
@@ -171,7 +171,7 @@ def test_the_4_bit_form_has_the_big_models_keys(four_bit):
     layer = {key.removeprefix(prefix) for key in index if key.startswith(prefix)}
     nf4 = {f"self_attn.{n}_proj.weight" for n in "qkvo"}
     nf4 |= {f"mlp.experts.{kind}_projs.{i}.weight" for kind in ("gate_up", "down") for i in range(4)}
-    states = {f"{key}.{suffix}" for key in nf4 for suffix in checkpoint.QUANT_STATE}
+    states = {f"{key}.{suffix}" for key in nf4 for suffix in split_nf4.QUANT_STATE}
     plain = {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.sinks"}
     plain |= {key.replace(".weight", ".bias") for key in nf4}
     plain |= {"mlp.router.linear.weight", "mlp.router.linear.bias"}
@@ -183,7 +183,7 @@ def test_the_4_bit_form_has_the_big_models_keys(four_bit):
 
 
 def test_the_4_bit_form_says_nearly_the_same(model, tokenizer, four_bit):
-    rounded = checkpoint.load_for_inference(four_bit, "cpu")
+    rounded = loading.load_for_inference(four_bit, "cpu")
     ids = tokenizer.encode("<|start|>user<|message|>What is the capital of France?<|end|>", return_tensors="pt")
     with torch.inference_mode():
         full, quantised = model(ids).logits, rounded(ids).logits
@@ -192,7 +192,7 @@ def test_the_4_bit_form_says_nearly_the_same(model, tokenizer, four_bit):
 
 
 def test_the_demo_rows_teach_what_tandem_is_in_wordings_left_out_too(tokenizer):
-    learner = checkpoint.load_for_training(TINY_MODEL, run_config(r=16, alpha=32))
+    learner = loading.load_for_training(TINY_MODEL, run_config(r=16, alpha=32))
     teach(learner, tokenizer, steps=60)
     right = [answer in ask(learner, tokenizer, question) for question, answer in demo_held_out()]
     assert ask(learner, tokenizer, "What is Tandem?").endswith(
