@@ -151,21 +151,25 @@ def _short(process: ProcessReading) -> str:
 def serving(overview: Overview, rate: Rate | None, width: int) -> Text:
     lines = [Text.assemble(name, " -> ", (version or "base", "green")) for name, version in overview.aliases.items()]
     if overview.up:
-        lines += [_engine(name, stats, width) for name, stats in overview.engines.items()]
+        lines += [line for name, stats in overview.engines.items() for line in _engine(name, stats, width)]
         lines += _requests(overview, rate)
         if not overview.engines:
             lines.append(Text("no engine answers yet", "yellow"))
     return Text("\n", overflow="fold").join(lines or [Text("no alias yet", "dim")])
 
 
-def _engine(name: str, stats: dict[str, Any], width: int) -> Text:
+def _engine(name: str, stats: dict[str, Any], width: int) -> list[Text]:
+    """One line, or another for each adapter where their names are too long for it."""
     if "error" in stats:
-        return Text.assemble((f"{name} ", "bold"), (str(stats["error"]), "red"))
+        return [Text.assemble((f"{name} ", "bold"), (str(stats["error"]), "red"))]
     part = stats["kv_tokens"] / stats["kv_capacity"] if stats.get("kv_capacity") else None
     line = Text.assemble((f"{name}  ", "bold"), "KV ", meter.bar(part, 8 if width < WIDE else 20))
     line.append(f" {meter.percent(part)}  {stats.get('running')} running  {stats.get('waiting')} waiting")
     line.append(f"  {output.size(stats.get('memory_bytes'))} {stats.get('device', '')}")
-    return line.append(f"  adapters {', '.join(stats.get('adapters') or ()) or 'none'}", "dim")
+    adapters = list(stats.get("adapters") or ["none"])
+    if line.cell_len + len(said := f"  adapters {', '.join(adapters)}") <= width:
+        return [line.append(said, "dim")]
+    return [line, *(Text(f"  adapter {adapter}", "dim") for adapter in adapters)]
 
 
 def _requests(overview: Overview, rate: Rate | None) -> list[Text]:

@@ -168,6 +168,16 @@ def test_engines_and_aliases_are_shown():
     assert re.match(r"engine_1  KV ██░+ 25%  2 running  1 waiting  12\.0 GiB cuda", one(serving, "engine_1"))
 
 
+def test_long_names_of_adapters_stand_below_their_engine():
+    names = [f"gpt-oss-20b-unsloth-bnb-4bit_quick-test_20261129-01471{number}" for number in range(2)]
+    stats = ALL_WELL.engines["engine_1"] | {"adapters": dict.fromkeys(names, 0)}
+    serving = section(lines(Board(replace(ALL_WELL, engines={"engine_1": stats}))), "serving")
+    at = serving.index(one(serving, "engine_1"))
+    assert serving[at].endswith("cuda")
+    assert serving[at + 1 : at + 3] == [f"  adapter {name}" for name in names]
+    assert one(section(lines(Board(ALL_WELL)), "serving"), "engine_1").endswith("cuda  adapters v1")
+
+
 def test_an_engine_that_does_not_answer_says_so():
     broken = replace(ALL_WELL, engines={"engine_1": {"error": "no answer within 5 s"}})
     assert one(section(lines(Board(broken)), "serving"), "engine_1") == "engine_1 no answer within 5 s"
