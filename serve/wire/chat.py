@@ -122,8 +122,13 @@ class ChatRequest(SampledRequest):
 
     @property
     def offered_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is told about."""
-        return [] if self.tool_choice == "none" else self.tools
+        """The tools that the model is told about. Raises RequestError for an allowed one that is not among `tools`."""
+        if self.tool_choice == "none":
+            return []
+        if not isinstance(self.tool_choice, AllowedToolChoice):
+            return self.tools
+        allowed, _ = self._callable()
+        return [tool for tool in self.tools if tool["function"]["name"] in allowed]
 
     @property
     def scored(self) -> int | None:
@@ -145,7 +150,7 @@ class ChatRequest(SampledRequest):
         strict = {name for name, function in functions.items() if function.get("strict") is True}
         if answer is None and not strict and self.tool_choice in ("auto", "none"):
             return None
-        held = set(functions) if must_call else strict
+        held = set(functions) if must_call or isinstance(self.tool_choice, AllowedToolChoice) else strict
         calls = {name: _arguments(function) if name in held else None for name, function in functions.items()}
         param = "tools" if answer is None or must_call else "response_format"
         if self.min_tokens or self.ignore_eos:
@@ -160,21 +165,23 @@ class ChatRequest(SampledRequest):
 
     def _callable(self) -> tuple[dict[str, Mapping[str, Any]], bool]:
         """The functions that may be called, by name, and whether one has to be."""
-        offered = {tool["function"]["name"]: tool["function"] for tool in self.offered_tools}
+        known = {tool["function"]["name"]: tool["function"] for tool in self.tools}
         match self.tool_choice:
-            case "none" | "auto":
-                return offered, False
+            case "none":
+                return {}, False
+            case "auto":
+                return known, False
             case "required":
-                names, must_call = list(offered), True
+                names, must_call = list(known), True
             case NamedTool(function=function):
                 names, must_call = [function.name], True
             case AllowedToolChoice(allowed_tools=allowed):
                 names, must_call = [tool.function.name for tool in allowed.tools], allowed.mode == "required"
         if not names:
             raise RequestError("tool_choice requires a call, and tools is empty", param="tool_choice")
-        if unknown := [name for name in names if name not in offered]:
+        if unknown := [name for name in names if name not in known]:
             raise RequestError(f"tool_choice names '{unknown[0]}', which is not one of the tools", param="tool_choice")
-        return {name: offered[name] for name in names}, must_call
+        return {name: known[name] for name in names}, must_call
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:

@@ -260,6 +260,31 @@ def test_allowed_tools_keep_the_others_from_being_called(engine):
         assert mode == "auto" or len(names) == 8
 
 
+def test_a_call_of_a_narrowed_list_has_the_arguments_of_the_function_that_is_called(engine):
+    question = [{"role": "user", "content": "What is the weather in Rome?"}]
+    mail = {"name": "send_mail", "parameters": record(to={"enum": ["Ann", "Bob"]})}
+    tools = [{"type": "function", "function": function} for function in (CITY, mail)]
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "send_mail"}}]}
+    how = {"tools": tools, "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}, "messages": question}
+    assert asked(**how).offered_tools == tools[1:]
+    assert "get_weather" not in TOKENIZER.decode(submitted(asked(**how)).prompt_ids)
+    greedy = answered(engine, asked(**how, temperature=0))
+    answers = gathered(greedy, *(answered(engine, asked(**how, seed=seed)) for seed in range(8)))
+    calls = [call.function for answer, _ in answers for call in answer.message.tool_calls or []]
+    assert {call.name for call in calls} == {"send_mail"}
+    for call in calls:
+        jsonschema.validate(json.loads(call.arguments), mail["parameters"])
+
+
+def test_an_allowed_tool_that_is_no_tool_is_refused_by_name():
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "send_mail"}}]}
+    request = asked(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    for ask in (request.constraint, lambda: request.offered_tools):
+        with pytest.raises(RequestError, match="'send_mail', which is not one of the tools") as caught:
+            ask()
+        assert caught.value.param == "tool_choice"
+
+
 def test_a_strict_function_that_the_model_may_call_gets_arguments_of_its_schema(engine):
     question = [{"role": "user", "content": "What is the weather in Rome?"}]
     tools = [{"type": "function", "function": CITY | {"strict": True}}]
