@@ -38,7 +38,7 @@ class Chat:
     async def open(self, request: ChatRequest) -> "Answer":
         """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
         started = time.perf_counter()
-        long = characters([request.messages, request.tools]) >= LONG
+        long = characters([request.messages, request.offered_tools]) >= LONG
         prompt = await asyncio.to_thread(self._render, request) if long else self._render(request)
         asked = [(prompt, sampling) for sampling in request.samplings(self._stop_ids)]
         how = {"started": started, "constraint": request.constraint(), "logprobs": request.scored}
@@ -53,6 +53,7 @@ class Chat:
             reasoning_effort=request.reasoning_effort,
             response_format=request.response_format.description,
             most_tokens=self._max_context,
+            answered=True,
         )
 
     async def complete(self, request: ChatRequest) -> ChatCompletion:

@@ -30,6 +30,7 @@ def render(
     current_date: date | None = None,
     add_generation_prompt: bool = True,
     most_tokens: int | None = None,
+    answered: bool = False,
 ) -> list[int]:
     """Token ids of an OpenAI-shaped conversation, by the tokenizer's own chat template.
 
@@ -38,7 +39,7 @@ def render(
     same tomorrow. `response_format`, from `describe_format`, goes to the end of the developer message. Text that
     spells a special token inside a message, a tool description or tool arguments is encoded as plain text and never
     becomes that token. With `add_generation_prompt` the ids end in `<|start|>assistant`, which is where StreamParser
-    begins.
+    begins; with `answered` every call needs the tool message that has its result.
 
     Raises RequestError, with `param` "messages" or "tools", for a conversation that the template cannot express, or
     that surely has more than `most_tokens`; one that may have fewer is not counted.
@@ -46,7 +47,7 @@ def render(
     pinned = {"current_date": current_date.isoformat(), "strftime_now": current_date.strftime} if current_date else {}
     vocabulary = vocabulary_of(tokenizer)
     shield = secrets.token_hex(8)
-    conversation = _template_messages(messages)
+    conversation = _template_messages(messages, answered)
     declared = [_template_tool(index, tool) for index, tool in enumerate(tools or ())]
     try:
         text = tokenizer.apply_chat_template(
@@ -80,7 +81,7 @@ def _with_format(text: str, response_format: str) -> str:
     return f"{before}{developer}{body.rstrip()}\n\n{response_format}{end}{after}"
 
 
-def _template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _template_messages(messages: Sequence[Mapping[str, Any]], answered: bool) -> list[dict[str, Any]]:
     """The conversation as the template wants it: one instruction message, one call per message, text as strings."""
     if not messages:
         raise RequestError("messages is empty", param="messages")
@@ -94,7 +95,7 @@ def _template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, 
                 out.append({"role": "user", "content": _text(message.get("content"), f"messages[{index}]")})
             case "assistant" if message.get("tool_calls"):
                 answers = _answers(messages, index)
-                out.extend(_calls(message, index, answers))
+                out.extend(_calls(message, index, answers, answered))
                 index += len(answers)
             case "assistant":
                 out.append(_assistant(message, index))
@@ -125,7 +126,8 @@ def _assistant(message: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _thinking(message: Mapping[str, Any], index: int) -> str:
-    return _text(message.get("thinking") or message.get("reasoning_content"), f"messages[{index}]")
+    said = message.get("thinking") or message.get("reasoning_content") or message.get("reasoning")
+    return _text(said, f"messages[{index}]")
 
 
 def _answers(messages: Sequence[Mapping[str, Any]], index: int) -> list[tuple[int, Mapping[str, Any]]]:
@@ -139,7 +141,7 @@ def _answers(messages: Sequence[Mapping[str, Any]], index: int) -> list[tuple[in
 
 
 def _calls(
-    message: Mapping[str, Any], index: int, answers: list[tuple[int, Mapping[str, Any]]]
+    message: Mapping[str, Any], index: int, answers: list[tuple[int, Mapping[str, Any]]], answered: bool
 ) -> list[dict[str, Any]]:
     """One assistant message per call, each followed by its answer; the template renders a message's first call only.
 
@@ -166,6 +168,9 @@ def _calls(
     if left:
         wrong, answer = left[0]
         raise _refused(wrong, f"tool_call_id {answer.get('tool_call_id')!r} matches no call of messages[{index}]")
+    if answered and len(answers) < len(calls):
+        counted = f"tool_calls holds {len(calls)}, and tool messages with a result that follow are {len(answers)}"
+        raise _refused(index, counted, hint="send one for each call, with the call's id as tool_call_id")
     return out
 
 
@@ -215,5 +220,5 @@ def _text(content: Any, where: str) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _refused(index: int, reason: str) -> RequestError:
-    return RequestError(f"messages[{index}]: {reason}", param="messages")
+def _refused(index: int, reason: str, hint: str = "") -> RequestError:
+    return RequestError(f"messages[{index}]: {reason}", hint=hint, param="messages")

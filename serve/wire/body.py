@@ -8,9 +8,9 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import SamplingParams
@@ -29,14 +29,26 @@ MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class StreamOptions(BaseModel):
+class Part(BaseModel):
+    """What all nested objects of a body share: unknown fields are refused, null stands for the default."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+class StreamOptions(Part):
     """How a streamed answer is framed."""
 
-    model_config = ConfigDict(strict=True)
-
     include_usage: bool = False
+    """A last chunk with the usage."""
     continuous_usage_stats: bool = False
     """Usage so far in every chunk, as in vLLM."""
+    include_obfuscation: Literal[False] = False
+    """Nothing is added to hide how long a chunk is."""
 
 
 class SampledRequest(BaseModel):
@@ -110,6 +122,22 @@ class SampledRequest(BaseModel):
         return [replace(first, seed=seed) for seed in seeds]
 
 
+class StreamedRequest(SampledRequest):
+    """What bodies say whose answers may be streamed in chunks."""
+
+    stream: bool = False
+    """True: server-sent events."""
+    stream_options: StreamOptions = StreamOptions()
+    """How they are framed; with `stream` only."""
+
+    @field_validator("stream_options")
+    @classmethod
+    def _is_streamed(cls, value: StreamOptions, given: ValidationInfo) -> StreamOptions:
+        if any(value.model_dump().values()) and not given.data.get("stream"):
+            raise ValueError("goes with stream: true only")
+        return value
+
+
 def model_defaults(base: Path) -> dict[str, Any]:
     """Those of MODELS_OWN that `generation_config.json` of the model in folder `base` has, as vLLM takes them.
 
@@ -171,12 +199,12 @@ def writable(value: Any) -> Any:
 def request_error(error: ValidationError) -> RequestError:
     """The first complaint of a pydantic validation as a RequestError that names the field."""
     first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(map(str, first["loc"])) or "body"
+    field, param = ".".join(map(str, first["loc"])) or "body", str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
-        return RequestError(f"{field} is not supported", param=field)
+        return RequestError(f"{field} is not supported", param=param)
     given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")  # pydantic's, before the text of a validator of ours
-    return RequestError(f"{field}: {message}{given}", param=str(first["loc"][0]) if first["loc"] else None)
+    return RequestError(f"{field}: {message}{given}", param=param)
 
 
 def _shown(value: Any) -> str:

@@ -2,17 +2,20 @@
 by name, never ignored. Knows the format, neither HTTP nor engines' insides; `chat_answer` writes what comes out."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.errors import RequestError
 from models import harmony
 from serve.engine.protocol import Constraint
 from serve.engine.sampling import SamplingParams
-from serve.wire.body import SampledRequest, StreamOptions, checked
-from serve.wire.harmony_grammar import ANY_OBJECT, NO_ARGUMENTS, harmony_grammar
+from serve.wire import chat_messages
+from serve.wire.body import Part, StreamedRequest, checked
+from serve.wire.chat_tools import AllowedToolChoice, Function, NamedTool, Tool
+from serve.wire.harmony_grammar import ANY_OBJECT, harmony_grammar
 
 NEUTRAL = {
     "modalities": (["text"],),
@@ -26,11 +29,7 @@ MOST_CHOICES = 8
 MOST_TOP_LOGPROBS = 20
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class JsonSchema(_Part):
+class JsonSchema(Part):
     """A named JSON Schema. `strict` or not, the answer follows it."""
 
     name: str = Field(pattern=r"^[\w\-]{1,64}$")
@@ -48,7 +47,7 @@ class JsonSchema(_Part):
         return value
 
 
-class ResponseFormat(_Part):
+class ResponseFormat(Part):
     """What the final message has to be."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
@@ -78,43 +77,30 @@ class ResponseFormat(_Part):
         return harmony.describe_format(name, about, self.definition)
 
 
-class FunctionName(_Part):
-    name: str
-
-
-class NamedTool(_Part):
-    type: Literal["function"]
-    function: FunctionName
-
-
-class AllowedTools(_Part):
-    mode: Literal["auto", "required"]
-    tools: list[NamedTool] = Field(min_length=1)
-
-
-class AllowedToolChoice(_Part):
-    type: Literal["allowed_tools"]
-    allowed_tools: AllowedTools
-
-
-class ChatRequest(SampledRequest):
+class ChatRequest(StreamedRequest):
     """The body of POST /v1/chat/completions. Make it with `parse_request`, which refuses what is not listed here."""
 
     model: str = Field(min_length=1)
     messages: list[dict[str, Any]] = Field(min_length=1)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
     stop: str | list[str] = []
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
     response_format: ResponseFormat = ResponseFormat()
-    tools: list[dict[str, Any]] = []
+    tools: list[Tool] = []
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedToolChoice = "auto"
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_TOP_LOGPROBS)
     return_token_ids: bool = False
+
+    @field_validator("tools")
+    @classmethod
+    def _have_names_of_their_own(cls, value: list[Tool]) -> list[Tool]:
+        (name, times), *_ = [*Counter(tool.function.name for tool in value).most_common(1), ("", 0)]
+        if times > 1:
+            raise ValueError(f"{name!r} is declared {times} times")
+        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -125,10 +111,9 @@ class ChatRequest(SampledRequest):
         """The tools that the model is told about. Raises RequestError for an allowed one that is not among `tools`."""
         if self.tool_choice == "none":
             return []
-        if not isinstance(self.tool_choice, AllowedToolChoice):
-            return self.tools
-        allowed, _ = self._callable()
-        return [tool for tool in self.tools if tool["function"]["name"] in allowed]
+        narrowed = isinstance(self.tool_choice, AllowedToolChoice)
+        told = self._callable()[0] if narrowed else {tool.function.name for tool in self.tools}
+        return [tool.as_dict() for tool in self.tools if tool.function.name in told]
 
     @property
     def scored(self) -> int | None:
@@ -147,11 +132,11 @@ class ChatRequest(SampledRequest):
         `min_tokens` or `ignore_eos` beside a constraint, which says itself where the answer ends.
         """
         answer, (functions, must_call) = self.response_format.definition, self._callable()
-        strict = {name for name, function in functions.items() if function.get("strict") is True}
+        strict = {name for name, function in functions.items() if function.strict}
         if answer is None and not strict and self.tool_choice in ("auto", "none"):
             return None
         held = set(functions) if must_call or isinstance(self.tool_choice, AllowedToolChoice) else strict
-        calls = {name: _arguments(function) if name in held else None for name, function in functions.items()}
+        calls = {name: function.arguments if name in held else None for name, function in functions.items()}
         param = "tools" if answer is None or must_call else "response_format"
         if self.min_tokens or self.ignore_eos:
             longer = "min_tokens" if self.min_tokens else "ignore_eos"
@@ -163,9 +148,9 @@ class ChatRequest(SampledRequest):
         grammar = harmony_grammar(answer=answer, calls=calls, must_call=must_call)
         return Constraint(grammar, param)
 
-    def _callable(self) -> tuple[dict[str, Mapping[str, Any]], bool]:
+    def _callable(self) -> tuple[dict[str, Function], bool]:
         """The functions that may be called, by name, and whether one has to be."""
-        known = {tool["function"]["name"]: tool["function"] for tool in self.tools}
+        known = {tool.function.name: tool.function for tool in self.tools}
         match self.tool_choice:
             case "none":
                 return {}, False
@@ -189,14 +174,5 @@ def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
     request = checked(body, ChatRequest, NEUTRAL)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+    chat_messages.check(request.messages)
     return request
-
-
-def _arguments(function: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON Schema of a function's arguments."""
-    parameters = function.get("parameters")
-    if parameters is None:
-        return NO_ARGUMENTS
-    if not isinstance(parameters, Mapping):
-        raise RequestError(f"tools: the parameters of {function['name']} are not a JSON Schema", param="tools")
-    return parameters

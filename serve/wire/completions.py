@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from serve.engine.sampling import SamplingParams
-from serve.wire.body import SampledRequest, StreamOptions, checked
+from serve.wire.body import StreamedRequest, checked
 
 MOST_LIKELIEST = 20
 MOST_CHOICES = 64
@@ -37,7 +37,7 @@ def _one_or_several_prompts(value: Any) -> Any:
     return value
 
 
-class CompletionRequest(SampledRequest):
+class CompletionRequest(StreamedRequest):
     """The body of POST /v1/completions. Make it with `parse_request`."""
 
     model: str = Field(min_length=1)
@@ -46,8 +46,6 @@ class CompletionRequest(SampledRequest):
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] = []
     stop_token_ids: list[int] = []
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)

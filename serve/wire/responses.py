@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import to_json
 
 from configs.errors import RequestError
 from serve.wire import chat
-from serve.wire.body import SampledRequest, checked
+from serve.wire.body import Part, SampledRequest, checked
 from serve.wire.chat import ChatRequest
 from serve.wire.response_input import Conversation
 
@@ -49,12 +49,6 @@ CHAT_NAMES = {
     "max_completion_tokens": "max_output_tokens",
 }
 """Chat parameters that errors may name, and what they are called here."""
-
-
-class Part(BaseModel):
-    """What all nested objects of a body share."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class ReasoningOptions(Part):

@@ -186,7 +186,7 @@ def test_token_ids_are_all_of_the_generations_and_the_prompts_come_once(size):
 
 
 def test_choices_of_one_request_are_told_apart_and_counted_together():
-    request = ChatRequest(**BASIC, n=2, stream_options={"include_usage": True})
+    request = ChatRequest(**BASIC, n=2, stream=True, stream_options={"include_usage": True})
     stream, whole = ChunkWriter(TOKENIZER, request), ResponseWriter(ChunkWriter(TOKENIZER, request))
     short = "<|channel|>final<|message|>Rome.<|return|>"
     out = []
@@ -275,7 +275,7 @@ def test_what_a_stop_string_held_back_is_flushed_at_the_end():
 
 
 def test_usage_comes_in_a_chunk_of_its_own_if_asked_for():
-    chunks, whole = written(ANSWER, stream_options={"include_usage": True})
+    chunks, whole = written(ANSWER, stream=True, stream_options={"include_usage": True})
     assert [bool(c.usage) for c in chunks] == [False] * (len(chunks) - 1) + [True]
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
@@ -284,7 +284,7 @@ def test_usage_comes_in_a_chunk_of_its_own_if_asked_for():
 
 def test_usage_so_far_comes_in_every_chunk_if_asked_for():
     options = {"include_usage": True, "continuous_usage_stats": True}
-    chunks, whole = written(ANSWER, stream_options=options)
+    chunks, whole = written(ANSWER, stream=True, stream_options=options)
     counts = [c.usage.completion_tokens for c in chunks]
     assert counts == sorted(counts)
     assert counts[0] == 1
