@@ -4,6 +4,7 @@ Terminal and browser share the folder, so that what begins in one goes on in the
 """
 
 import re
+import reprlib
 import time
 import uuid
 from datetime import UTC, datetime
@@ -126,10 +127,8 @@ class Conversation(BaseModel):
         try:
             conversation = cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"]))
             raise DataError(
-                f"{source} is no saved conversation: {f'{where}: ' if where else ''}{first['msg']}",
+                f"{source} is no saved conversation: {_wrong(error)}",
                 hint="it must be a JSON file that Tandem saved or exported",
             ) from None
         conversation._on_disk = conversation.updated
@@ -255,7 +254,22 @@ def unreadable(files: list[Path]) -> str:
         return ""
     names = ", ".join(path.name for path in files[:MOST_NAMED])
     more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
-    return f"{len(files)} saved in {files[0].parent} cannot be read: {names}{more}"
+    kept = "1 conversation" if len(files) == 1 else f"{len(files)} conversations"
+    return f"{kept} saved in {files[0].parent} cannot be read: {names}{more}"
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    match first["type"]:
+        case "json_invalid":
+            return "it is no whole JSON"
+        case "missing":
+            return f"{where} is missing"
+        case "extra_forbidden":
+            return f"{where} is nothing that a conversation has"
+    return f"{where or 'a conversation'} cannot be {reprlib.repr(first['input'])}"
 
 
 def _title(question: str) -> str:

@@ -191,13 +191,15 @@ class Endpoint:
         or was lost (what came until then stays in the Reply), NotFoundError for an unknown model, OverloadError,
         RequestError for what the server refuses, TandemError if the server failed.
         """
-        started, answer = time.perf_counter(), Reply()
+        started, answer, stream = time.perf_counter(), Reply(), None
         try:
             stream = await self._found().chat.completions.create(**self._body(messages, settings, more))
             async with aclosing(stream.__aiter__()) as chunks, stream:
                 async for chunk in chunks:
                     if answer.take(chunk, time.perf_counter() - started):
                         yield answer
+        except openai.APIConnectionError as error:  # the client wraps what httpx raises in mid-stream, too
+            raise (self._broken_off(error.__cause__) if stream else self._translated(error)) from None
         except (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError) as error:
             raise self._translated(error) from None
         if answer.finish_reason is None:
@@ -259,9 +261,8 @@ class Endpoint:
             case openai.APIError():
                 lost = getattr(error, "status_code", None) in PASSING or error.code == UNAVAILABLE
                 return ClusterError(said) if lost else TandemError(said)
-        return ClusterError(
-            f"{self.url} broke off in the middle of an answer ({type(error).__name__})", hint="ask again"
-        )
+        return self._broken_off(error)
 
-    def _broken_off(self) -> ClusterError:
-        return ClusterError(f"{self.url} broke off in the middle of an answer", hint="ask again")
+    def _broken_off(self, error: BaseException | None = None) -> ClusterError:
+        why = f" ({type(error).__name__})" if error else ""
+        return ClusterError(f"{self.url} broke off in the middle of an answer{why}", hint="ask again")

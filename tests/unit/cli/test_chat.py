@@ -310,7 +310,7 @@ def test_a_broken_save_file_is_named_and_left_as_it_is(talk, home):
     bad.write_text('{"turns": 1}')
     done = talk("/load bad", "/conversations", "/load What is it", "Hi")
     assert "is no saved conversation" in done.shown
-    assert "1 saved in" in done.shown.partition("no conversation 'What is it'")[2]
+    assert "1 conversation saved in" in done.shown.partition("no conversation 'What is it'")[2]
     assert "not readable" in done.shown
     assert bad.read_text() == '{"turns": 1}'
     assert done.turns[-1] == ("assistant", "Hello there.", False)
@@ -321,7 +321,7 @@ def test_going_on_names_damaged_conversations_instead_of_saying_that_there_are_n
     (home.conversations / "bad.json").write_text("{")
 
     def resume(script: Script) -> None:
-        with pytest.raises(DataError, match=r"1 saved in .* cannot be read: bad\.json"):
+        with pytest.raises(DataError, match=r"1 conversation saved in .* cannot be read: bad\.json"):
             command._open(script.chat, resume=True, name=None)
 
     def resume_the_whole_one(script: Script) -> None:

@@ -1,6 +1,7 @@
 """The endpoint's own client and the conversations that it keeps: over real HTTP, from a real disk."""
 
 import asyncio
+import json
 
 import httpx2
 import pytest
@@ -101,6 +102,30 @@ def test_an_engine_lost_in_mid_answer_keeps_what_came(server):
     with pytest.raises(ClusterError, match="died while answering"):
         asyncio.run(run())
     assert seen[-1].thinking.startswith("Greet")
+
+
+class Breaking(httpx2.AsyncByteStream):
+    """A stream that begins an answer and is lost."""
+
+    async def __aiter__(self):
+        delta = {"index": 0, "delta": {"content": "The capital"}, "finish_reason": None}
+        yield f"data: {json.dumps({'id': 'c', 'object': 'chat.completion.chunk', 'choices': [delta]})}\n\n".encode()
+        raise httpx2.ReadError("reset by peer")
+
+
+def test_an_endpoint_lost_in_mid_answer_is_said_to_have_broken_off():
+    headers = {"content-type": "text/event-stream"}
+    transport = httpx2.MockTransport(lambda request: httpx2.Response(200, headers=headers, stream=Breaking()))
+    endpoint = Endpoint("http://127.0.0.1:9/v1", http_client=httpx2.AsyncClient(transport=transport))
+    seen: list[str] = []
+
+    async def run() -> None:
+        async for reply in endpoint.reply(ASK, Settings()):
+            seen.append(reply.text)
+
+    with pytest.raises(ClusterError, match=r"/v1 broke off in the middle of an answer \(ReadError\)") as caught:
+        asyncio.run(run())
+    assert (seen, caught.value.hint) == (["The capital"], "ask again")
 
 
 def growing(arrivals: list[tuple[float, int]]) -> Reply:
@@ -214,6 +239,21 @@ def test_a_name_that_no_file_can_have_is_no_conversation(home, name):
 def test_a_moment_that_is_no_date_is_refused(field, moment):
     with pytest.raises(DataError, match=rf"odd\.json is no saved conversation: {field}"):
         Conversation.from_json(f'{{"{field}": {moment}}}', source="odd.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("{", "it is no whole JSON"),
+        ("[]", r"a conversation cannot be \[\]"),
+        ('{"turns": [{"role": "user"}]}', "turns.0.content is missing"),
+        ('{"messages": []}', "messages is nothing that a conversation has"),
+        ('{"settings": {"top_p": 2}}', "settings.top_p cannot be 2"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_our_words(text, wrong):
+    with pytest.raises(DataError, match=f"^odd.json is no saved conversation: {wrong}$"):
+        Conversation.from_json(text, source="odd.json")
 
 
 def test_a_name_never_leaves_the_folder(home):
