@@ -21,7 +21,7 @@ from actors.cluster import Cluster
 from actors.ledger import AdapterState, Event, Ledger, Quarantine, Swap
 from actors.monitor import GpuReading, HostReading
 from actors.pace import Eta
-from actors.processes import ProcessReading
+from actors.processes import COMING, ProcessReading
 from actors.run import Run, RunState
 from actors.traffic import Traffic
 from configs.errors import TandemError
@@ -35,6 +35,8 @@ SILENT_PART = 0.5
 step, and the first step of a 20B model compiles for minutes."""
 STARTING_S = 180
 """What is not there so soon after the head started is on its way, unless something died; longer is worth a word."""
+RUN_STARTING_S = 60
+"""So long after a run was given its slot, its processes may still be on their way, whatever its state."""
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
 
@@ -201,8 +203,9 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         problems=(),
         starting=starting,
     )
+    overview = replace(overview, processes=_on_their_way(overview))
     problems += _wrong(overview, found.config.heartbeat_timeout_s if found else None)
-    return Overview(**{**vars(overview), "problems": tuple(dict.fromkeys(problems))})
+    return replace(overview, problems=tuple(dict.fromkeys(problems)))
 
 
 def age(moment: float | None, now: float) -> float | None:
@@ -312,11 +315,27 @@ def _processes(found: Cluster, said: Answers, problems: list[str]) -> tuple[Proc
 
 def _is_starting(found: Cluster, said: Answers, running: tuple[ProcessReading, ...], now: float) -> bool:
     """Whether Tandem is on its way up: its head is young, something is not there yet, and nothing has died."""
-    own = [process for process in running if process.kind not in ("trainer", "driver")]
+    own = [process for process in running if process.run is None]
     died = any(process.has_died for process in own)
     whole = said.control is not None and all(process.is_up for process in own)
     busy = any("error" in stats for stats in (said.status.get("engines") or {}).values())
     return abs(now - found.head_started) < STARTING_S and not died and said.control is not False and (busy or not whole)
+
+
+def _on_their_way(overview: Overview) -> tuple[ProcessReading, ...]:
+    """The processes, those marked that are not up because the cluster or their run is starting."""
+    coming = {reading.run.id for reading in overview.active if _comes_up(reading.run, overview.at)}
+    return tuple(
+        replace(process, on_its_way=process.state in COMING and process.run in coming)
+        if process.run
+        else replace(process, on_its_way=overview.starting and not process.is_up)
+        for process in overview.processes
+    )
+
+
+def _comes_up(run: Run, now: float) -> bool:
+    began = age(run.started_at, now)
+    return run.state is RunState.STARTING or (began is not None and began < RUN_STARTING_S)
 
 
 def _traffic(text: str | None, problems: list[str]) -> Traffic | None:
@@ -336,8 +355,7 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     if moments and (ahead := max(moments) - now) > CLOCK_S:
         yield f"the clock was set back: the newest entry of the ledger is {ahead:,.0f} s in the future"
     for process in overview.processes:
-        on_its_way = overview.starting and process.kind not in ("trainer", "driver")
-        if not process.is_up and not on_its_way:
+        if not process.is_up and not process.on_its_way:
             where = f", process {process.pid}" if process.pid else ""
             yield f"{process.name} is {process.state}{where}{f': {process.message}' if process.message else ''}"
     for name, stats in overview.engines.items():

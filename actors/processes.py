@@ -17,6 +17,8 @@ SERVE = "/api/serve/applications/"
 HEALTH_CHECK = "A replica's health check failed"
 """How Serve begins what it says of a deployment whose replica's process died or hung."""
 UP = ("ALIVE", "RUNNING")
+COMING = ("PENDING_CREATION", "DEPENDENCIES_UNREADY")
+"""Ray's words for an actor whose process has not begun."""
 _KINDS = {
     "Control": "control",
     "ServeController": "controller",
@@ -48,6 +50,15 @@ class ProcessReading:
     """Used since it started."""
     message: str = ""
     """What Serve says of one that is not well."""
+    run: str | None = None
+    """Of a trainer or driver, the run it belongs to."""
+    on_its_way: bool = False
+    """Not up, and nothing wrong: what it belongs to, the cluster or its run, is starting."""
+
+    @property
+    def word(self) -> str:
+        """Its state as people read it."""
+        return "STARTING" if self.on_its_way and self.state == "MISSING" else self.state
 
     @property
     def is_up(self) -> bool:
@@ -84,11 +95,18 @@ def _actors(table: list[dict]) -> Iterator[ProcessReading]:
         kind = _KINDS.get(row["class_name"])
         if kind is None:
             continue
-        run = row["name"].removeprefix("trainer_").removeprefix("_ray_internal_job_actor_")
-        if kind == "driver":
-            run = run.rpartition("-")[0] or run  # its job is RUN-ATTEMPT
-        name = f"{kind}_{run}" if kind in ("trainer", "driver") else kind
-        yield _measured(name, kind, row["state"], row["pid"] or None, restarts=int(row["num_restarts"] or 0))
+        run = _run(kind, row["name"])
+        how = {"restarts": int(row["num_restarts"] or 0), "run": run}
+        yield _measured(f"{kind}_{run}" if run else kind, kind, row["state"], row["pid"] or None, **how)
+
+
+def _run(kind: str, name: str) -> str | None:
+    if kind == "trainer":
+        return name.removeprefix("trainer_")
+    if kind == "driver":
+        job = name.removeprefix("_ray_internal_job_actor_")  # RUN-ATTEMPT
+        return job.rpartition("-")[0] or job
+    return None
 
 
 def _replicas(applications: dict[str, dict]) -> Iterator[ProcessReading]:

@@ -128,7 +128,7 @@ def slots(overview: Overview) -> Table:
 def processes(overview: Overview, rate: Rate | None) -> Table:
     rows = []
     for one in overview.processes:
-        state = Text(one.state, "green" if one.is_up else "bold red")
+        state = Text(one.word, "green" if one.is_up else "yellow" if one.on_its_way else "bold red")
         cpu = rate.cpu.get(one.pid) if rate and one.pid else None
         restarts = Text(str(one.restarts), "yellow" if one.restarts else "dim")
         memory = output.size(one.memory_bytes)

@@ -1,5 +1,8 @@
 """Actors and replicas: every process that Tandem needs, red where one is dead or missing."""
 
+from collections.abc import Sequence
+
+from actors.processes import ProcessReading
 from serve.ui.dashboard.markup import part, template
 from serve.ui.dashboard.reading import Look
 
@@ -10,15 +13,16 @@ _TABLE = template("""
     <th class="n wide">CPU</th><th class="n wide">Memory</th></tr></thead>
   <tbody>
   {% for process in processes %}
-    <tr class="{{ '' if process.is_up else 'bad' }}" data-process="{{ process.name }}">
-      <td><b>{{ process.name }}</b></td><td>{{ badge(process.state, process.message) }}</td>
+    <tr class="{{ 'bad' if process in dead }}" data-process="{{ process.name }}">
+      <td><b>{{ process.name }}</b></td><td>{{ badge(process.word, process.message) }}</td>
       <td class="n">{{ process.pid or nothing }}</td>
       <td class="n {{ 'warn' if process.restarts }}">{{ process.restarts }}</td>
       <td class="n">{{ process.started | ago(now) }}</td>
       <td class="n wide">{{ (rate.cpu.get(process.pid) if rate else none) | percent }}</td>
       <td class="n wide">{{ process.memory_bytes | size }}</td>
     </tr>
-    {% if process.message %}<tr class="bad"><td colspan="7" class="message">{{ process.message }}</td></tr>{% endif %}
+    {% if process.message %}<tr class="{{ 'bad' if process in dead }}">
+      <td colspan="7" class="message">{{ process.message }}</td></tr>{% endif %}
   {% endfor %}
   </tbody>
 </table></div>
@@ -28,8 +32,14 @@ _TABLE = template("""
 
 def html(look: Look) -> str:
     seen = look.overview
-    dead = sum(not process.is_up for process in seen.processes)
-    aside = f"{dead} of {len(seen.processes)} not up" if dead else f"{len(seen.processes)} up" if seen.processes else ""
-    return part(
-        "processes", "Actors and replicas", _TABLE, aside, processes=seen.processes, now=seen.at, rate=look.rate
-    )
+    dead = [process for process in seen.processes if not process.is_up and not process.on_its_way]
+    values = {"processes": seen.processes, "dead": dead, "now": seen.at, "rate": look.rate}
+    return part("processes", "Actors and replicas", _TABLE, _aside(seen.processes, len(dead)), **values)
+
+
+def _aside(processes: Sequence[ProcessReading], dead: int) -> str:
+    if dead:
+        return f"{dead} of {len(processes)} not up"
+    coming = sum(process.on_its_way for process in processes)
+    counts = ((len(processes) - coming, "up"), (coming, "starting"))
+    return " · ".join(f"{number} {word}" for number, word in counts if number)

@@ -352,6 +352,60 @@ def test_what_is_not_there_yet_while_the_cluster_is_young_is_no_problem(home, le
     assert not read(home).starting, "all is there"
 
 
+def test_before_the_control_actor_is_there_it_is_on_its_way_and_not_missing(home, up, monkeypatch):
+    young(monkeypatch)
+    up(answers([], {}, **{"/api/status": 404, "/metrics": 404}))
+    seen = read(home)
+    assert (seen.starting, seen.problems) == (True, ())
+    assert [(one.name, one.word, one.on_its_way) for one in seen.processes] == [
+        ("head", "ALIVE", False),
+        ("control", "STARTING", True),
+    ]
+
+
+def coming(state="PENDING_CREATION"):
+    trainer, driver = actor("Trainer", "trainer_a", pid=0, state=state), "_ray_internal_job_actor_a-1"
+    return answers([actor("Control", "tandem_control"), trainer, actor("JobSupervisor", driver, pid=0, state=state)])
+
+
+@pytest.mark.parametrize("state", ["PENDING_CREATION", "DEPENDENCIES_UNREADY"])
+def test_the_processes_of_a_run_that_is_starting_are_on_their_way(state, home, ledger, up):
+    ledger.submit("a", **TRAIN)
+    ledger.grant("a", SLOTS[0])
+    since(ledger, 600)
+    up(coming(state))
+    seen = read(home)
+    assert seen.problems == ()
+    assert {one.name: (one.run, one.word, one.on_its_way) for one in seen.processes if one.run} == {
+        "trainer_a": ("a", state, True),
+        "driver_a": ("a", state, True),
+    }
+
+
+def test_after_a_runs_first_minute_a_process_that_has_not_begun_is_a_sentence(home, ledger, up):
+    training(ledger, home)
+    up(coming())
+    assert read(home).problems == ()
+    since(ledger, 61)
+    assert read(home).problems == ("trainer_a is PENDING_CREATION", "driver_a is PENDING_CREATION")
+
+
+def test_a_process_of_a_young_run_that_died_or_is_nobodys_is_a_sentence(home, ledger, up):
+    training(ledger, home)
+    up(answers([actor("Control", "x"), actor("Trainer", "trainer_a", pid=NOBODY), *coming_of("other")]))
+    assert read(home).problems == (f"trainer_a is GONE, process {NOBODY}", "trainer_other is PENDING_CREATION")
+
+
+def coming_of(run_id):
+    return [actor("Trainer", f"trainer_{run_id}", pid=0, state="PENDING_CREATION")]
+
+
+def since(ledger, seconds):
+    """Every run was given its slot so long ago."""
+    with ledger._transaction() as db:
+        db.execute("UPDATE runs SET started_at = ?", (time.time() - seconds,))
+
+
 @pytest.mark.parametrize(
     "engine",
     [

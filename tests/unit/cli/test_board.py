@@ -154,6 +154,13 @@ def test_a_dead_process_is_red_and_one_that_was_restarted_shows_how_often():
     assert "31mGONE" in coloured(Board(seen))
 
 
+def test_a_process_on_its_way_is_yellow_and_starting():
+    coming = replace(ALL_WELL.processes[1], state="MISSING", pid=None, on_its_way=True)
+    board = Board(replace(ALL_WELL, processes=(coming,)))
+    assert re.match(r"engine_1 +STARTING +-", one(section(lines(board), "processes"), "engine"))
+    assert "33mSTARTING" in coloured(board)
+
+
 def test_live_a_process_has_its_share_of_a_core():
     board = Board(ALL_WELL, Rate(5, 0, 0, 0, 0, {}, {4242: 0.37}))
     assert one(section(lines(board), "processes"), "engine_1").endswith("37%")

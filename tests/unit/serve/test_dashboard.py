@@ -14,6 +14,7 @@ import pytest
 
 from actors import consumption, overview, prices
 from actors.consumption import Attempt, Consumption, Day
+from actors.processes import ProcessReading
 from actors.run import RunState
 from configs.errors import ClusterError, RequestError
 from configs.paths import Home
@@ -90,6 +91,21 @@ def test_a_cluster_that_is_starting_is_no_disaster(home):
     look = asyncio.run(Looks(home).now())
     html = head.html(replace(look, overview=replace(look.overview, up=True, starting=True)))
     assert 'class="lamp warn"' in html and "Tandem is starting" in html and "wrong" not in html
+
+
+def process(name: str, state: str, **changes) -> ProcessReading:
+    return ProcessReading(name, name, state, None, 0, None, None, None, **changes)
+
+
+def test_a_process_on_its_way_is_not_red_and_a_missing_one_is(home):
+    look = asyncio.run(Looks(home).now())
+    control = process("control", "MISSING")
+    html = lambda *found: processes.html(replace(look, overview=replace(look.overview, processes=found)))  # noqa: E731
+    starting = html(process("head", "ALIVE"), replace(control, on_its_way=True))
+    assert "1 up · 1 starting" in starting and '<span class="badge busy" title="">starting</span>' in starting
+    assert 'class="bad"' not in starting and "missing" not in starting
+    missing = html(process("head", "ALIVE"), control)
+    assert "1 of 2 not up" in missing and '<tr class="bad" data-process="control">' in missing
 
 
 # Curves
