@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from actors import logs
+from actors import cluster, logs
 from actors.attempts import Attempts
 from actors.control_client import NAME, NAMESPACE, Directive
 from actors.daily_notice import DailyNotice
@@ -28,7 +28,7 @@ from actors.ray_jobs import RayJobs
 from actors.run import RunState, check_run_id
 from actors.slot_watch import SlotWatch
 from configs.errors import NotFoundError, StateError, TandemError
-from configs.paths import Home
+from configs.paths import Home, home
 from configs.schema import ClusterConfig, Slot
 
 TICK_S = 0.5
@@ -37,6 +37,8 @@ RETRY_S = 5
 LONG_POLL_S = 20
 TROUBLE = ("error", "failed", "interrupted", "refused", "quarantine", "device_error", "engine_down")
 """Events that are warnings in the log."""
+LOGGED_ELSEWHERE = ("notify", "log")
+"""Events whose words are in a log already: the notifier's, and the run's own."""
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +97,11 @@ class Control:
     def _log_events(self) -> None:
         """The ledger's events since the last tick as lines of the log."""
         for event in self._ledger.events(after=self._logged):
+            self._logged = event.seq
+            if event.kind in LOGGED_ELSEWHERE:
+                continue
             level = logging.WARNING if event.kind in TROUBLE else logging.INFO
             log.log(level, event.text or event.kind, extra={"event": event.kind, "run": event.run_id, "at": event.at})
-            self._logged = event.seq
 
     # The queue
 
@@ -261,6 +265,10 @@ class Control:
                 self._ledger.release(lease.holder, "its process is gone")
         self._ledger.take(slot, "serve", holder, pid)
 
+    async def engine_is_up(self, slot: str, pid: int) -> None:
+        """The engine that took the slot has loaded its base and its adapters, and answers."""
+        self._watch.engine_is_up(slot, pid)
+
     async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:
         """Alias to version (None: the base). With `known`, waits until they differ from it, at most LONG_POLL_S."""
         if known is not None:
@@ -315,13 +323,22 @@ class Control:
             self._changed.notify_all()
 
 
-def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
+def start(place: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
     """Create the control actor in the connected cluster and wait for it. Returns its handle."""
     import ray
 
-    options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0, "max_restarts": -1}
+    options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    options |= {"num_cpus": 0, "max_restarts": -1}
     handle = ray.remote(Control).options(**options, max_task_retries=3, max_concurrency=1000).remote(
-        home, slots, config, RayJobs(dashboard)
+        place, slots, config, RayJobs(dashboard)
     )  # fmt: skip
     ray.get(handle.ready.remote())
     return handle
+
+
+def main() -> None:
+    """`start` in the running cluster of TANDEM_HOME, as a program of its own: what `tandem up` calls."""
+    place = home()
+    running = cluster.find(place)
+    cluster.connect(place, running)
+    start(place, running.slots, running.config, running.dashboard)

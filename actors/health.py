@@ -90,9 +90,9 @@ class EngineWatch:
     _since: dict[str, float] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
-    def see(self, slot: str, alive: bool) -> str | None:
+    def see(self, slot: str, up: bool) -> str | None:
         """A line for the events if the engine has just been away for `patience_s` seconds, or is back after that."""
-        if alive:
+        if up:
             self._since.pop(slot, None)
             if slot in self._told:
                 self._told.discard(slot)
@@ -102,7 +102,7 @@ class EngineWatch:
         if slot in self._told or time.monotonic() - since < self.patience_s:
             return None
         self._told.add(slot)
-        return f"no engine has lived on slot {slot} for {self.patience_s:g} s"
+        return f"no engine has been up on slot {slot} for {self.patience_s:g} s"
 
 
 def log_of_attempt(log: str, attempt: int) -> str:

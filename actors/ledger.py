@@ -411,12 +411,12 @@ class Ledger:
         return self._rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
 
     def mark(self, name: str) -> int | None:
-        """How far the reader of events called `name` has come, as it last said; None if it never did."""
+        """The number remembered under `name`, such as how far a reader of events has come; None without one."""
         rows = self._rows("SELECT seq FROM marks WHERE name = ?", name)
         return rows[0]["seq"] if rows else None
 
     def set_mark(self, name: str, seq: int | None) -> None:
-        """Remember where a reader of events is; None forgets it."""
+        """Remember a number over restarts; None forgets it."""
         with self._transaction() as db:
             db.execute("DELETE FROM marks WHERE name = ?", (name,))
             if seq is not None:

@@ -57,13 +57,26 @@ class SlotWatch:
                 await self._attempts.interrupt(run, f"slot {slot} is in quarantine: {sign.reason}; {hope}")
 
     async def judge_engines(self) -> None:
-        """On a clock of its own: a driver that hangs must not hide that an engine is gone."""
+        """An engine counts from when it says that it is up, for as long as its process lives.
+
+        On a clock of its own: a driver that hangs must not hide that an engine is gone.
+        """
         if time.monotonic() - self._engines_at < health.LOOK_S:
             return
         self._engines_at = time.monotonic()
-        alive = {lease.slot: lease.pid for lease in self._ledger.leases() if lease.role == "serve"}
+        serving = {lease.slot: lease.pid for lease in self._ledger.leases() if lease.role == "serve"}
         for slot in self._slots:
             if "serve" in slot.roles:
-                lives = await asyncio.to_thread(holder.is_ours, alive.get(slot.name), self._home)
-                if line := self._engines.see(slot.name, lives):
-                    self._ledger.note("engine" if lives else "engine_down", line)
+                pid = serving.get(slot.name)
+                loaded = pid is not None and pid == self._ledger.mark(_engine_mark(slot.name))
+                up = loaded and await asyncio.to_thread(holder.is_ours, pid, self._home)
+                if line := self._engines.see(slot.name, up):
+                    self._ledger.note("engine" if up else "engine_down", line)
+
+    def engine_is_up(self, slot: str, pid: int) -> None:
+        """The engine in process `pid` has loaded all that it serves; remembered over a restart of the control actor."""
+        self._ledger.set_mark(_engine_mark(slot), pid)
+
+
+def _engine_mark(slot: str) -> str:
+    return f"engine up on slot {slot}"

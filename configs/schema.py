@@ -346,7 +346,7 @@ class ClusterConfig(Section):
     """After so many runs in a row that ended with an error of their slot's device, such as `CUDA error: unspecified
     launch failure`, the slot is given to nobody until `tandem slots release`."""
     engine_patience_s: float = Field(300, gt=0)
-    """Seconds that a serving slot may be without an engine before it is an event."""
+    """Seconds that a serving slot may be without an engine that is up before it is an event; loading counts."""
     notify: NotifyConfig = NotifyConfig()
     energy: EnergyConfig = EnergyConfig()
     logs: LogsConfig = LogsConfig()

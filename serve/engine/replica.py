@@ -38,6 +38,7 @@ class EngineReplica:
         aliases = await asyncio.to_thread(control_client.ask, actor.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(actor, version)
+        await asyncio.to_thread(control_client.ask, actor.engine_is_up, slot.name, os.getpid())
         log.info("the engine is up on %s", device)
 
     async def _bring_back(self, actor, version: str) -> None:

@@ -76,7 +76,7 @@ def test_an_engine_that_is_away_for_long_is_told_once_and_so_is_its_return(clock
     assert watch.see("1", True) is None, "it was only restarted"
     assert watch.see("1", False) is None
     clock.advance(61)
-    assert watch.see("1", False) == "no engine has lived on slot 1 for 60 s"
+    assert watch.see("1", False) == "no engine has been up on slot 1 for 60 s"
     assert watch.see("1", False) is None
     assert watch.see("1", True) == "the engine on slot 1 is back"
     assert watch.see("1", True) is None

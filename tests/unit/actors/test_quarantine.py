@@ -310,14 +310,37 @@ def test_a_driver_that_never_answers_does_not_hide_that_an_engine_is_gone(drive,
 def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive, clock, monkeypatch):
     async def scenario(desk):
         await look(desk)
-        clock.advance(31)
+        clock.advance(13)
         await look(desk)
         found = [(event.kind, event.text) for event in desk.ledger.events()]
-        assert found == [("engine_down", "no engine has lived on slot 1 for 30 s")]
+        assert found == [("engine_down", "no engine has been up on slot 1 for 12 s")]
         monkeypatch.setattr("actors.holder.is_ours", lambda pid, home: pid == os.getpid())
         await desk.control.take_serve_slot("1", "engine_1", os.getpid())
         clock.advance(health.LOOK_S)
         await look(desk)
+        assert desk.ledger.events()[-1].kind != "engine", "it is loading"
+        await desk.control.engine_is_up("1", os.getpid())
+        clock.advance(health.LOOK_S)
+        await look(desk)
         assert desk.ledger.events()[-1].kind == "engine"
+        told = desk.ledger.last_event()
+        await desk.restart()
+        await look(desk)
+        clock.advance(13)
+        await look(desk)
+        assert desk.ledger.last_event() == told, "a new control actor knows that it is up"
+
+    drive(scenario, engine_patience_s=12)
+
+
+def test_an_engine_that_dies_whenever_it_loads_is_missed_as_one_that_never_comes(drive, clock, monkeypatch):
+    async def scenario(desk):
+        for pid in range(1001, 1005):
+            monkeypatch.setattr("actors.holder.is_ours", lambda held, home, pid=pid: held == pid)
+            await desk.control.take_serve_slot("1", "engine_1", pid)
+            await look(desk)
+            clock.advance(11)
+        await look(desk)
+        assert [event.kind for event in desk.ledger.events() if event.kind.startswith("engine")] == ["engine_down"]
 
     drive(scenario, engine_patience_s=30)
