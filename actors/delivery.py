@@ -19,15 +19,19 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from actors.notices import Notice
-from configs.errors import DeliveryError
+from configs.errors import ConfigError, DeliveryError
 from configs.schema import NotifyConfig
 
 LONGEST_ERROR = 200
 """Characters of what a service says."""
+UNKNOWN = ("Unparseable URL", "Unsupported URL")
+"""What Apprise 2.3 says of a URL whose scheme is nobody's; others it names by their service."""
+SOCKET = "Socket Exception: "
+"""Before what the network said, in Apprise's debug lines; its warnings say nothing but that there was an error."""
 
 
-class UnknownServiceError(DeliveryError):
-    """No service can be made of the URL; trying again does not help."""
+class FinalDeliveryError(DeliveryError):
+    """Another try does not help, as with a URL of which no service can be made, or might tell twice."""
 
 
 class Target(Protocol):
@@ -37,7 +41,7 @@ class Target(Protocol):
     """What people call it; no part of a URL but its scheme."""
 
     def send(self, notice: Notice) -> None:
-        """Deliver it. Raises DeliveryError, UnknownServiceError where another try makes no sense."""
+        """Deliver it. Raises DeliveryError, FinalDeliveryError where it is not to be tried again."""
 
 
 def targets(config: NotifyConfig) -> list[Target]:
@@ -63,14 +67,9 @@ class Service:
         return f"Service({self.name})"
 
     def send(self, notice: Notice) -> None:
-        import apprise  # 0.3 s with its services; only a process that sends pays for it
-
-        logging.getLogger("apprise").propagate = False  # its lines may hold parts of a URL
         with _said_here() as lines:
             try:
-                service = apprise.Apprise.instantiate(self.url, suppress_exceptions=True)
-                if service is None:
-                    raise UnknownServiceError("not a URL that Apprise knows", hint="https://appriseit.com lists them")
+                service = self._made(lines)
                 service.socket_read_timeout = service.socket_connect_timeout = self.timeout_s
                 arrived = service.notify(title=notice.title, body=notice.text, notify_type=notice.level)
             except DeliveryError:
@@ -78,7 +77,35 @@ class Service:
             except Exception as error:  # of any of its services; the text may hold the URL
                 raise DeliveryError(f"{type(error).__name__} in Apprise") from None
         if not arrived:
-            raise DeliveryError(self._redacted(lines[0]) if lines else "the service refused it")
+            raise self._failure(lines)
+
+    def check(self) -> None:
+        """Raises FinalDeliveryError if no service can be made of the URL. Sends nothing."""
+        with _said_here() as lines:
+            self._made(lines)
+
+    def _made(self, lines: list[str]):
+        import apprise  # 0.3 s with its services; only a process that sends pays for it
+
+        service = apprise.Apprise.instantiate(self.url, suppress_exceptions=True)
+        if service is None:
+            if not lines or lines[0].startswith(UNKNOWN):
+                raise FinalDeliveryError("not a URL that Apprise knows", hint="https://appriseit.com lists them")
+            raise FinalDeliveryError(self._redacted(lines[0]), hint="https://appriseit.com shows what belongs into it")
+        return service
+
+    def _failure(self, lines: list[str]) -> DeliveryError:
+        """Why it did not arrive. What was sent and not answered in time may have arrived."""
+        network = next((line for line in lines if line.startswith(SOCKET)), "")
+        if "Read timed out" in network:
+            return FinalDeliveryError(f"no answer within {self.timeout_s:g} s; it may have arrived")
+        if "refused" in network:
+            return DeliveryError("nobody listens there: the connection was refused")
+        if "NameResolution" in network:
+            return DeliveryError("there is no such host")
+        if "timed out" in network:
+            return DeliveryError(f"no connection within {self.timeout_s:g} s")
+        return DeliveryError(self._redacted(lines[0]) if lines else "the service refused it")
 
     def _redacted(self, text: str) -> str:
         """`text` without anything that the URL consists of, but for its scheme."""
@@ -92,16 +119,24 @@ class Service:
 
 @contextlib.contextmanager
 def _said_here() -> Iterator[list[str]]:
-    """Apprise's warnings of this thread alone: `apprise.LogCapture` hears other threads' too, and their URLs."""
+    """Apprise's warnings of this thread alone, and what the network said: `apprise.LogCapture` hears other threads'
+    too, and their URLs."""
     lines: list[str] = []
-    here, handler = threading.get_ident(), logging.Handler(logging.WARNING)
-    handler.addFilter(lambda record: record.thread == here)
-    handler.emit = lambda record: lines.extend(record.getMessage().strip().splitlines())
-    logging.getLogger("apprise").addHandler(handler)
+    here, handler, apprise = threading.get_ident(), logging.Handler(), logging.getLogger("apprise")
+
+    def hear(record: logging.LogRecord) -> None:
+        text = record.getMessage().strip()
+        if record.thread == here and (record.levelno >= logging.WARNING or text.startswith(SOCKET)):
+            lines.extend(text.splitlines())
+
+    handler.emit = hear
+    apprise.setLevel(logging.DEBUG)
+    apprise.propagate = False  # its lines may hold parts of a URL
+    apprise.addHandler(handler)
     try:
         yield lines
     finally:
-        logging.getLogger("apprise").removeHandler(handler)
+        apprise.removeHandler(handler)
 
 
 @dataclass(frozen=True)
@@ -131,6 +166,16 @@ class Command:
             raise DeliveryError(f"it had not ended after {self.timeout_s:g} s and was killed") from None
         if program.returncode:
             raise DeliveryError(f"it ended with exit code {program.returncode}")
+
+
+def check(config: NotifyConfig) -> None:
+    """Raises ConfigError for a URL that can never be told anything. Sends nothing."""
+    for target in targets(config):
+        if isinstance(target, Service):
+            try:
+                target.check()
+            except DeliveryError as error:
+                raise ConfigError(f"notify.urls, {target.name}: {error.message}", hint=error.hint) from None
 
 
 def _scheme(url: str) -> str:

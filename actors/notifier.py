@@ -1,7 +1,8 @@
 """From the ledger's events to people, beside the control actor: a bounded queue and a thread for each target.
 
 The control actor calls `offer` at every tick; it never waits for a service and never hears of a failure, which is an
-event of kind `notify`. A notice is sent once, or after a crash not at all: what a thread was given counts as told.
+event of kind `notify`: the first of a row of them, and what came of the row. A notice is sent once, or after a crash
+not at all: what a thread was given counts as told.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from actors import delivery, notices
-from actors.delivery import Target, UnknownServiceError
+from actors.delivery import FinalDeliveryError, Target
 from actors.ledger import Ledger
 from actors.notices import Notice
 from configs.errors import DeliveryError, TandemError
@@ -71,6 +72,8 @@ class _Outbox:
         self.target, self.waiting = target, queue.Queue[Notice](WAITING)
         self._ledger, self._pauses_s = ledger, pauses_s
         self.thread: threading.Thread | None = None
+        self._lost = 0
+        """Notices in a row that this target was not told."""
 
     def put(self, notice: Notice) -> bool:
         """Whether there was room for it."""
@@ -88,11 +91,17 @@ class _Outbox:
             name, about = self.target.name, {"run": notice.run}
             try:
                 self._send(notice)
-                log.info("%s was told '%s'", name, notice.title, extra=about)
             except Exception as error:  # nothing may end the thread; only our own errors are free of secrets
                 why = error.message if isinstance(error, DeliveryError) else type(error).__name__
                 log.warning("%s was not told '%s': %s", name, notice.title, why, extra=about)
-                self._note(f"{name} was not told '{notice.title}': {why}", notice.run)
+                if not self._lost:
+                    self._note(f"{name} was not told '{notice.title}': {why}")
+                self._lost += 1
+            else:
+                log.info("%s was told '%s'", name, notice.title, extra=about)
+                if self._lost:
+                    self._note(f"{name} is reached again; it was not told {self._lost} of the notices before")
+                self._lost = 0
             self.waiting.task_done()
 
     def _send(self, notice: Notice) -> None:
@@ -100,13 +109,13 @@ class _Outbox:
         for pause in self._pauses_s:
             try:
                 return self.target.send(notice)
-            except UnknownServiceError:
+            except FinalDeliveryError:
                 raise
             except DeliveryError:
                 time.sleep(pause)
         return self.target.send(notice)
 
-    def _note(self, text: str, run_id: str | None) -> None:
+    def _note(self, text: str) -> None:
         """Nothing is lost with it: a ledger that cannot be written shows in every tick of the control actor."""
         with contextlib.suppress(TandemError, sqlite3.Error):
-            self._ledger.note(MARK, text, run_id)
+            self._ledger.note(MARK, text)

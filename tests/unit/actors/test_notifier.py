@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from actors.delivery import Command, Service
 from actors.ledger import Event, Ledger
 from actors.notifier import WAITING, Notifier
 from actors.run import RunState
-from configs.errors import DeliveryError
+from configs.errors import ConfigError, DeliveryError
 from configs.schema import ClusterConfig, NotifyConfig, Slot
 from tests.samples import TRAIN as SUBMISSION
 from tests.unit.actors.conftest import SERVE, TRAIN, Desk
@@ -151,12 +152,13 @@ def test_a_service_that_goes_on_failing_is_an_event_without_secrets_and_holds_up
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        (f"json://me:{SECRET}@127.0.0.1:1/{SECRET}", "Connection error"),
+        (f"json://me:{SECRET}@127.0.0.1:1/{SECRET}", "nobody listens there"),
+        (f"json://{SECRET}.invalid/x", "there is no such host"),
         (f"nosuchservice://{SECRET}/x", "not a URL that Apprise knows"),
         (SECRET, "not a URL that Apprise knows"),
-        (f"slack://{SECRET}", "not a URL that Apprise knows"),
+        (f"slack://{SECRET}", "An invalid Slack (second) Token"),
     ],
-    ids=["nobody listens", "unknown scheme", "no URL", "too little of one"],
+    ids=["nobody listens", "no host", "unknown scheme", "no URL", "too little of one"],
 )
 def test_a_service_that_cannot_be_reached_says_why_without_its_url(url, words, capfd):
     (target,) = delivery.targets(NotifyConfig(urls=[url]))
@@ -165,6 +167,38 @@ def test_a_service_that_cannot_be_reached_says_why_without_its_url(url, words, c
     assert words in caught.value.message
     shown = "".join([repr(target), str(target.name), str(caught.value), *capfd.readouterr()])
     assert SECRET not in shown
+
+
+def test_a_service_that_took_a_notice_and_says_nothing_is_not_told_again(ledger):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"json://127.0.0.1:{server.getsockname()[1]}"
+        notifier = Notifier(NotifyConfig(urls=[url], timeout_s=0.3), ledger, pauses_s=(0.01, 0.01))
+        notifier.offer()
+        ledger.note("failed", "one", "a")
+        notifier.offer()
+        until(notifier.idle)
+        server.settimeout(0.5)
+        taken = [server.accept()]
+        with pytest.raises(TimeoutError):
+            taken.append(server.accept())
+    assert failures(ledger)[0].endswith("no answer within 0.3 s; it may have arrived")
+    taken[0][0].close()
+
+
+def test_a_url_that_can_never_work_is_refused_without_its_secrets():
+    with pytest.raises(ConfigError, match=r"notify\.urls, url 2 \(slack\): An invalid Slack") as caught:
+        delivery.check(NotifyConfig(urls=["json://127.0.0.1:1", f"slack://{SECRET}"]))
+    assert SECRET not in str(caught.value)
+    delivery.check(NotifyConfig(urls=["json://127.0.0.1:1"], command=("not-there",)))
+
+
+def test_of_a_row_of_failures_only_the_first_is_an_event_and_so_is_its_end(webhook, ledger):
+    webhook.statuses = [500] * 9  # each of the first three is tried three times
+    events = [("failed", text) for text in ("one", "two", "three", "four", "five")]
+    tell(ledger, NotifyConfig(urls=[webhook.url]), *events)
+    first, again = failures(ledger)
+    assert "was not told 'Tandem on" in first and "error=500" in first
+    assert again.endswith("is reached again; it was not told 3 of the notices before")
 
 
 def test_what_another_thread_says_meanwhile_is_not_in_a_services_error(webhook):
@@ -236,7 +270,8 @@ def test_an_error_of_nobodys_making_does_not_end_the_thread(webhook, ledger):
     notifier.offer()
     until(notifier.idle)
     assert [post["message"] for post in webhook.posts] == ["three"]
-    assert [text.rpartition(": ")[2] for text in failures(ledger)] == ["ValueError"] * 2
+    first, again = failures(ledger)
+    assert first.endswith(": ValueError") and again.endswith("it was not told 2 of the notices before")
 
 
 # A program
