@@ -298,6 +298,7 @@ def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> di
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s, three times, are too short for a busy machine
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     }

@@ -1,7 +1,10 @@
 """`tandem up`, `down` and `env`: the life of the cluster."""
 
 import contextlib
+import os
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import click
 import httpx
 
-from actors import cluster
+from actors import cluster, delivery
 from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.placement import default_base
@@ -23,6 +26,9 @@ from models import checkpoint
 
 READY_TIMEOUT_S = 1800
 """Loading a 20B model from a cold disk takes minutes; a failure shows long before."""
+PATIENCE_S = 180
+"""For Ray and Serve to take what they are given, on a machine that is busy."""
+TOO_BUSY = "is the machine busy? `tandem up` again; TANDEM_HOME/ray/session_latest/logs has more"
 
 
 def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Callable[[str], None]) -> Cluster:
@@ -31,20 +37,17 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
     `serving` are changed arguments of the application. Raises ConfigError or ClusterError.
     """
     _have_ledger(home)
+    delivery.check(config.notify)
     _have_base(serving.get("base", "auto"), say)
     running = cluster.start(home, config, say)
     try:
+        from serve import app  # imports ray, so only `up` pays for it
+
+        os.environ.update(cluster.client_environment(home, running))
         say("starting the control actor")
-        cluster.connect(home, running)
-        import ray  # only `up` pays for it
-
-        from actors import control
-        from serve import app
-
-        control.start(home, running.slots, config, running.dashboard)
+        _start_control(running)
         say("deploying the chat endpoint")
         _deploy(running, app.deployment_config(running.http_port, serving))
-        ray.shutdown()
         _await_ready(running, say)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
@@ -70,10 +73,33 @@ def _have_base(name: str, say: Callable[[str], None]) -> None:
     checkpoint.inspect(checkpoint.resolve(name))
 
 
+def _start_control(running: Cluster) -> None:
+    """In a process of its own, because Ray's C++ ends a driver whose raylet is too slow, and `up` has to clean up then.
+
+    On a busy machine Ray may need several tries. Raises ClusterError with the last one's words.
+    """
+    command = [sys.executable, "-c", "from actors import control; control.main()"]
+    deadline = time.monotonic() + PATIENCE_S
+    while (done := subprocess.run(command, cwd=paths.SOURCE, capture_output=True, text=True)).returncode:
+        if not running.is_alive:
+            raise ClusterError("Ray ended while the control actor was starting", hint="see logs/ray.log in TANDEM_HOME")
+        if time.monotonic() > deadline:
+            raise ClusterError(f"the control actor did not start: {_reason(done.stderr)}", hint=TOO_BUSY)
+        time.sleep(1)
+
+
 def _deploy(running: Cluster, config: dict[str, Any]) -> None:
+    """Again while Serve itself is not up to it. Raises ClusterError with its words."""
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-    ServeSubmissionClient(running.dashboard).deploy_applications(config)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ServeSubmissionClient(running.dashboard).deploy_applications(config)
+        except (RuntimeError, ConnectionError) as error:
+            if "status code 4" in str(error) or time.monotonic() > deadline or not running.is_alive:
+                raise ClusterError(f"Serve did not take the endpoint: {_reason(str(error))}", hint=TOO_BUSY) from error
+        time.sleep(1)
 
 
 def _await_ready(running: Cluster, say: Callable[[str], None]) -> None:
