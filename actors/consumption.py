@@ -151,6 +151,11 @@ def measured_tokens(days: Iterable[Day]) -> int:
     return sum(day.tokens for day in days if day.joules is not None)
 
 
+def is_damaged(folder: Path) -> bool:
+    """Whether the run in `folder` has an account that cannot be read."""
+    return (folder / FILE).exists() and read(folder) is None
+
+
 def read(folder: Path) -> Consumption | None:
     """That of the run in `folder`; None if it kept none, or none that can be read."""
     with contextlib.suppress(OSError, ValueError):

@@ -70,6 +70,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     run = ledger().run(resolve(run_id))
     log = MetricsLog(home().run(run.id) / "metrics.jsonl")
     losses, evaluations = comparing.curves(log, run.id)
+    _say_damaged(log)
     events = ledger().events(run_id=run.id)
     if png is not None:
         curves.write_png([losses], [evaluations], png, smooth)
@@ -116,7 +117,10 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare tiny-20260101-120000-ab12 tiny-20260101-130000-cd34
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
-    found = comparing.compare(home(), ledger(), [resolve(run_id) for run_id in run_ids], prices.current(home()))
+    run_ids = tuple(resolve(run_id) for run_id in run_ids)
+    found = comparing.compare(home(), ledger(), run_ids, prices.current(home()))
+    for run_id in dict.fromkeys(run_ids):
+        _say_damaged(MetricsLog(home().run(run_id) / "metrics.jsonl"))
     if png is not None:
         curves.write_png(found.losses, found.evaluations, png, smooth)
     if as_json:
@@ -178,6 +182,12 @@ def resume(run_id: str, follow: bool) -> None:
     resume_run(home(), resolve(run_id), follow)
 
 
+def _say_damaged(log: MetricsLog) -> None:
+    if damaged := log.damaged():
+        be = "is" if damaged == 1 else "are"
+        output.say(f"{damaged} of the lines of {log.path} cannot be read and {be} left out")
+
+
 def _asked(run: Run) -> list[tuple[str, str | None]]:
     """What a run was asked to do, by its kind."""
     if run.kind is RunKind.EXPORT:
@@ -192,9 +202,11 @@ def _asked(run: Run) -> list[tuple[str, str | None]]:
 
 def _energy(run: Run) -> list[tuple[str, str]]:
     """What a run used and what that came to; in words where nothing was measured."""
-    consumed = consumption.read(home().run(run.id))
+    folder = home().run(run.id)
+    consumed = consumption.read(folder)
     if consumed is None:
-        return []
+        lost = f"not known: {folder / consumption.FILE} cannot be read"
+        return [("energy", lost)] if consumption.is_damaged(folder) else []
     bill, remarks = _bill(consumed), "; ".join(consumed.remarks())
     if bill.joules is None:
         return [("energy", remarks or str(bill))]

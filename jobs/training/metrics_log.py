@@ -1,5 +1,5 @@
 """A run's `metrics.jsonl`: a line per optimiser step, per evaluation and per rollback, each step once, whatever was
-interrupted in between.
+interrupted in between. A line that a broken disk or an editor damaged is left out and counted.
 """
 
 import json
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import durable
+
+NUMBERS = ("loss", "eval_loss")
+NUMBERS_OR_NULL = ("grad_norm", "learning_rate", "tokens_per_s", "tokens", "energy_joules", "at")
 
 
 class MetricsLog:
@@ -24,16 +27,15 @@ class MetricsLog:
             handle.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every whole line; a last one that a kill cut off is left out."""
-        if not self.path.exists():
-            return []
-        found = []
-        for text in self.path.read_text().splitlines():
-            try:
-                found.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return found
+        """Every line that can be read; a last one that a kill cut off is left out."""
+        return [line for line in map(_line, self._texts()) if line is not None]
+
+    def damaged(self) -> int:
+        """How many whole lines cannot be read."""
+        return sum(_line(text) is None for text in self._texts())
+
+    def _texts(self) -> list[bytes]:
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
 
     def begin_after(self, step: int, earlier: "MetricsLog | None" = None) -> None:
         """Keep the lines up to `step`, of `earlier` where this log has none: what was computed after it comes again."""
@@ -56,3 +58,16 @@ class MetricsLog:
         """Mean over all steps. The trainer's own figure covers only the part since the last resume."""
         losses = [line["loss"] for line in self.losses()]
         return sum(losses) / len(losses) if losses else None
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    numbers = all(isinstance(line.get(name, 0), int | float) for name in NUMBERS)
+    return (
+        line if numbers and all(isinstance(line.get(name, 0), int | float | None) for name in NUMBERS_OR_NULL) else None
+    )

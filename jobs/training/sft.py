@@ -70,7 +70,7 @@ def _execute(run: dict, home: Home, device: str, link: Link, consumption: Record
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
     with record.stage("publish"):
-        manifest = _publish(work, run, home, base, seconds=time.monotonic() - began)
+        manifest = _publish(work, run, home, base, ended.step, seconds=time.monotonic() - began)
     record.measured(**_peak(device))
     early = f", early: {ended.early}" if ended.early else ""
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{early}", manifest.version)
@@ -201,12 +201,14 @@ def _peak(device: str) -> dict:
     return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
 
 
-def _publish(work, run: dict, home: Home, base, seconds: float):
+def _publish(work, run: dict, home: Home, base, step: int, seconds: float):
     from models import trainable
     from models.registry import Registry
 
     config, lines = work.config, work.log.losses()
-    metrics = {"steps": lines[-1]["step"], "loss": lines[-1]["loss"], "mean_loss": work.log.mean_loss()}
+    metrics = {"steps": step}
+    if lines:
+        metrics |= {"loss": lines[-1]["loss"], "mean_loss": work.log.mean_loss()}
     if evaluations := work.log.evaluations():
         metrics["eval_loss"] = evaluations[-1]["eval_loss"]
     return Registry(home.models).publish(

@@ -94,6 +94,17 @@ def test_a_run_is_shown_with_its_curve_and_events(invoke, ledger, home):
     assert [event["kind"] for event in values["events"]] == ["queued", "failed"]
 
 
+def test_a_damaged_line_of_a_curve_is_said_and_hides_no_other(invoke, ledger, home):
+    submit(ledger)
+    home.run("tiny-1").mkdir(parents=True)
+    curve = b'{"step": 1, "loss": 4.0}\n\xff\n{"step": 3, "loss": 1.0}\n'
+    (home.run("tiny-1") / "metrics.jsonl").write_bytes(curve)
+    for command in (("show", "tiny-1"), ("compare", "tiny-1")):
+        done = invoke("runs", *command, "--json")
+        assert "1 of the lines" in done.err and "metrics.jsonl cannot be read and is left out" in done.err
+    assert json.loads(invoke("runs", "compare", "tiny-1", "--json").out)["runs"][0]["last_loss"] == 1.0
+
+
 def test_an_export_is_listed_and_shown_as_what_it_is(invoke, ledger):
     ledger.submit("e", **EXPORT)
     ledger.grant("e", SLOT)

@@ -26,6 +26,21 @@ def test_a_log_that_does_not_exist_is_empty(tmp_path):
     assert (log.lines(), log.mean_loss()) == ([], None)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff", b"garbage", b"[1]", b'{"loss": 1.0}', b'{"step": "2", "loss": 1.0}', b'{"step": 2, "loss": null}', b""]
+    + [b'{"step": 2, "loss": 1.0, "at": "noon"}', b"[" * 100_000],
+)
+def test_a_damaged_line_in_the_middle_is_left_out_and_counted(damage, tmp_path):
+    log = log_of(tmp_path / "metrics.jsonl", 1)
+    with log.path.open("ab") as handle:
+        handle.write(damage + b"\n")
+    log_of(log.path, 3)
+    assert (steps(log), log.damaged(), log.mean_loss()) == ([1, 3], 1, 2.0)
+    log.begin_after(3)
+    assert (steps(log), log.damaged()) == ([1, 3], 0)
+
+
 @pytest.mark.parametrize("torn", ['{"step": 3, "lo', "{", '{"step": 3, "loss": 3.0'])
 def test_a_last_line_that_a_kill_cut_off_is_left_out(torn, tmp_path):
     log = log_of(tmp_path / "metrics.jsonl", 1, 2)
