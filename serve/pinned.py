@@ -42,19 +42,20 @@ class Pinner:
         self._metrics = metrics
 
     async def begin(
-        self, model: str, prompt: list[int], sampling: SamplingParams, *, started: float, **how
+        self, model: str, prompt: list[int], sampling: SamplingParams, *, started: float, again: bool = False, **how
     ) -> "Pinned":
         """The generation up to its first chunk, so that whatever refuses it still has a status code.
 
-        `started` is `time.perf_counter()` when the request came, `how` are other fields of GenerationRequest. Raises
-        RequestError, NotFoundError, OverloadError or ClusterError.
+        `started` is `time.perf_counter()` when the request came, `again` says that the request's prompt is counted
+        already, `how` are other fields of GenerationRequest. Raises RequestError, NotFoundError, OverloadError or
+        ClusterError.
         """
         target = self._catalog.resolve(model)
         for last_try in (False, True):
             request = GenerationRequest(generation_id(), prompt, sampling, target.version, **how)
             stream = self._fleet.generate(request)
             try:
-                return Pinned(target, stream, await anext(stream), self._metrics, started)
+                return Pinned(target, stream, await anext(stream), self._metrics, started, again)
             except NotFoundError:
                 target = await self._again(target, last_try)
         raise AssertionError("unreachable")
@@ -66,10 +67,11 @@ class Pinner:
         if len(asked) == 1:
             ((prompt, sampling),) = asked
             return [await self.begin(model, prompt, sampling, started=started, **how)]
+        repeated = [any(prompt is other for other, _ in asked[:index]) for index, (prompt, _) in enumerate(asked)]
         for _ in range(TRIES_OF_ONE_VERSION):
             begun = await _all_or_none(
-                asyncio.create_task(self.begin(model, prompt, sampling, started=started, **how))
-                for prompt, sampling in asked
+                asyncio.create_task(self.begin(model, prompt, sampling, started=started, again=again, **how))
+                for (prompt, sampling), again in zip(asked, repeated, strict=True)
             )
             if len({each.target.version for each in begun}) == 1:
                 return begun
@@ -115,17 +117,19 @@ class Pinned:
         first: TokenChunk,
         metrics: RequestMetrics,
         started: float,
+        again: bool,
     ) -> None:
         self.target = target
         self._stream = stream
         self._first = first
         self._metrics = metrics
         self._started = started
+        self._again = again
         self._exchange = current()
-        self._exchange.began(target.name, target.version, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._exchange.began(target.name, target.version, seconds if first.ids else None)
         if first.ids:
-            inside = vars(first.first_token) if first.first_token else {}
-            metrics.began(target.kind, time.perf_counter() - started, **inside)
+            metrics.began(target.kind, seconds, **(vars(first.first_token) if first.first_token else {}))
 
     async def close(self) -> None:
         """Abandon it before anything of it was read."""
@@ -160,7 +164,8 @@ class Pinned:
             raise
         finally:
             self._metrics.active.dec()
-            self._exchange.gained(chunk.prompt_tokens, chunk.completion_tokens)
-            self._metrics.prompt_tokens.labels(kind).inc(chunk.prompt_tokens)
+            read = 0 if self._again else chunk.prompt_tokens
+            self._exchange.gained(read, chunk.completion_tokens)
+            self._metrics.prompt_tokens.labels(kind).inc(read)
             self._metrics.output_tokens.labels(kind).inc(chunk.completion_tokens)
             self._metrics.duration.labels(kind).observe(time.perf_counter() - self._started)

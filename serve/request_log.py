@@ -22,6 +22,8 @@ from actors.http_front import REQUEST_ID
 from actors.logs import REQUEST
 
 LONGEST_ROUTE = 200
+READY = "/readyz"
+"""Answers 503 to whoever waits for it, `tandem up` first of all: nothing to warn of."""
 _SANE_ID = re.compile(REQUEST_ID.encode())
 _EXCHANGE: ContextVar["Exchange | None"] = ContextVar("tandem_exchange", default=None)
 
@@ -44,10 +46,10 @@ class Exchange:
     """`abandoned` by its client, or `broken` off by an engine's error."""
     error: Exception | None = None
 
-    def began(self, model: str, version: str | None, seconds: float) -> None:
-        """A generation's first token came after `seconds`."""
+    def began(self, model: str, version: str | None, seconds: float | None) -> None:
+        """A generation's first token came after `seconds`; None if it only scores its prompt."""
         self.model, self.version, self.ended = model, version or "base", None
-        if self.first_token_s is None:
+        if self.first_token_s is None and seconds is not None:
             self.first_token_s = round(seconds, 4)
 
     def gained(self, prompt_tokens: int, output_tokens: int) -> None:
@@ -126,12 +128,13 @@ def _log(scope: Scope, exchange: Exchange) -> None:
         fields |= {name: getattr(exchange, name) for name in ("model", "version", "prompt_tokens", "output_tokens")}
         fields["first_token_s"] = exchange.first_token_s
     words = f"{scope['method']} {route} {exchange.ended or exchange.status}"
-    log.log(_level(scope["method"], exchange), words, extra=fields, exc_info=exchange.error)
+    log.log(_level(scope["method"], route, exchange), words, extra=fields, exc_info=exchange.error)
 
 
-def _level(method: str, exchange: Exchange) -> int:
+def _level(method: str, route: str, exchange: Exchange) -> int:
     if exchange.error is not None or exchange.status == 500:
         return logging.ERROR
-    if exchange.ended == "broken" or (exchange.status or 0) > 500:
+    if exchange.ended == "broken" or ((exchange.status or 0) > 500 and route != READY):
         return logging.WARNING
-    return logging.DEBUG if method in ("GET", "HEAD") and (exchange.status or 0) < 400 else logging.INFO
+    looks = method in ("GET", "HEAD") and (route == READY or (exchange.status or 0) < 400)
+    return logging.DEBUG if looks else logging.INFO

@@ -68,6 +68,27 @@ def test_one_id_used_twice_at_once_is_two_generations(server):
     assert len(set(ids)) == 2 and {each.rpartition("/")[0] for each in ids} == {"same"}
 
 
+def test_a_prompt_is_counted_once_however_many_answers_it_gets(server, lines):
+    usage = ask(server, "many", BASIC | {"n": 3}).json()["usage"]
+    (line,) = lines()
+    assert (line.prompt_tokens, line.output_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
+    metrics = httpx.get(f"{server.url}/metrics").text.splitlines()
+    assert f'tandem_prompt_tokens_total{{target="prod"}} {float(usage["prompt_tokens"])}' in metrics
+
+
+def test_a_prompt_that_is_only_scored_has_no_first_token(server, lines):
+    ask(server, "scored", {"model": "prod", "prompt": "Hi", "max_tokens": 0, "prompt_logprobs": 0}, "/v1/completions")
+    (line,) = lines()
+    assert (line.status, line.output_tokens, line.first_token_s) == (200, 0, None)
+
+
+def test_waiting_for_an_engine_is_nothing_to_warn_of(server, lines):
+    server.remote.dead = True
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    (line,) = lines()
+    assert line.levelname == "DEBUG"
+
+
 def test_errors_name_their_request_whole_and_streamed(server, lines):
     assert ask(server, "bad-1", BASIC | {"model": "nope"}).json()["error"]["request_id"] == "bad-1"
     server.remote.dies_after = 3
