@@ -53,7 +53,7 @@ class Summary:
         hours = ", ".join(f"slot {slot} {spent:.1f} h" for slot, spent in self.slot_hours.items()) or "idle"
         lines = [
             f"{self.day}: runs ended: {ended}; {self.steps:,} steps, {self.tokens:,} tokens trained",
-            f"training slots: {hours}; energy: {self.energy}",
+            f"training slots: {hours}; energy: {self.energy if self.steps else 'none'}",
             f"adapters published: {self.adapters}; swaps: {self.swaps}, refused: {self.refused}; "
             f"quarantines: {self.quarantines}",
         ]
@@ -89,8 +89,12 @@ def read(home: Home, ledger: Ledger, day: date, prices: EnergyConfig) -> Summary
     )
 
 
+FIRST_DAY, LAST_DAY = date(1970, 1, 2), date(9000, 1, 1)
+"""Days whose midnights every machine can tell, whatever its time zone."""
+
+
 def midnight(day: date) -> float:
-    """Unix seconds at which a local day begins."""
+    """Unix seconds at which a local day between FIRST_DAY and LAST_DAY begins."""
     return datetime(day.year, day.month, day.day).timestamp()
 
 
@@ -98,7 +102,7 @@ def _accounts(home: Home, runs: list[Run], remarks: list[str]) -> list[Consumpti
     """Of the training runs that got a slot."""
     began = [run for run in runs if run.kind is RunKind.TRAIN and run.started_at is not None]
     found = [consumption.read(home.run(run.id)) for run in began]
-    if without := found.count(None):
+    if without := sum(account is None and run.state.is_terminal for run, account in zip(began, found, strict=True)):
         remarks.append(f"{_runs(without)} left no account of steps, tokens, hours and energy")
     return [account for account in found if account is not None]
 

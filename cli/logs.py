@@ -56,6 +56,8 @@ def logs(
       tandem logs --request 0b7c2f5e-6a5d-4a55-8ce6-0f1c2a5f7f10 --json
     """
     place = home()
+    if request == "":
+        raise ConfigError("--request names no request", hint="is the variable that should hold its id empty?")
     run_id = _run(place, run) if run else None
     began = time.time() - _seconds(since) if since else None
     wanted = Wanted(run_id, request, level and level.lower(), began)
@@ -135,9 +137,11 @@ def _readable(line: Line) -> str:
     if values is None:
         return f"{'':23} {'':7} {_actor(line.actor)} {printable(line.text)}"
     level = str(values.get("level", ""))
-    when = time.strftime("%F %T", time.localtime(line.at)) + f".{int(line.at % 1 * 1000):03}"
+    seconds, thousandths = divmod(round(line.at * 1000), 1000)
+    when = time.strftime("%F %T", time.localtime(seconds)) + f".{thousandths:03}"
+    said, *more = str(values.get("message", "")).splitlines() or [""]
     head = [click.style(when, dim=True), click.style(f"{printable(level):7.7}", fg=COLOURS.get(level))]
-    head += [_actor(line.actor), printable(str(values.get("message", ""))).replace("\n", "\n    ")]
+    head += [_actor(line.actor), printable(said)]
     fields = {key: values[key] for key in ("run", "request") if key in values}
     fields |= {key: value for key, value in values.items() if key not in HEAD}
     if fields:
@@ -146,7 +150,7 @@ def _readable(line: Line) -> str:
         )
     error = values.get("error")
     trace = error.get("traceback") if isinstance(error, dict) else error
-    below = [f"    {printable(text)}" for text in str(trace).rstrip().splitlines()] if trace else []
+    below = [f"    {printable(text)}" for text in [*more, *(str(trace).rstrip().splitlines() if trace else ())]]
     return "\n".join([" ".join(head), *below])
 
 

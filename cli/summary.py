@@ -11,6 +11,7 @@ from actors.ledger import Ledger
 from actors.summary import Summary
 from cli import output
 from cli.runs import ledger
+from configs.errors import ConfigError
 from configs.paths import home
 
 
@@ -31,6 +32,8 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
       tandem summary --days 7 --json
     """
     last = moment.date() if moment else date.today()
+    if not days.FIRST_DAY + timedelta(days=count) <= last <= days.LAST_DAY:
+        raise ConfigError(f"--date {last} is no day that can be summarised", hint="from 1972 to 9000")
     book, priced = ledger(), prices.current(home())
     wanted = [last - timedelta(days=back) for back in reversed(range(count))]
     found = [days.read(home(), book, day, priced) for day in wanted]
@@ -58,6 +61,12 @@ def _outside(book: Ledger, last: date) -> str | None:
     return None
 
 
+def _energy(found: Summary) -> str:
+    if found.energy.joules is not None:
+        return energy.watt_hours(found.energy.joules)
+    return "not measured" if found.steps else "none"
+
+
 _COLUMNS = ("day", "runs ended", "steps", "tokens", "slot hours", "energy", "per 1,000 tokens", "cost", "CO2")
 _COLUMNS += ("adapters", "swaps", "refused", "quarantines")
 
@@ -78,7 +87,7 @@ def _row(found: Summary) -> tuple:
         f"{found.steps:,}",
         f"{found.tokens:,}",
         hours or "none",
-        "not measured" if bill.joules is None else energy.watt_hours(bill.joules),
+        _energy(found),
         None if rate is None else f"{rate:,.1f} J",
         None if bill.cost is None else energy.money(bill.cost, bill.currency),
         None if bill.co2_g is None else energy.mass(bill.co2_g),

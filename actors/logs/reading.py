@@ -262,4 +262,4 @@ def _requests(values: dict[str, Any]) -> set[str]:
     told = values.get("requests")
     named = [values.get("request"), *(told if isinstance(told, list) else [])]
     ids = {each for each in named if isinstance(each, str)}
-    return ids | {each.rpartition("/")[0] for each in ids}
+    return ids | {each.rpartition("/")[0] for each in ids if "/" in each}

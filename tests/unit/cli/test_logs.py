@@ -78,6 +78,21 @@ def test_people_read_time_level_actor_message_fields_and_traceback_and_no_escape
     assert lines[4:] == ["    Traceback", "      ValueError: \u241b[2J"]
 
 
+def test_a_message_of_several_lines_keeps_its_fields_on_the_first(told, invoke):
+    write(told, "driver", (-10, {"message": "failed\nbecause", "run": "tiny-1", "level": "info"}))
+    first, second = invoke("logs", "--actor", "driver").out.splitlines()
+    assert first.endswith("driver    failed run=tiny-1") and second == "    because"
+
+
+def test_times_are_those_of_the_file_to_the_millisecond(told, invoke):
+    for thousandth in range(1000):
+        when = datetime.fromtimestamp(1_800_000_000).astimezone().replace(microsecond=thousandth * 1000)
+        with (told.logs / "driver.jsonl").open("a") as file:
+            file.write(json.dumps({"at": when.isoformat(), "message": "x"}) + "\n")
+    shown = invoke("logs", "--actor", "driver", "-n", "1000").out.splitlines()
+    assert [line[20:23] for line in shown] == [f"{thousandth:03}" for thousandth in range(1000)]
+
+
 def test_damaged_lines_are_shown_as_they_are(told, invoke):
     with (told.logs / "control.jsonl").open("ab") as file:
         file.write(b'{"at": "2026\n\xff\x1b]0;title\x07\n')
@@ -107,6 +122,7 @@ def test_before_anything_was_logged_it_says_so(home, invoke):
     assert (
         invoke("logs", "--run", "latest").one_error_line().startswith("error: no run 'latest' -> nothing was trained")
     )
+    assert "--request names no request" in invoke("logs", "--request", "").one_error_line(2)
     assert invoke("logs", "--since", "soon").one_error_line(2).startswith("error: --since soon is no age")
 
 

@@ -101,6 +101,31 @@ def test_a_run_shows_its_energy_with_what_it_cost_and_what_it_is_not(invoke, run
     assert shown["attempts"][0]["source"] == "counter"
 
 
+def test_a_run_whose_account_is_damaged_says_so(invoke, run, home):
+    (home.run("a") / "consumption.json").write_text("{garbage")
+    assert "consumption.json cannot be read" in invoke("runs", "show", "a").out
+    assert "left no account" in invoke("summary").err
+
+
+def test_a_run_that_has_only_just_begun_is_not_missed(invoke, run, home):
+    ledger = Ledger(home.ledger)
+    ledger.submit("b", **TRAIN)
+    ledger.grant("b", Slot(name="0", roles=("train",)))
+    ledger.close()
+    assert "left no account" not in invoke("summary").err
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01"])
+def test_a_day_that_no_clock_shows_is_one_line(day, invoke, run):
+    error = invoke("summary", "--date", day, "--days", "5").one_error_line(2)
+    assert error.startswith(f"error: --date {day} is no day")
+
+
+def test_a_day_on_which_nothing_was_trained_used_nothing(invoke, run):
+    yesterday = (date.today() - timedelta(days=1)).isoformat()
+    assert "energy       none" in " ".join(invoke("summary", "--date", yesterday).out.splitlines())
+
+
 def test_a_run_on_a_cpu_says_that_nothing_was_measured(invoke, run, home):
     keep(home, "cpu", None, None, shared=False)
     assert "energy not measured: a CPU has no reading" in " ".join(invoke("runs", "show", "a").out.split())
