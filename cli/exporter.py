@@ -52,13 +52,20 @@ class Exporter(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Exporter
 
+    def do_HEAD(self) -> None:
+        self._answer(whole=False)
+
     def do_GET(self) -> None:
+        self._answer(whole=True)
+
+    def _answer(self, *, whole: bool) -> None:
         status, kind, body = self.server.answer(self.path.partition("?")[0])
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if whole:
+            self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
         """A scrape is not worth a line."""

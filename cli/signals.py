@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does. In the main thread alone."""
+    """SIGTERM, and SIGHUP of a terminal that is closed, end it as Ctrl-C does. In the main thread alone."""
 
     def interrupt(number, frame) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -50,6 +50,7 @@ def tensorboard(run_ids: tuple[str, ...], port: int, open_: bool) -> None:
         shown = _copy(home(), run_ids, folder)
         if not shown:
             output.say("no runs with curves yet; they appear here once they train -> tandem train")
+        output.say("starting TensorBoard")
         server = _start(folder, port)
         try:
             _await(server, port)

@@ -39,6 +39,11 @@ def test_it_answers_while_cluster_file_and_ledger_are_damaged(exporter, home):
     assert f"tandem_host_cpus {float(psutil.cpu_count())}" in lines
 
 
+def test_a_probe_by_head_gets_the_head_alone(exporter):
+    answer = httpx.head(f"{exporter.url}/metrics")
+    assert (answer.status_code, answer.text) == (200, "") and int(answer.headers["content-length"]) > 0
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/../etc/passwd", "/nothing", "/metrics/x", "/rays"])
 def test_nothing_else_is_there(path, exporter):
     assert httpx.get(f"{exporter.url}{path}").status_code == 404
