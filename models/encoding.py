@@ -13,6 +13,11 @@ from configs.errors import RequestError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+
+class PromptTooLongError(RequestError):
+    """A prompt that does not fit into the context, together with its answer."""
+
+
 LONG = 20_000
 """Characters from which text is better encoded in a thread: about 10 ms of work."""
 
@@ -33,13 +38,13 @@ class Encoder:
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def refuse_hopeless(self, texts: Iterable[str], most_tokens: int | None, param: str) -> None:
-        """Raises RequestError for texts, special tokens included, that surely have more than `most_tokens` each."""
+        """Raises PromptTooLongError for texts that surely have more than `most_tokens` each, special tokens included."""
         if most_tokens is None or self._longest is None:
             return
         for text in texts:
             fewest = -(-len(text.encode("utf-8", "replace")) // self._longest)
             if fewest > most_tokens:
-                raise RequestError(
+                raise PromptTooLongError(
                     f"the prompt has at least {fewest} tokens, prompt and answer together may have {most_tokens}",
                     hint="shorten it",
                     param=param,

@@ -103,7 +103,9 @@ class Registry:
         if name == LATEST:
             target = self.folder / LATEST
             if not target.exists():
-                raise NotFoundError("no adapter has been published yet", hint="train one: `tandem train`")
+                raise NotFoundError(
+                    "no adapter has been published yet", hint="train one: `tandem train`", param="adapter"
+                )
             return target.resolve().name
         self.path(name)
         return name
@@ -119,7 +121,7 @@ class Registry:
         """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""
         folder = self.folder / version
         if not _VERSION.fullmatch(version) or version == LATEST or not folder.is_dir():
-            raise NotFoundError(f"no adapter '{version[:80]}'", hint="see `tandem adapters list`", param="model")
+            raise NotFoundError(f"no adapter '{version[:80]}'", hint="see `tandem adapters list`", param="adapter")
         return folder
 
 

@@ -19,7 +19,7 @@ from serve.fleet import Fleet
 from serve.merging import merged
 from serve.pinned import Pinned, Pinner
 from serve.wire.body import encode
-from serve.wire.chat import ChatRequest
+from serve.wire.chat import ChatRequest, in_own_words
 from serve.wire.chat_answer import ChunkWriter, ResponseWriter
 from serve.wire.errors import error_body
 
@@ -42,7 +42,8 @@ class Chat:
         prompt = await asyncio.to_thread(self._render, request) if long else self._render(request)
         asked = [(prompt, sampling) for sampling in request.samplings(self._stop_ids)]
         how = {"started": started, "constraint": request.constraint(), "logprobs": request.scored}
-        begun = await self._pinner.begin_all(request.model, asked, **how)
+        with in_own_words():
+            begun = await self._pinner.begin_all(request.model, asked, **how)
         return Answer(self._tokenizer, request, prompt, begun)
 
     def _render(self, request: ChatRequest) -> list[int]:

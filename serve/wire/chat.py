@@ -1,9 +1,10 @@
 """The body of `POST /v1/chat/completions`: what is asked for, checked. What changes the answer is honoured or refused
 by name, never ignored. Knows the format, neither HTTP nor engines' insides; `chat_answer` writes what comes out."""
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -167,6 +168,16 @@ class ChatRequest(StreamedRequest):
         if unknown := [name for name in names if name not in known]:
             raise RequestError(f"tool_choice names '{unknown[0]}', which is not one of the tools", param="tool_choice")
         return {name: known[name] for name in names}, must_call
+
+
+@contextlib.contextmanager
+def in_own_words() -> Iterator[None]:
+    """A RequestError that names an engine's `prompt` names `messages` instead."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = "messages" if error.param == "prompt" else error.param
+        raise
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:

@@ -15,10 +15,12 @@ from configs.errors import (
     StateError,
     TandemError,
 )
+from models.encoding import PromptTooLongError
 from serve.request_log import current_id
 from serve.wire.body import request_error
 
 STATUS = {
+    PromptTooLongError: (400, "invalid_request_error", "context_length_exceeded"),
     RequestError: (400, "invalid_request_error", None),
     ConfigError: (400, "invalid_request_error", None),
     NotFoundError: (404, "invalid_request_error", "not_found"),
@@ -42,7 +44,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     if not isinstance(error, TandemError):
         error = TandemError("internal error", hint="see the server's log: `tandem logs --request ID`")
     status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
-    if isinstance(error, NotFoundError) and error.param == "model":
+    if isinstance(error, NotFoundError) and error.param in ("model", "adapter"):
         code = "model_not_found"
     param = error.param and _writable(error.param)
     fields = ErrorObject(message=_writable(error.sentence), type=kind, param=param, code=code)

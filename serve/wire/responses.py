@@ -154,7 +154,7 @@ class ResponsesRequest(SampledRequest):
             origins = self._conversation().origins
             message = re.sub(r"messages\[(\d+)\]", lambda at: f"input[{origins[int(at[1])]}]", error.message)
             message = message.replace(name, CHAT_NAMES[name], 1) if message.startswith(name) else message
-            raise RequestError(message, hint=error.hint, param=CHAT_NAMES[name]) from error
+            raise type(error)(message, hint=error.hint, param=CHAT_NAMES[name]) from error
 
     def _conversation(self) -> Conversation:
         items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input

@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.errors import AdapterError, ConfigError, NotFoundError, OverloadError, RequestError, TandemError
+from models.encoding import PromptTooLongError
 from models.harmony import render
 from serve.engine.grammar import Grammars, Matcher
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk, TokenLogprob
@@ -184,13 +185,13 @@ class TransformersEngine:
     def _submit(self, request: GenerationRequest, matcher: Matcher | None) -> Generation:
         prompt, room = request.prompt_ids, self._max_context - len(request.prompt_ids)
         if room < (0 if request.prompt_only else 1):
-            raise RequestError(
+            raise PromptTooLongError(
                 f"the prompt has {len(prompt)} tokens, prompt and answer together may have {self._max_context}",
-                hint="shorten the question or the conversation",
-                param="messages",
+                hint="shorten it",
+                param="prompt",
             )
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocabulary:
-            raise RequestError(f"the prompt is empty or has ids outside 0 to {self._vocabulary - 1}", param="messages")
+            raise RequestError(f"the prompt is empty or has ids outside 0 to {self._vocabulary - 1}", param="prompt")
         biased = [token for token, _ in request.sampling.logit_bias]
         if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
             raise RequestError(f"logit_bias has ids outside 0 to {self._vocabulary - 1}", param="logit_bias")

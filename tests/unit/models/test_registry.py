@@ -238,7 +238,7 @@ def test_what_is_no_plain_name_is_not_found_whatever_is_on_disk(name, registry):
     (registry.folder / ".publishing-x").mkdir()
     with pytest.raises(NotFoundError) as caught:
         registry.resolve(name)
-    assert caught.value.param == "model"
+    assert caught.value.param == "adapter"
     assert len(caught.value.message) < 120
 
 

@@ -224,7 +224,7 @@ def test_one_prompt_that_is_refused_refuses_all_and_leaves_nothing_running(serve
     async def too_long(request):
         if len(request.prompt_ids) > 5:
             await asyncio.sleep(0.02)
-            raise RequestError("the prompt is too long", param="messages")
+            raise RequestError("the prompt is too long", param="prompt")
         async for chunk in generate(request):
             yield chunk
 

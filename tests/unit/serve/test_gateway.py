@@ -158,6 +158,12 @@ def test_a_swap_names_an_adapter_or_the_way_back_and_not_both(body, server):
     assert server.get("/api/status").json()["aliases"] == {}
 
 
+@pytest.mark.parametrize("name", ["nope", "latest", "../x"])
+def test_a_swap_to_no_adapter_names_the_field(name, refusing):
+    error = refusing.post("/api/aliases/prod", {"adapter": name}).json()["error"]
+    assert (error["param"], error["code"]) == ("adapter", "model_not_found")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [

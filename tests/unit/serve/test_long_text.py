@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from configs.errors import RequestError
 from models import encoding, harmony
-from models.encoding import LONG, Encoder, characters
+from models.encoding import LONG, Encoder, PromptTooLongError, characters
 from tests.gateway_server import MAX_CONTEXT, TOKENIZER, Server
 
 HOPELESS = "word and more " * 200_000
@@ -86,8 +86,29 @@ def test_every_route_refuses_what_surely_does_not_fit(refusing: Server, path, bo
     monkeypatch.setattr(Encoder, "ids", None)  # not even begun
     error = refusing.post(path, body)
     assert error.status_code == 400, error.text
-    assert error.json()["error"]["param"] == param
+    assert (error.json()["error"]["param"], error.json()["error"]["code"]) == (param, "context_length_exceeded")
     assert f"prompt and answer together may have {MAX_CONTEXT}" in error.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", chat("Hi"), "messages"),
+        ("/v1/responses", {"model": "prod", "input": "Hi"}, "input"),
+        ("/v1/completions", {"model": "prod", "prompt": "Hi"}, "prompt"),
+    ],
+)
+def test_every_route_names_its_own_field_when_an_engine_finds_the_prompt_too_long(server, path, body, param, stream):
+    async def full(request):
+        raise PromptTooLongError("the prompt has 9 tokens, ... may have 8", hint="shorten it", param="prompt")
+        yield
+
+    server.engine.generate = full
+    refused = server.post(path, body | {"stream": stream})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, param, "context_length_exceeded")
+    assert error["message"] == "the prompt has 9 tokens, ... may have 8 -> shorten it"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from models.harmony import render, stop_token_ids
 from serve.engine.protocol import FirstToken, GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.engine.transformers import TransformersEngine
+from serve.wire.errors import error_body
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 STOPS = stop_token_ids(TOKENIZER)
@@ -425,7 +426,8 @@ def test_the_context_bounds_prompt_and_answer(model):
         assert (len(out), reason) == (10, "length")
         with pytest.raises(RequestError, match=f"has {len(ids) + 10} tokens, .* may have {len(ids) + 10}") as caught:
             await collect(engine, ids + [5] * 10, greedy(1))
-        assert caught.value.param == "messages"
+        assert caught.value.param == "prompt"
+        assert error_body(caught.value)[1]["error"]["code"] == "context_length_exceeded"
         with pytest.raises(RequestError, match="ids outside 0 to 1023"):
             await collect(engine, [5000], greedy(1))
 

@@ -11,6 +11,7 @@ from configs.errors import (
     StateError,
     TrainingError,
 )
+from models.encoding import PromptTooLongError
 from serve.wire.chat import ChatRequest
 from serve.wire.errors import error_body
 
@@ -23,7 +24,9 @@ BASIC = {"model": "prod", "messages": [{"role": "user", "content": "Hi"}]}
         (RequestError("no", param="n"), 400, None),
         (ConfigError("no"), 400, None),
         (NotFoundError("no", param="model"), 404, "model_not_found"),
+        (NotFoundError("no", param="adapter"), 404, "model_not_found"),
         (NotFoundError("no"), 404, "not_found"),
+        (PromptTooLongError("no", hint="shorten it", param="prompt"), 400, "context_length_exceeded"),
         (AdapterError("no"), 409, "adapter_refused"),
         (StateError("no"), 409, "wrong_state"),
         (OverloadError("no", hint="later"), 429, "overloaded"),
