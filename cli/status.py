@@ -18,7 +18,7 @@ from cli.board import NARROWEST, Board
 from configs.paths import Home, home
 
 TIMEOUT_S = 6
-"""More than the 5 s after which the gateway says of an engine that it does not answer; nothing else takes as long."""
+"""A person rather waits so long than reads that a busy machine does not answer."""
 
 
 @click.command()

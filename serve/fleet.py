@@ -21,6 +21,8 @@ from serve.remote import EngineLostError, Remote
 ENGINE_RETURN_S = 120
 """How long a request that got no token yet waits for a dead engine to come back."""
 PROBE_S = 5
+STATS_S = 0.8
+"""What waits for statistics is itself waited for: the dashboard gives the gateway 2 s for all of its counters."""
 
 
 class Fleet:
@@ -94,9 +96,9 @@ class Fleet:
 
         async def one(engine: Remote) -> EngineStats | str:
             try:
-                return await asyncio.wait_for(engine.call("stats"), PROBE_S)
+                return await asyncio.wait_for(engine.call("stats"), STATS_S)
             except TimeoutError:
-                return f"no answer within {PROBE_S} s: loading its model, or restarting"
+                return f"no answer within {STATS_S} s: loading its model, or restarting"
             except TandemError as error:
                 return error.message
 

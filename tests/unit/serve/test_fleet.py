@@ -3,15 +3,18 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from actors import answers
 from configs.errors import AdapterError, ClusterError, NotFoundError, OverloadError
 from serve import fleet as fleet_module
 from serve.engine.protocol import AdapterCheck, GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.fleet import EngineLostError, Fleet, Remote, describe
 from tests.fakes import FakeEngine, FakeRemote
+from tests.gateway_server import Server
 
 HERE = Path("/adapters/v1")
 
@@ -210,7 +213,7 @@ def test_only_the_adapters_that_are_wanted_are_kept():
 
 
 def test_statistics_say_which_engine_does_not_answer_and_why(monkeypatch):
-    monkeypatch.setattr(fleet_module, "PROBE_S", 0.02)
+    monkeypatch.setattr(fleet_module, "STATS_S", 0.02)
 
     class Slow(FakeRemote):
         async def call(self, method, *args):
@@ -222,6 +225,20 @@ def test_statistics_say_which_engine_does_not_answer_and_why(monkeypatch):
     assert stats["well"]["running"] == 0
     assert stats["dead"] == {"error": "engine dead died"}
     assert stats["slow"] == {"error": "no answer within 0.02 s: loading its model, or restarting"}
+
+
+@pytest.mark.parametrize(
+    ("path", "own"), [("/metrics", "tandem_requests_active 0.0"), ("/api/status", '"base":"tiny"')]
+)
+def test_an_engine_that_hangs_does_not_keep_the_gateways_own_figures_from_a_dashboard(path, own, home):
+    async def hangs(method, *args):
+        await asyncio.sleep(60)
+
+    with Server(home) as server:
+        server.remote.call = hangs
+        answer = httpx.get(f"{server.url}{path}", timeout=answers.TIMEOUT_S)
+    assert (answer.status_code, own in answer.text) == (200, True)
+    assert fleet_module.STATS_S < answers.TIMEOUT_S / 2
 
 
 # Ray's exceptions end at Remote
