@@ -41,9 +41,9 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
     _have_base(serving.get("base", "auto"), say)
     running = cluster.start(home, config, say)
     try:
-        from serve import app  # imports ray, so only `up` pays for it
+        os.environ.update(cluster.client_environment(home, running))  # before Ray's import, which reads it
+        from serve import app
 
-        os.environ.update(cluster.client_environment(home, running))
         say("starting the control actor")
         _start_control(running)
         say("deploying the chat endpoint")
