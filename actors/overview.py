@@ -37,6 +37,7 @@ STARTING_S = 180
 """What is not there so soon after the head started is on its way, unless something died; longer is worth a word."""
 RUN_STARTING_S = 60
 """So long after a run was given its slot, its processes may still be on their way, whatever its state."""
+_ORDER = (RunState.RUNNING, RunState.STOPPING, RunState.STARTING, RunState.INTERRUPTED, RunState.QUEUED)
 CLOCK_S = 5
 """Seconds by which the newest entry of the ledger may lie in the future."""
 
@@ -140,6 +141,12 @@ class Overview:
     def active(self) -> tuple[RunReading, ...]:
         """The runs that have not ended."""
         return tuple(reading for reading in self.runs if not reading.run.state.is_terminal)
+
+    @property
+    def ordered(self) -> tuple[RunReading, ...]:
+        """The runs as people read them: what computes, what waits in the order of the queue, then what has ended."""
+        active = sorted(self.active, key=lambda each: (_ORDER.index(each.run.state), each.position or 0))
+        return (*active, *(reading for reading in self.runs if reading.run.state.is_terminal))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class ProcessReading:
     @property
     def word(self) -> str:
         """Its state as people read it."""
-        return "STARTING" if self.on_its_way and self.state == "MISSING" else self.state
+        return "STARTING" if self.on_its_way else self.state
 
     @property
     def is_up(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from actors.overview import Overview
@@ -42,8 +43,12 @@ class Board:
             lines = console.render_lines(section.body, options.update(height=None), pad=False)
             head = console.render_lines(rule(section.title, width), options, pad=False) if section.title else []
             blocks.append((section.spare, [*head, *lines]))
-        for line in _fit(blocks, self.height):
+        kept, left_out = _fit(blocks, self.height)
+        for line in kept:
             yield from _harmless(line)
+            yield Segment.line()
+        if left_out:
+            yield Segment(f"… and {left_out} lines more: `tandem status` shows all of them", Style(dim=True))
             yield Segment.line()
 
 
@@ -62,11 +67,14 @@ def _harmless(segments: Iterable[Segment]) -> Iterator[Segment]:
         yield Segment(printable(segment.text), segment.style)
 
 
-def _fit(blocks: list[tuple[int, list]], height: int | None) -> list[list[Segment]]:
-    """The lines of all blocks; too many are taken from the end of the block that may soonest be spared, and one of
-    which only the title would be left goes as a whole."""
+def _fit(blocks: list[tuple[int, list]], height: int | None) -> tuple[list[list[Segment]], int]:
+    """(the lines of all blocks, how many more there are). Too many are taken from the end of the block that may soonest
+    be spared, and one of which only the title would be left goes as a whole; a line is left to say how many."""
     kept = {index: lines for index, (_, lines) in enumerate(blocks)}
-    over = sum(map(len, kept.values())) - (height or 10**9)
+    total = sum(map(len, kept.values()))
+    if height is None or total <= height:
+        return [line for lines in kept.values() for line in lines], 0
+    over = total - (height - 1)
     for index in sorted(kept, key=lambda index: -blocks[index][0]):
         if over <= 0 or not blocks[index][0]:
             break
@@ -74,24 +82,25 @@ def _fit(blocks: list[tuple[int, list]], height: int | None) -> list[list[Segmen
         left = max(0, len(lines) - over)
         kept[index] = lines[: left if left > 1 else 0]
         over -= len(lines) - len(kept[index])
-    return [line for index in sorted(kept) for line in kept[index]][:height]
+    shown = [line for lines in kept.values() for line in lines][: height - 1]
+    return shown, total - len(shown)
 
 
 def _sections(overview: Overview, rate: Rate | None, width: int) -> Iterator[Section]:
     yield Section("", panels.head(overview))
     if overview.problems:
-        yield Section("", panels.problems(overview.problems))
+        yield Section("", panels.problems(overview.problems), spare=1)
     yield Section("machine", panels.machine(overview, width))
     if overview.slots:
-        yield Section("slots", panels.slots(overview))
-    yield Section("serving" if overview.up else "aliases", panels.serving(overview, rate, width))
+        yield Section("slots", panels.slots(overview, width), spare=2)
+    yield Section("serving" if overview.up else "aliases", panels.serving(overview, rate, width), spare=3)
     yield Section(panels.runs_title(overview), panels.runs(overview, width))
     if overview.processes:
-        yield Section("processes", panels.processes(overview, rate), spare=1)
+        yield Section("processes", panels.processes(overview, rate, width), spare=4)
     if overview.adapters:
-        yield Section("adapters", panels.adapters(overview), spare=2)
+        yield Section("adapters", panels.adapters(overview, width), spare=5)
     if overview.events:
-        yield Section("events", panels.events(overview, width), spare=3)
+        yield Section("events", panels.events(overview, width), spare=6)
 
 
 def rule(title: str, width: int) -> Text:

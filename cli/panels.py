@@ -16,6 +16,7 @@ from actors.overview import Overview, RunReading, SlotReading, age
 from actors.processes import ProcessReading
 from actors.traffic import Latency, Rate
 from cli import meter, output
+from cli.output import Hanging
 
 WIDE = 110
 LONGEST_NAME = 14
@@ -24,7 +25,7 @@ GOES_ON = "goes on after `tandem up`"
 
 
 def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
-    """Columns with their titles; (title, "right") for numbers. Long cells are folded, never cut."""
+    """For the machine's bars, which are as long as the rest leaves."""
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=header, header_style="dim")
     for index, column in enumerate(columns):
         title, justify = column if isinstance(column, tuple) else (column, "left")
@@ -33,9 +34,15 @@ def _table(*columns: str | tuple[str, str], header: bool = True) -> Table:
 
 
 def _fill(table: Table, rows: Iterable[Sequence[Any]]) -> Table:
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row))
+    for row in _cells(rows):
+        table.add_row(*row)
     return table
+
+
+def _cells(rows: Iterable[Sequence[Any]]) -> list[list[Text]]:
+    return [
+        [cell if isinstance(cell, Text) else Text("-" if cell is None else str(cell)) for cell in row] for row in rows
+    ]
 
 
 def _ago(moment: float | None, overview: Overview) -> str:
@@ -55,16 +62,14 @@ def head(overview: Overview) -> RenderableType:
     first = Text.assemble(("Tandem ", "bold"), overview.http or "", f"  {since}  ", well)
     if overview.base:
         first.append(f"  base {overview.base}")
-    return Text("\n", overflow="fold").join(
-        [first, Text(f"Ray's dashboard {overview.dashboard}  home {overview.home}", "dim")]
-    )
+    return Hanging([first, Text(f"Ray's dashboard {overview.dashboard}  home {overview.home}", "dim")])
 
 
-def problems(problems: Sequence[str]) -> Text:
+def problems(problems: Sequence[str]) -> Hanging:
     lines = [Text.assemble(("! ", "bold red"), (problem, "red")) for problem in problems[:8]]
     if len(problems) > 8:
         lines.append(Text(f"! and {len(problems) - 8} more", "bold red"))
-    return Text("\n", overflow="fold").join(lines)
+    return Hanging(lines)
 
 
 # Machine and slots
@@ -111,7 +116,7 @@ def _vanished(overview: Overview) -> list[SlotReading]:
     return list(slots.values())
 
 
-def slots(overview: Overview) -> Table:
+def slots(overview: Overview, width: int) -> RenderableType:
     rows = []
     vanished = {slot.name for slot in _vanished(overview)}
     for slot in overview.slots:
@@ -122,10 +127,11 @@ def slots(overview: Overview) -> Table:
         if slot.quarantine:
             holder = Text.assemble(f"{slot.holder}, " if slot.holder else "", ("quarantined", "bold white on red"))
         rows.append((slot.name, slot.role, device, holder, _ago(slot.since, overview), slot.pid))
-    return _fill(_table("slot", "role", "on", "holder", ("for", "right"), ("process", "right")), rows)
+    columns = ("slot", "role", "on", "holder", ("for", "right"), ("process", "right"))
+    return output.table(columns, _cells(rows), width, titles="dim", folds=columns.index("holder"))
 
 
-def processes(overview: Overview, rate: Rate | None) -> Table:
+def processes(overview: Overview, rate: Rate | None, width: int) -> RenderableType:
     rows = []
     for one in overview.processes:
         state = Text(one.word, "green" if one.is_up else "yellow" if one.on_its_way else "bold red")
@@ -135,7 +141,8 @@ def processes(overview: Overview, rate: Rate | None) -> Table:
         row = (_short(one), state, one.pid, _ago(one.started, overview), restarts, memory)
         rows.append((*row, meter.percent(cpu)) if rate else row)
     columns = ("process", "state", ("pid", "right"), ("age", "right"), ("restarts", "right"), ("memory", "right"))
-    return _fill(_table(*columns, *((("cpu", "right"),) if rate else ())), rows)
+    columns += (("cpu", "right"),) if rate else ()
+    return output.table(columns, _cells(rows), width, titles="dim")
 
 
 def _short(process: ProcessReading) -> str:
@@ -148,14 +155,14 @@ def _short(process: ProcessReading) -> str:
 # Serving
 
 
-def serving(overview: Overview, rate: Rate | None, width: int) -> Text:
+def serving(overview: Overview, rate: Rate | None, width: int) -> Hanging:
     lines = [Text.assemble(name, " -> ", (version or "base", "green")) for name, version in overview.aliases.items()]
     if overview.up:
         lines += [line for name, stats in overview.engines.items() for line in _engine(name, stats, width)]
         lines += _requests(overview, rate)
         if not overview.engines:
             lines.append(Text("no engine answers yet", "yellow"))
-    return Text("\n", overflow="fold").join(lines or [Text("no alias yet", "dim")])
+    return Hanging(lines or [Text("no alias yet", "dim")])
 
 
 def _engine(name: str, stats: dict[str, Any], width: int) -> list[Text]:
@@ -210,13 +217,14 @@ def runs_title(overview: Overview) -> str:
     return "runs" + (f": {', '.join(f'{number} {state}' for state, number in counts.items())}" if counts else "")
 
 
-def runs(overview: Overview, width: int, ended: int = 3) -> Text:
-    lines = [line for reading in overview.active for line in _run(reading, overview, width)]
-    if not overview.active:
+def runs(overview: Overview, width: int, ended: int = 3) -> Hanging:
+    active = [reading for reading in overview.ordered if not reading.run.state.is_terminal]
+    lines = [line for reading in active for line in _run(reading, overview, width)]
+    if not active:
         lines.append(Text("no active runs", "dim"))
-    others = [reading for reading in overview.runs if reading.run.state.is_terminal]
+    others = [reading for reading in overview.ordered if reading.run.state.is_terminal]
     lines += [_ended(reading, overview) for reading in others[:ended]]
-    return Text("\n", overflow="fold").join(lines)
+    return Hanging(lines)
 
 
 def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
@@ -253,7 +261,7 @@ def _ordinal(number: int) -> str:
     return "next" if number == 1 else f"{number}."
 
 
-def adapters(overview: Overview, most: int = 5) -> Table:
+def adapters(overview: Overview, width: int, most: int = 5) -> RenderableType:
     rows = []
     for reading in overview.adapters[:most]:
         manifest = reading.manifest
@@ -263,14 +271,16 @@ def adapters(overview: Overview, most: int = 5) -> Table:
             (manifest.version, output.state(reading.state), where, "" if loss is None else f"{loss:.4f}")
             + (_ago(manifest.created_at, overview),)
         )
-    return _fill(_table("adapter", "state", "answers as", ("loss", "right"), ("age", "right")), rows)
+    columns = ("adapter", "state", "answers as", ("loss", "right"), ("age", "right"))
+    return output.table(columns, _cells(rows), width, titles="dim", folds=columns.index("answers as"))
 
 
 def events(overview: Overview, width: int, most: int = 8) -> Text:
     """Newest first, a line each."""
-    lines = []
-    for event in overview.events[:most]:
-        line = Text.assemble((f"{_ago(event.at, overview):>6} ", "dim"), (f"{event.kind:9} ", "cyan"))
+    lines, shown = [], overview.events[:most]
+    kinds = output.kinds_width(event.kind for event in shown)
+    for event in shown:
+        line = Text.assemble((f"{_ago(event.at, overview):>6} ", "dim"), (f"{event.kind:{kinds}} ", "cyan"))
         line.append(" ".join(f"{f'{event.run_id}: ' if event.run_id else ''}{event.text}".split()))
         line.truncate(width, overflow="ellipsis")
         lines.append(line)

@@ -89,7 +89,9 @@ class _Screen:
         """At most `lines` lines; the plot gets what the words leave."""
         now = time.time()
         head = [*self._head(now, columns), *self._figures(columns)]
-        events = [line for event in self.events[-EVENTS:] for line in _event(event, now, columns)]
+        newest = self.events[-EVENTS:]
+        kinds = output.kinds_width(event.kind for event in newest)
+        events = [line for event in newest for line in _event(event, now, columns, kinds)]
         below = [rule("events", columns), *events] if events else []
         height = lines - len(head) - len(below) - 1
         return Harmless(Group(*head, *self._plot(columns, height), *below))
@@ -172,15 +174,17 @@ class _Log:
             return
 
 
-def _event(event: Event, now: float, columns: int) -> list[Text]:
-    """One line; of what somebody should read up to EVENT_LINES."""
+def _event(event: Event, now: float, columns: int, kinds: int) -> list[Text]:
+    """One line; of what somebody should read up to EVENT_LINES. The kind takes `kinds` columns."""
     colour = EVENT_COLOURS.get(event.kind)
-    head = Text.assemble((f"{output.duration(age(event.at, now)):>6} ", "dim"), (f"{event.kind:9} ", colour or "cyan"))
+    ago = f"{output.duration(age(event.at, now)):>6} "
+    head = Text.assemble((ago, "dim"), (f"{event.kind:{kinds}} ", colour or "cyan"))
+    indent = " " * len(head)
     words = textwrap.wrap(
         event.text, max(20, columns - len(head)), max_lines=EVENT_LINES if colour else 1, placeholder="…"
     )
     first, *others = words or [""]
-    return [_one_line(line, columns) for line in (head.append(first), *(Text(" " * 17 + other) for other in others))]
+    return [_one_line(line, columns) for line in (head.append(first), *(Text(indent + other) for other in others))]
 
 
 def _one_line(line: Text, columns: int) -> Text:

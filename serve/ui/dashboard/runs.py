@@ -10,7 +10,6 @@ from serve.ui.dashboard.curves import Curve
 from serve.ui.dashboard.markup import NOTHING, duration, number, part, template
 from serve.ui.dashboard.reading import Look
 
-_ORDER = (RunState.RUNNING, RunState.STOPPING, RunState.STARTING, RunState.INTERRUPTED, RunState.QUEUED)
 _STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INTERRUPTED)
 
 _TABLE = template("""
@@ -65,15 +64,9 @@ _RUN = template("""
 """)
 
 
-def ordered(look: Look) -> list[RunReading]:
-    """What computes, what waits in the order of the queue, then what has ended, newest first."""
-    active = sorted(look.overview.active, key=lambda each: (_ORDER.index(each.run.state), each.position or 0))
-    return [*active, *(each for each in look.overview.runs if each.run.state.is_terminal)]
-
-
 def table(look: Look, chosen: str, rows: int, more: int) -> str:
     """The first `rows` runs; `more` is how many the button adds."""
-    readings = ordered(look)[:rows]
+    readings = look.overview.ordered[:rows]
     counts = {state: count for state, count in look.overview.run_counts.items() if count}
     aside = " · ".join(f"{count} {state.lower()}" for state, count in counts.items())
     values = {"rows": readings, "chosen": chosen, "now": look.overview.at, "span": lambda each: _span(each, look)}
@@ -83,7 +76,7 @@ def table(look: Look, chosen: str, rows: int, more: int) -> str:
 
 def find(look: Look, wanted: str) -> RunReading | None:
     """The run of this id, or the one that computes now, or the newest."""
-    readings = ordered(look)
+    readings = look.overview.ordered
     return next((each for each in readings if each.run.id == wanted), readings[0] if readings else None)
 
 

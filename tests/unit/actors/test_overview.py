@@ -377,8 +377,8 @@ def test_the_processes_of_a_run_that_is_starting_are_on_their_way(state, home, l
     seen = read(home)
     assert seen.problems == ()
     assert {one.name: (one.run, one.word, one.on_its_way) for one in seen.processes if one.run} == {
-        "trainer_a": ("a", state, True),
-        "driver_a": ("a", state, True),
+        "trainer_a": ("a", "STARTING", True),
+        "driver_a": ("a", "STARTING", True),
     }
 
 

@@ -226,16 +226,18 @@ def test_the_queue_is_in_its_order_and_ended_runs_say_what_became_of_them():
     readings = (
         RunReading(run("later", RunState.QUEUED, priority=-1), 2, None, ()),
         RunReading(run("sooner", RunState.QUEUED), 1, None, (), "slot 0 is in quarantine"),
+        RunReading(run("works", step=0, max_steps=None, loss=None, tokens_per_s=None), None, None, ()),
         RunReading(run("broken", RunState.FAILED, reason="out of memory", ended_at=NOW - 30), None, None, ()),
         RunReading(run("done", RunState.SUCCEEDED, adapter="v7", ended_at=NOW - 60), None, None, ()),
     )
-    counts = {"QUEUED": 2, "FAILED": 1, "SUCCEEDED": 10, "STOPPED": 0}
+    counts = {"RUNNING": 1, "QUEUED": 2, "FAILED": 1, "SUCCEEDED": 10, "STOPPED": 0}
     text = lines(Board(replace(ALL_WELL, runs=readings, run_counts=counts)))
-    runs = section(text, "runs: 2 queued, 1 failed, 10 succeeded")
-    assert runs == [
-        "later  QUEUED  2. in the queue  1.5m  priority -1",
+    runs = section(text, "runs: 1 running, 2 queued, 1 failed, 10 succeeded")
+    assert [line for line in runs if "·" not in line] == [
+        "works  RUNNING  slot 0  1.0m",
         "sooner  QUEUED  next in the queue  1.5m",
         "sooner waits: slot 0 is in quarantine",
+        "later  QUEUED  2. in the queue  1.5m  priority -1",
         "broken  FAILED  30s ago  out of memory",
         "done  SUCCEEDED  1.0m ago  v7",
     ]
@@ -271,14 +273,62 @@ def test_while_down_it_says_so_and_shows_what_is_known():
     assert not any(line.startswith("── slots") for line in text)
 
 
+def test_long_sentences_go_on_indented_below_their_beginning():
+    reason = "its job ended (FAILED): Unexpected error occurred: The actor died unexpectedly before finishing"
+    ended = RunReading(run("broken", RunState.FAILED, reason=reason, ended_at=NOW - 30), None, None, ())
+    text = lines(Board(replace(ALL_WELL, runs=(ended,), problems=(f"broken {reason}",))))
+    at = text.index(one(text, "! broken"))
+    assert text[at + 1] == "  unexpectedly before finishing"
+    assert section(text, "runs")[-2:] == [
+        "broken  FAILED  30s ago  its job ended (FAILED): Unexpected error occurred:",
+        "  The actor died unexpectedly before finishing",
+    ]
+
+
+def test_events_stand_in_columns_however_long_their_kinds_are():
+    kinds = (("r", "interrupted", "x"), (None, "quarantine", "y"), (None, "log", "z"))
+    events = tuple(Event(9, NOW, *each) for each in kinds)
+    assert section(lines(Board(replace(ALL_WELL, events=events))), "events") == [
+        "    0s interrupted r: x",
+        "    0s quarantine  y",
+        "    0s log         z",
+    ]
+
+
+def test_a_long_holder_leaves_the_rest_of_its_slot_whole():
+    name = "gpt-oss-20b-reasoning-20261124-043019-a1b2"
+    slots = (replace(ALL_WELL.slots[0], holder=name, pid=1234567, since=NOW - 90), ALL_WELL.slots[1])
+    text = section(lines(Board(replace(ALL_WELL, slots=slots))), "slots")
+    assert re.match(r"0 +train +GPU 0 +gpt-oss-20b-\S+ +1\.5m +1234567$", one(text, "0 "))
+    assert name in "".join("".join(re.findall(r"gpt-oss\S+|^ {10,}\S+$", line)).strip() for line in text)
+
+
+@pytest.mark.parametrize("lines_of_problems", [1, 3])
+def test_on_a_low_screen_with_many_problems_the_runs_stay_and_a_line_says_what_is_left_out(lines_of_problems):
+    problems = tuple(f"problem {number} {'is long ' * 9 * lines_of_problems}" for number in range(8))
+    seen = replace(ALL_WELL, problems=problems, runs=(running(),), events=(Event(1, NOW, None, "note", "x"),))
+    whole, text = lines(Board(seen)), lines(Board(seen, height=24))
+    assert len(text) == 24
+    assert section(text, "runs")[:3] == section(whole, "runs")
+    assert [line.split()[1] for line in text if line.startswith("── ")] == ["machine", "runs"]
+    assert text[2].startswith("! problem 0")
+    assert text[-1] == f"… and {len(whole) - 23} lines more: `tandem status` shows all of them"
+
+
 @pytest.mark.parametrize("height", [10, 16, 24, 40])
-def test_of_a_low_screen_events_go_first_then_processes_and_never_the_machine(height):
+def test_of_a_low_screen_events_go_first_then_processes_and_never_the_machine_nor_the_runs(height):
     events = tuple(Event(seq, NOW, None, "note", f"event {seq}") for seq in range(8, 0, -1))
     board = Board(replace(ALL_WELL, events=events, runs=(running(),)), height=height)
     text = lines(board)
     assert len(text) <= height
     titles = [line.split()[1] for line in text if line.startswith("── ")]
-    everything = ["machine", "slots", "serving", "runs", "processes", "events"]
-    assert titles == everything[: len(titles)]
-    assert titles[0] == "machine"
-    assert len(titles) == {10: 2, 16: 4, 24: 5, 40: 6}[height]
+    assert (
+        titles
+        == {
+            10: ["machine", "runs"],
+            16: ["machine", "slots", "runs"],
+            24: ["machine", "slots", "serving", "runs", "processes"],
+            40: ["machine", "slots", "serving", "runs", "processes", "events"],
+        }[height]
+    )
+    assert text[-1].startswith("… and ") == (height < 40)

@@ -1,6 +1,7 @@
 """`tandem status --json`, `tandem top` and `tandem runs watch`: as text, in a pipe and on a real pseudo-terminal."""
 
 import json
+import re
 import signal
 import time
 from dataclasses import replace
@@ -136,6 +137,15 @@ def test_what_the_watchdog_says_is_read_to_its_end_and_other_events_are_one_line
     text = drawn(home, ledger)
     assert " ".join(" ".join(text[-4:-1]).split()).endswith("the mean loss stands still; lower the rate")
     assert text[-1].startswith("    0s fit       micro-batch 8;") and text[-1].endswith("…")
+
+
+def test_a_long_kind_of_event_pushes_no_other_out_of_its_column(home, ledger, log):
+    ledger.note("interrupted", "by SIGTERM", "r")
+    ledger.note("watchdog", "the mean loss stands still; " * 4 + "lower the rate", "r")
+    text = drawn(home, ledger)
+    at = text.index("    0s interrupted by SIGTERM")
+    assert text[at + 1].startswith("    0s watchdog    the mean loss")
+    assert re.match(r" {19}\S", text[at + 2])
 
 
 def test_the_watch_shows_escape_sequences_of_others_and_obeys_none(home, ledger, log):

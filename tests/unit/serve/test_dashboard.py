@@ -257,7 +257,7 @@ def test_runs_stand_in_the_order_in_which_they_matter(home):
     ledger.grant("works", Slot(name="0", roles=("train",)))
     ledger.close()
     look = asyncio.run(Looks(home).now())
-    assert [reading.run.id for reading in runs.ordered(look)] == ["works", "first", "second", "old"]
+    assert [reading.run.id for reading in look.overview.ordered] == ["works", "first", "second", "old"]
     assert runs.find(look, "").run.id == "works"
     assert runs.find(look, "old").run.id == "old"
     assert runs.find(look, "nobody").run.id == "works"
