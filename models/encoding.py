@@ -38,7 +38,7 @@ class Encoder:
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def refuse_hopeless(self, texts: Iterable[str], most_tokens: int | None, param: str) -> None:
-        """Raises PromptTooLongError for texts that surely have more than `most_tokens` each, special tokens included."""
+        """Raises PromptTooLongError for texts, special tokens included, of surely more than `most_tokens` each."""
         if most_tokens is None or self._longest is None:
             return
         for text in texts:

@@ -30,7 +30,7 @@ class Body(BaseModel):
         try:
             return writable(value)
         except RecursionError as error:
-            raise ValueError("is nested too deep") from error
+            raise ValueError("the body is nested too deep") from error
 
 
 class SwapRequest(Body):

@@ -35,6 +35,7 @@ from serve.request_log import RequestLog
 from serve.responses import Responses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
+from serve.wire.complaints import complaint
 from serve.wire.errors import error_body
 
 RETRY_AFTER_S = 2
@@ -109,6 +110,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(400, _unreadable)
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
     app.add_middleware(RequestLog, respond=_respond, echo=not in_serve)
@@ -157,9 +159,14 @@ async def _tandem_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _respond(RequestError(f"{field or 'body'}: {first['msg']}", param=field or None))
+    errors = [each | {"loc": each["loc"][1:]} for each in error.errors()]  # FastAPI's begin with "body"
+    place, sentence = complaint(errors, error.body)
+    return _respond(RequestError(sentence, param=place or None))
+
+
+async def _unreadable(request: Request, error: Exception) -> JSONResponse:
+    deep = isinstance(error.__cause__, RecursionError)
+    return _respond(RequestError("the body is nested too deep" if deep else "the body is not JSON in UTF-8"))
 
 
 async def _no_such_route(request: Request, error: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import SamplingParams
+from serve.wire.complaints import complaint
 
 IGNORED = frozenset(
     {
@@ -25,6 +26,8 @@ IGNORED = frozenset(
 
 MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's own generation_config.json may set for requests that leave it open."""
+
+JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -165,10 +168,12 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     if not isinstance(body, dict):
         try:
             body = writable(json.loads(body))
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise RequestError("the body is nested too deep", hint="send it with fewer levels") from error
+        except ValueError as error:
             raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
-        raise RequestError(f"the body is a JSON {type(body).__name__}, not an object")
+        raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
     asked = {}
     for name, value in body.items():
         ignored = name in IGNORED and name not in kind.model_fields
@@ -180,7 +185,7 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     try:
         return kind.model_validate(asked)
     except ValidationError as error:
-        raise request_error(error) from error
+        raise request_error(error, asked) from error
 
 
 def writable(value: Any) -> Any:
@@ -196,22 +201,11 @@ def writable(value: Any) -> Any:
     return value
 
 
-def request_error(error: ValidationError) -> RequestError:
-    """The first complaint of a pydantic validation as a RequestError that names the field."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    field, param = ".".join(map(str, first["loc"])) or "body", str(first["loc"][0]) if first["loc"] else None
-    if first["type"] == "extra_forbidden":
-        return RequestError(f"{field} is not supported", param=param)
-    given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
-    message = first["msg"].removeprefix("Value error, ")  # pydantic's, before the text of a validator of ours
-    return RequestError(f"{field}: {message}{given}", param=param)
-
-
-def _shown(value: Any) -> str:
-    try:
-        return json.dumps(value, default=str)[:80]
-    except RecursionError:
-        return "something nested that deep"
+def request_error(error: ValidationError, body: Any = None) -> RequestError:
+    """A pydantic validation of `body` that failed as a RequestError that names the field."""
+    errors = error.errors(include_url=False)
+    _, sentence = complaint(errors, body)
+    return RequestError(sentence, param=str(errors[0]["loc"][0]) if errors[0]["loc"] else None)
 
 
 def encode(value: BaseModel) -> str:

@@ -105,7 +105,13 @@ def test_what_would_change_the_answer_is_refused_by_name(field, value):
 
 @pytest.mark.parametrize(
     ("body", "complaint"),
-    [(b"{", "not JSON"), (b"[]", "a JSON list"), (b"\xff", "not JSON"), (b"[" * 10**5, "not JSON")],
+    [
+        (b"{", "not JSON"),
+        (b"[]", "a JSON list"),
+        (b"\xff", "not JSON"),
+        (b"[" * 10**5, "nested too deep"),
+        (b"null", "a JSON null, not an object"),
+    ],
 )
 def test_a_body_that_is_no_object_is_refused(body, complaint):
     with pytest.raises(RequestError, match=complaint):

@@ -112,7 +112,7 @@ def test_calls_without_their_results_are_refused(calls, refusing: Server):
 @pytest.mark.parametrize(
     ("tools", "words"),
     [
-        ([TOOL | {"custom": {}}], "tools.0.custom is not supported"),
+        ([TOOL | {"custom": {}}], "tools[0].custom is not supported"),
         (
             [{"type": "function", "function": TOOL["function"] | {"parameter": {}}}],
             "function.parameter is not",
