@@ -1,7 +1,8 @@
 """The bodies of vLLM's `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`, for published adapters only.
 
 vLLM loads whatever folder `lora_path` names. Here nothing from outside is loaded: `lora_name` is a published version,
-and `lora_path` may only say the same. https://docs.vllm.ai (LoRA adapters, dynamically serving)
+and `lora_path` may only say the same. `load_inplace` and `lora_int_id` are taken when they ask for nothing.
+https://docs.vllm.ai (LoRA adapters, dynamically serving)
 """
 
 from pathlib import Path
@@ -31,11 +32,11 @@ class LoadRequest(UnloadRequest):
 
 
 def parse_load(body: bytes | dict[str, Any]) -> LoadRequest:
-    return checked(body, LoadRequest, {})
+    return checked(body, LoadRequest, {"load_inplace": (False,)})
 
 
 def parse_unload(body: bytes | dict[str, Any]) -> UnloadRequest:
-    return checked(body, UnloadRequest, {})
+    return checked(body, UnloadRequest, {"lora_int_id": ()})
 
 
 def published(request: LoadRequest, registry: Registry) -> str:

@@ -72,6 +72,17 @@ def test_a_bad_body_is_a_400_that_names_the_field(body, param, refusing):
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+def test_vllms_other_fields_are_taken_when_they_ask_for_nothing(server):
+    version = publish(server.registry).version
+    assert server.post(LOAD, {"lora_name": version, "load_inplace": False}).status_code == 200
+    refused = server.post(UNLOAD, {"lora_name": version, "lora_int_id": 3})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "lora_int_id")
+    assert server.engine.adapters() == (version,)
+    assert server.post(UNLOAD, {"lora_name": version, "lora_int_id": None}).status_code == 200
+    assert server.engine.adapters() == ()
+    assert server.post(LOAD, {"lora_name": version, "load_inplace": None}).status_code == 200
+
+
 def test_loading_twice_is_a_conflict_and_a_broken_adapter_is_refused(server):
     version = publish(server.registry, run_id="a").version
     foreign = publish(server.registry, run_id="b", base_fingerprint="0" * 64).version
