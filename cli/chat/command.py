@@ -36,7 +36,7 @@ def chat(
 ) -> int:
     """Chat with the running endpoint. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.
 
-    Every conversation is kept below TANDEM_HOME after each turn. Into a pipe, answers go to stdout and all else to
+    Every conversation is kept below TANDEM_HOME at each question and answer. Into a pipe, answers go to stdout and all else to
     stderr.
 
     \b
@@ -91,7 +91,7 @@ def _open(chat: "Chat", *, resume: bool, name: str | None) -> None:
 
 
 async def _run(chat: "Chat", chosen: dict[str, Any], system: str | None) -> int:
-    """The exit code: 1 if a question was not answered and nobody was there to see it."""
+    """The exit code: 1 if a question was not answered and nobody was there to see it, 130 if a signal ended it."""
     async with chat.endpoint as endpoint:
         chat.models = await endpoint.models()
         settings = chat.conversation.settings
@@ -106,4 +106,6 @@ async def _run(chat: "Chat", chosen: dict[str, Any], system: str | None) -> int:
         if chat.conversation.turns:
             chat.screen.conversation(chat.conversation)
         await chat.run()
+    if chat.terminated:
+        return 130
     return int(chat.failed and not chat.prompt.interactive)

@@ -304,7 +304,7 @@ COMMANDS = {
         Command("compare", "A B [QUESTION]", "two models' answers side by side", _compare, _models, each=True),
         Command("stats", "", "tokens and speed of this conversation", _stats),
         Command("clear", "", "begin a new conversation", _clear),
-        Command("save", "[NAME]", "name this conversation; it is saved after every turn anyway", _save),
+        Command("save", "[NAME]", "name this conversation; it is saved anyway", _save),
         Command("load", "NAME|FILE", "go on with a saved or exported conversation", _load, _saved_names),
         Command("conversations", "", "list the saved ones", _conversations),
         Command("export", "FILE.md|FILE.json", "write this conversation to a file", _export),

@@ -74,12 +74,16 @@ class EditedPrompt:
 
     def interrupt(self) -> None:
         """A signal, where the key alone would have been enough."""
-        if self._session.app.is_running:
-            self._session.app.exit(exception=KeyboardInterrupt())
+        app = self._session.app
+        if app.is_running and app.future and not app.future.done():
+            app.exit(exception=KeyboardInterrupt())
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """What is typed meanwhile is not echoed into the answer; it comes up at the next prompt."""
+        """What is typed between prompts is not echoed into what is shown; it comes up at the next prompt.
+
+        Around all of them: a Ctrl-D in a moment of line mode between two would be lost.
+        """
         try:
             number = self._session.input.fileno()
             before = termios.tcgetattr(number)
@@ -91,7 +95,8 @@ class EditedPrompt:
         try:
             yield
         finally:
-            termios.tcsetattr(number, termios.TCSANOW, before)
+            with contextlib.suppress(termios.error):  # the terminal was closed
+                termios.tcsetattr(number, termios.TCSANOW, before)
 
 
 class PlainPrompt:

@@ -1,13 +1,15 @@
 """The chat itself: reads messages, asks the endpoint, keeps the conversation. Everything else is passed in.
 
 Knows neither keyboard nor terminal: a Prompt gives lines, a Screen shows, an Endpoint answers, Conversations keep.
-After every turn the conversation is on disk. A lost connection is waited for and the question asked again.
+Every question and every answer is on disk at once, also what came of an answer until the terminal was closed. A lost
+connection is waited for and the question asked again.
 """
 
 import asyncio
+import errno
 import signal
 from collections.abc import Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from cli.chat import commands
@@ -42,22 +44,38 @@ class Chat:
         self.comparing: tuple[str, str] | None = None
         """Models that answer the next message, side by side."""
         self.leaving = False
+        self.terminated = False
+        """A signal or a closed terminal ended it."""
         self.failed = False
         """Some question was not answered."""
         self._awaited: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Until /exit or the end of the input. Raises ClusterError where nobody is there to wait for the endpoint."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.interrupt)
+        """Until /exit, the end of the input, SIGTERM or SIGHUP. Raises ClusterError where nobody is there to wait for the
+        endpoint."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.terminate)
+        try:
+            with self.prompt.quiet():
+                await self._converse()
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that was closed, perhaps before SIGHUP arrives
+                raise
+            self.terminated = True
+
+    async def _converse(self) -> None:
         while not self.leaving:
             try:
                 message = await self._read()
             except KeyboardInterrupt:
-                self.screen.say("Ctrl-D or /exit leaves, /help shows the commands")
-                continue
+                if not self.leaving:
+                    self.screen.say("Ctrl-D or /exit leaves, /help shows the commands")
             except EOFError:
                 return
-            await self.take(message)
+            else:
+                await self.take(message)
 
     async def _read(self) -> str:
         draft, self.draft = self.draft, ""
@@ -85,17 +103,28 @@ class Chat:
         else:
             self.prompt.interrupt()
 
+    def terminate(self) -> None:
+        """SIGTERM, and SIGHUP of a terminal that is closed: keep what came, and leave."""
+        self.leaving = self.terminated = True
+        self.interrupt()
+
     # Questions
 
     async def ask(self, question: str) -> None:
-        """Put a question; if it stays without an answer, it comes back to the prompt."""
+        """Put a question; if it stays without an answer, it comes back to the prompt, or stays where none follows."""
         turns, title, editing = self.conversation.turns, self.conversation.title, self.editing
         self.conversation.turns = self._turns_before(self.last_question()) if editing else list(turns)
         self.editing = False
         self.conversation.ask(question)
-        if not await self._answer():
-            self.conversation.turns, self.conversation.title = turns, title
-            self.draft, self.editing = question, editing
+        self.save()
+        if await self._answer() or self.leaving:
+            return
+        self.conversation.turns, self.conversation.title = turns, title
+        self.draft, self.editing = question, editing
+        self.save()
+        if not turns:
+            with suppress(NotFoundError):  # it could not be saved
+                self.store.delete(self.conversation.id)
 
     async def retry(self) -> None:
         """Ask the last question again; the old answer stays if there is no new one."""
@@ -136,12 +165,11 @@ class Chat:
         async def receive_all() -> list[BaseException | None]:
             return await asyncio.gather(*map(receive, range(len(models))), return_exceptions=True)
 
-        with self.prompt.quiet():
-            async with view:
-                try:
-                    ended = await self._stoppable(receive_all())
-                except Stopped:
-                    ended = [None if reply.finish_reason else Stopped() for reply in replies]
+        async with view:
+            try:
+                ended = await self._stoppable(receive_all())
+            except Stopped:
+                ended = [None if reply.finish_reason else Stopped() for reply in replies]
         for model, reply, error in zip(models, replies, ended, strict=True):
             if isinstance(error, TandemError):
                 self.screen.complain(type(error)(f"{model}: {error.message}", hint=error.hint))
@@ -155,23 +183,22 @@ class Chat:
     async def _answer(self) -> bool:
         """Whether the last question was answered, be it in part. Raises what lost the endpoint if no person is there to
         wait for it; what came is kept."""
-        with self.prompt.quiet():
-            while True:
-                reply, error = await self._one_reply()
-                match error:
-                    case ClusterError() | OverloadError() if not self.prompt.interactive:
-                        if reply.came:
-                            self._keep(reply, stopped=True)
-                        raise error
-                    case ClusterError() | OverloadError():
-                        if await self._endpoint_is_back(error):
-                            self.screen.say("asking again" + ("; the broken answer above is dropped" * reply.came))
-                            continue
-                    case TandemError():
-                        self.screen.complain(error)
-                        self.failed = True
-                        return False
-                return self._keep(reply, stopped=error is not None)
+        while True:
+            reply, error = await self._one_reply()
+            match error:
+                case ClusterError() | OverloadError() if not self.prompt.interactive:
+                    if reply.came:
+                        self._keep(reply, stopped=True)
+                    raise error
+                case ClusterError() | OverloadError():
+                    if await self._endpoint_is_back(error):
+                        self.screen.say("asking again" + ("; the broken answer above is dropped" * reply.came))
+                        continue
+                case TandemError():
+                    self.screen.complain(error)
+                    self.failed = True
+                    return False
+            return self._keep(reply, stopped=error is not None)
 
     async def _one_reply(self) -> tuple[Reply, Stopped | TandemError | None]:
         """What came, and what ended it before its time."""
@@ -184,11 +211,17 @@ class Chat:
                 async for reply in growing:
                     view.show(reply)
 
-        async with view:
-            try:
-                await self._stoppable(receive())
-            except (Stopped, TandemError) as error:
-                return reply, error
+        try:
+            async with view:
+                try:
+                    await self._stoppable(receive())
+                except (Stopped, TandemError) as error:
+                    return reply, error
+        except OSError:  # nothing can be shown any more
+            if reply.came:
+                self.conversation.answer(reply, cut=reply.finish_reason is None)
+                self.save()
+            raise
         return reply, None
 
     async def _endpoint_is_back(self, error: TandemError) -> bool:
@@ -208,11 +241,11 @@ class Chat:
             self.screen.say("(stopped before anything came)" if stopped else "(the answer is empty)")
             return False
         self.conversation.answer(reply, cut=stopped)
+        self.save()
         notes = ["(stopped; what came is kept)"] if stopped else []
         notes += ["(cut: the token limit was reached; /settings max_tokens)"] if reply.cut else []
         notes += [f"(it calls {call['function']['name']}, and no tool is here)" for call in reply.tool_calls]
         self.screen.say("  ".join([statistics(Statistics.of(reply), reply.version), *notes]))
-        self.save()
         return True
 
     def save(self) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import io
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -158,6 +160,59 @@ def test_a_question_stopped_before_anything_came_is_there_for_editing(talk, serv
     done = talk("Hi", meanwhile=interrupted(server))
     assert done.turns == []
     assert done.drafts == ["", "Hi"]
+
+
+def test_a_question_is_on_disk_while_its_answer_is_awaited_and_gone_if_none_comes(talk, server, home):
+    server.engine.delay = 60
+    saved = []
+
+    async def look(chat: Chat) -> None:
+        while not server.engine.requests:
+            await asyncio.sleep(0.005)
+        saved.extend(Conversations(home.conversations).saved())
+        chat.interrupt()
+
+    done = talk("Hi", meanwhile=look)
+    assert [turn.content for turn in saved[0].turns] == ["Hi"]
+    assert done.drafts == ["", "Hi"]
+    assert Conversations(home.conversations).saved() == []
+
+
+def test_a_refused_question_leaves_the_turns_before_it_on_disk(talk, home):
+    done = talk("Hi", "/settings model nobody", "Ho")
+    (saved,) = Conversations(home.conversations).saved()
+    assert [turn.content for turn in saved.turns] == ["Hi", "Hello there."]
+    assert done.drafts[-1] == "Ho"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_mid_answer_keeps_what_came_and_leaves(number, talk, server, home):
+    server.engine.script, server.engine.delay = tokens(LONG), 0.005
+
+    async def end(chat: Chat) -> None:
+        while "word" not in chat.screen.out.file.getvalue():
+            await asyncio.sleep(0.005)
+        os.kill(os.getpid(), number)
+
+    done = talk("Hi", "never read", meanwhile=end)
+    (saved,) = Conversations(home.conversations).saved()
+    assert [(turn.role, turn.cut) for turn in saved.turns] == [("user", False), ("assistant", True)]
+    assert saved.turns[1].content.startswith("word") and len(saved.turns[1].content) < len("word " * 200)
+    assert done.chat.terminated
+    assert done.drafts == [""]
+
+
+def test_a_signal_before_anything_came_keeps_the_question(talk, server, home):
+    server.engine.delay = 60
+
+    async def end(chat: Chat) -> None:
+        while not server.engine.requests:
+            await asyncio.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    talk("Hi", meanwhile=end)
+    (saved,) = Conversations(home.conversations).saved()
+    assert [(turn.role, turn.content) for turn in saved.turns] == [("user", "Hi")]
 
 
 def test_an_answer_at_the_token_limit_is_marked_as_cut(talk):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from configs.paths import SOURCE, Home
+from serve.client.conversation import Conversations
 from tests.gateway_server import Server, tokens
 
 WORDS = " ".join(f"word{number}" for number in range(400))
@@ -27,6 +28,7 @@ class Terminal:
     """A process on a terminal of 60 columns and 20 rows."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
+        self.master: int | None
         self.master, slave = pty.openpty()
         self.resize(60, 20)
         self.process = subprocess.Popen(
@@ -39,7 +41,7 @@ class Terminal:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
-        self.slave = slave
+        self.slave: int | None = slave
         self.seen = ""
 
     def resize(self, columns: int, rows: int) -> None:
@@ -69,12 +71,18 @@ class Terminal:
     def echoes(self) -> bool:
         return bool(termios.tcgetattr(self.slave)[3] & termios.ECHO)
 
+    def hang_up(self) -> None:
+        """As a window that is closed does: its terminal is gone, and the kernel sends SIGHUP."""
+        os.close(self.slave)
+        os.close(self.master)
+        self.master = self.slave = None
+
     def close(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        for descriptor in filter(None, (self.master, self.slave)):
+            os.close(descriptor)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,19 @@ def test_an_answer_streams_ctrl_c_stops_it_and_the_chat_goes_on(chat, home):
     assert chat.echoes
     (saved,) = home.conversations.glob("*.json")
     assert saved.read_text().count('"cut":true') + saved.read_text().count('"cut": true') == 2
+
+
+def test_a_window_closed_in_mid_answer_keeps_the_question_and_what_came(chat, home):
+    chat.see("prod at http")
+    chat.see(">")
+    chat.type("Hi\r")
+    chat.see("word3")
+    chat.hang_up()
+    assert chat.process.wait(10) != 0
+    (saved,) = Conversations(home.conversations).saved()
+    assert [(turn.role, turn.cut) for turn in saved.turns] == [("user", False), ("assistant", True)]
+    assert saved.turns[1].content.startswith("word0 word1 word2")
+    assert "word399" not in saved.turns[1].content
 
 
 def test_a_pipe_works_line_by_line(server, home):
