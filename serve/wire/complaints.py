@@ -41,7 +41,9 @@ def complaint(errors: Sequence[Error], body: Any) -> tuple[str, str]:
 
 
 def _place(error: Error, body: Any) -> Place:
-    """Where the error is in `body`: its location without the names of a union's members."""
+    """Where the error is in `body`: its location without the names of a union's members, all of it without a body."""
+    if body is None or not error["loc"]:
+        return tuple(error["loc"])
     found: list[str | int] = []
     for step in error["loc"]:
         if (isinstance(body, Mapping) and step in body) or (isinstance(body, list) and step in range(len(body))):
@@ -81,13 +83,14 @@ def _sentence(place: str, errors: list[Error]) -> str:
     first = errors[0]
     if first["type"] == "extra_forbidden":
         return f"{place} is not supported"
+    if first["type"] == "missing":
+        return f"{place}: Field required" if place else "the body is missing"
     if first["type"] in ("value_error", "assertion_error"):  # from a validator of ours, which says it all
         text = str(first["msg"]).partition(", ")[2]
         return f"{place}: {text}" if place else text
     told = list(dict.fromkeys(WORDS.get(error["type"], error["msg"]) for error in errors))
     told[1:] = [each.removeprefix("Input should be ") for each in told[1:]]
-    given = "" if first["type"] == "missing" else f", not {_shown(first['input'])}"
-    return f"{place or 'the body'}: {' or '.join(told)}{given}"
+    return f"{place or 'the body'}: {' or '.join(told)}, not {_shown(first['input'])}"
 
 
 def _shown(value: Any) -> str:

@@ -97,6 +97,7 @@ DEEP = b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"
         ("/api/aliases/prod", b'{"adpater": "base"}', "adpater is not supported", "adpater"),
         ("/api/aliases/prod", b'{"adapter": 5}', "adapter: Input should be a text, not 5", "adapter"),
         ("/api/aliases/prod", b"[]", "the body: Input should be an object, not []", None),
+        ("/api/aliases/prod", b"", "the body is missing", None),
         ("/api/aliases/prod", b"{", "the body is not JSON: Expecting property name", None),
         ("/api/aliases/prod", DEEP, "the body is nested too deep", None),
         ("/api/aliases/prod", b'{"a": "' + b"\xff" + b'"}', "the body is not JSON in UTF-8", None),
