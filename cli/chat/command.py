@@ -36,8 +36,8 @@ def chat(
 ) -> int:
     """Chat with the running endpoint. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.
 
-    Every conversation is kept below TANDEM_HOME at each question and answer. Into a pipe, answers go to stdout and all else to
-    stderr.
+    Every conversation is kept below TANDEM_HOME at each question and answer. Into a pipe, answers go to stdout and all
+    else to stderr.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def _open(chat: "Chat", *, resume: bool, name: str | None) -> None:
 async def _run(chat: "Chat", chosen: dict[str, Any], system: str | None) -> int:
     """The exit code: 1 if a question was not answered and nobody was there to see it, 130 if a signal ended it."""
     async with chat.endpoint as endpoint:
-        chat.models = await endpoint.models()
+        await chat.find_models()
         settings = chat.conversation.settings
         if "model" not in chosen and not chat.conversation.turns and settings.model not in chat.models and chat.models:
             chosen["model"] = chat.models[0]

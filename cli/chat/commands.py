@@ -183,7 +183,7 @@ async def _compare(chat: "Chat", argument: str) -> None:
 
 async def _model(chat: "Chat", name: str) -> None:
     if not name:
-        chat.models = await chat.endpoint.models()
+        await chat.find_models()
         rows = [("*" if each == chat.conversation.settings.model else "", each) for each in chat.models]
         chat.screen.table(("", "MODEL"), rows)
         return
@@ -192,7 +192,7 @@ async def _model(chat: "Chat", name: str) -> None:
 
 
 async def _require_models(chat: "Chat", *names: str) -> None:
-    chat.models = await chat.endpoint.models()
+    await chat.find_models()
     for name in names:
         if name not in (*chat.models, "base"):
             raise NotFoundError(f"no model {name!r}", hint=f"models: {', '.join(chat.models)}")

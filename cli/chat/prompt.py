@@ -23,6 +23,7 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
+from rich.cells import cell_len
 
 from cli.printable import printable, sendable
 
@@ -38,6 +39,7 @@ class Prompt(Protocol):
     """A person is there to decide what to do about a lost connection."""
 
     async def read(self, draft: str = "") -> str: ...
+    def holds(self, draft: str) -> bool: ...
     def interrupt(self) -> None: ...
     def quiet(self) -> contextlib.AbstractContextManager[None]: ...
 
@@ -71,6 +73,17 @@ class EditedPrompt:
     async def read(self, draft: str = "") -> str:
         self._draft = draft
         return sendable(await self._session.prompt_async(default=draft, handle_sigint=False))
+
+    def holds(self, draft: str) -> bool:
+        """Whether it leaves half of the window to what was said about it; else it becomes the newest of the history."""
+        size = self._session.output.get_size()
+        rows = sum(1 + (len(MARK) + cell_len(printable(line))) // size.columns for line in draft.split("\n"))
+        if rows <= size.rows // 2:
+            return True
+        strings = self._session.history.get_strings()
+        if not strings or strings[-1] != draft:
+            self._session.history.append_string(draft)
+        return False
 
     def interrupt(self) -> None:
         """A signal, where the key alone would have been enough."""
@@ -130,6 +143,10 @@ class PlainPrompt:
             if not line.endswith("\\\n"):
                 return sendable(message + line.removesuffix("\n"))
             message += line[:-2] + "\n"
+
+    def holds(self, draft: str) -> bool:
+        """Always: of a long one only the beginning is shown, and that scrolls."""
+        return True
 
     def interrupt(self) -> None:
         self._lines.put_nowait(KeyboardInterrupt)

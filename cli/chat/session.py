@@ -19,8 +19,12 @@ from configs.errors import ClusterError, DataError, NotFoundError, OverloadError
 from serve.client.conversation import Conversation, Conversations, Statistics, Turn
 from serve.client.endpoint import Endpoint, Reply
 
-AGAIN_S = 1.0
-"""Between two tries while the endpoint is there but cannot answer."""
+AGAIN_S, MOST_AGAIN_S = 1.0, 30.0
+"""Between two tries while the endpoint is there but cannot answer; twice as long after each answer that breaks off."""
+MOST_BROKEN = 3
+"""Answers in a row that break off while the endpoint stays; a question may be what ends its engine."""
+MODELS_S = 10.0
+"""A list of names takes no longer, where anybody answers."""
 
 
 class Stopped(Exception):
@@ -51,8 +55,8 @@ class Chat:
         self._awaited: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Until /exit, the end of the input, SIGTERM or SIGHUP. Raises ClusterError where nobody is there to wait for the
-        endpoint."""
+        """Until /exit, the end of the input, SIGTERM or SIGHUP. Raises ClusterError where nobody is there to wait for
+        the endpoint."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -79,6 +83,9 @@ class Chat:
 
     async def _read(self) -> str:
         draft, self.draft = self.draft, ""
+        if draft and not self.prompt.holds(draft):
+            self.screen.say("(too long for the prompt: Up brings the text back, /exit or Ctrl-D leaves)")
+            draft = ""
         return await self.prompt.read(draft)
 
     async def take(self, message: str) -> None:
@@ -86,15 +93,30 @@ class Chat:
         if not message.strip():
             self.editing = False
         elif message.startswith("/"):
-            try:
-                await commands.run(self, message)
-            except TandemError as error:
-                self.screen.complain(error)
+            await self._command(message)
         elif self.comparing:
             models, self.comparing = self.comparing, None
             await self.compare(models, [*self.conversation.messages(), {"role": "user", "content": message}])
         else:
             await self.ask(message.strip("\n"))
+
+    async def _command(self, line: str) -> None:
+        try:
+            await self._stoppable(commands.run(self, line))
+        except Stopped:
+            self.screen.say("(stopped)")
+        except TandemError as error:
+            self.screen.complain(error)
+
+    async def find_models(self) -> None:
+        """Ask for `models` anew. Raises ClusterError if nothing answers in time."""
+        try:
+            async with asyncio.timeout(MODELS_S):
+                self.models = await self.endpoint.models()
+        except TimeoutError:
+            raise ClusterError(
+                f"no answer from {self.endpoint.url} within {MODELS_S:g} s", hint="`tandem status` shows what it does"
+            ) from None
 
     def interrupt(self) -> None:
         """Ctrl-C: ends what is awaited and nothing else."""
@@ -183,15 +205,20 @@ class Chat:
     async def _answer(self) -> bool:
         """Whether the last question was answered, be it in part. Raises what lost the endpoint if no person is there to
         wait for it; what came is kept."""
+        broken = 0
         while True:
             reply, error = await self._one_reply()
+            broken += isinstance(error, ClusterError)
             match error:
                 case ClusterError() | OverloadError() if not self.prompt.interactive:
                     if reply.came:
                         self._keep(reply, stopped=True)
                     raise error
+                case ClusterError() if broken == MOST_BROKEN:
+                    return self._give_up(reply, error)
                 case ClusterError() | OverloadError():
-                    if await self._endpoint_is_back(error):
+                    with suppress(Stopped):
+                        broken *= not await self._was_away(error, min(AGAIN_S * 2 ** max(broken - 1, 0), MOST_AGAIN_S))
                         self.screen.say("asking again" + ("; the broken answer above is dropped" * reply.came))
                         continue
                 case TandemError():
@@ -224,16 +251,31 @@ class Chat:
             raise
         return reply, None
 
-    async def _endpoint_is_back(self, error: TandemError) -> bool:
-        """Wait until it answers; False if a person gave up."""
+    async def _was_away(self, error: TandemError, pause_s: float) -> bool:
+        """Wait until the endpoint answers; whether it did not at once. Raises Stopped if a person gave up."""
         self.screen.complain(error)
         self.screen.say(f"waiting for {self.endpoint.url}, then asking again (Ctrl-C gives up)")
+        await self._stoppable(asyncio.sleep(pause_s))
         try:
-            await self._stoppable(asyncio.sleep(AGAIN_S))
+            await self._stoppable(self.find_models())
+        except ClusterError:
             await self._stoppable(self.endpoint.wait_ready())
-        except Stopped:
+            return True
+        except TandemError:  # somebody answers, whatever it is
             return False
-        return True
+        return False
+
+    def _give_up(self, reply: Reply, error: ClusterError) -> bool:
+        """Keep what came, with the question at the prompt to be sent again; False if nothing came."""
+        self.screen.complain(error)
+        self.screen.complain(
+            ClusterError(f"{MOST_BROKEN} answers in a row broke off", hint="change the question, or send it again")
+        )
+        self.failed = True
+        if not reply.came:
+            return False
+        self.draft, self.editing = self.last_question().content, True
+        return self._keep(reply, stopped=True)
 
     def _keep(self, reply: Reply, *, stopped: bool) -> bool:
         """Put what came into the conversation and on disk; False if nothing came."""
@@ -259,13 +301,14 @@ class Chat:
             self.screen.complain(DataError(f"the conversation is not saved: {error}", hint="free some space"))
 
     async def _stoppable(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await `work` so that Ctrl-C ends it alone. Raises Stopped then."""
-        self._awaited = asyncio.create_task(work)
+        """Await `work` so that Ctrl-C ends it alone, and not what awaits it. Raises Stopped then."""
+        outer, task = self._awaited, asyncio.create_task(work)
+        self._awaited = task
         try:
-            await asyncio.wait([self._awaited])
-            if self._awaited.cancelled():
+            await asyncio.wait([task])
+            if task.cancelled():
                 raise Stopped
-            return self._awaited.result()
+            return task.result()
         finally:
-            self._awaited.cancel()
-            self._awaited = None
+            task.cancel()
+            self._awaited = outer

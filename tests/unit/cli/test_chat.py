@@ -6,22 +6,26 @@ import io
 import json
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from rich.console import Console
 
-from cli.chat import command, commands
+from cli.chat import command, commands, session
 from cli.chat.screen import Screen
 from cli.chat.session import Chat
 from configs.errors import ClusterError, DataError
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations, Turn
 from serve.client.endpoint import Endpoint
+from tests.fakes import FakeRemote
 from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
 
 LONG = f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{'word ' * 200}<|return|>"
+LONGEST_DRAFT = 1000
 Step = str | Callable[["Script"], str | None]
 
 
@@ -42,6 +46,9 @@ class Script:
             if typed is not None:
                 return typed
         raise EOFError
+
+    def holds(self, draft: str) -> bool:
+        return len(draft) < LONGEST_DRAFT
 
     def interrupt(self) -> None: ...
 
@@ -397,7 +404,8 @@ def test_a_paste_that_the_server_refuses_is_kept_for_editing(talk, server):
     paste = "x" * (8 * 2**20)
     done = talk(paste, "Hi")
     assert "larger than 8 MiB" in done.shown
-    assert done.drafts[1] == paste
+    assert "Up brings the text back" in done.shown.partition("larger than 8 MiB")[2]
+    assert done.drafts == ["", "", ""]
     assert done.turns[0] == ("user", "Hi", False)
 
 
@@ -538,3 +546,66 @@ def test_what_the_person_typed_is_valid_json_on_disk(talk, home):
     done = talk("caf\u00e9 \N{GRINNING FACE}")
     saved = json.loads((home.conversations / f"{done.chat.conversation.id}.json").read_text())
     assert Turn.model_validate(saved["turns"][0]).content == "caf\u00e9 \N{GRINNING FACE}"
+
+
+# Waiting
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_a_silent_server_and_the_chat_goes_on(talk):
+    with Silent() as server:
+
+        async def interrupt(chat: Chat) -> None:
+            for waiting in (1, 2):
+                while len(taken) < waiting:
+                    await asyncio.sleep(0.005)
+                chat.interrupt()
+
+        taken = server.taken
+        done = talk("/model", "/compare base prod Hi", url=server.address, meanwhile=interrupt)
+    assert done.shown == "(stopped)\n(stopped)\n"
+    assert done.drafts == ["", "", ""]
+
+
+def test_a_silent_server_is_given_up_after_a_while(talk, monkeypatch):
+    monkeypatch.setattr(session, "MODELS_S", 0.1)
+    with Silent() as server:
+        done = talk("/model", url=server.address)
+    assert done.shown.startswith(f"error: no answer from {server.address} within 0.1 s")
+
+
+class Silent:
+    """A server that takes connections and says nothing."""
+
+    def __enter__(self) -> "Silent":
+        self.taken: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
+        threading.Thread(target=self._take, daemon=True).start()
+        return self
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.taken.append(self._listening.accept()[0])
+
+    def __exit__(self, *raised: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        for each in (self._listening, *self.taken):
+            each.close()
+
+
+def test_a_question_whose_every_answer_breaks_off_comes_back_with_what_came(talk, server, monkeypatch, home):
+    monkeypatch.setattr(session, "AGAIN_S", 0.01)
+    monkeypatch.setattr(
+        FakeRemote, "dies_after", property(lambda remote: 30, lambda remote, value: None), raising=False
+    )
+    server.engine.script = tokens(LONG)
+    done = talk("Hi")
+    assert len(server.engine.requests) == session.MOST_BROKEN == 3
+    assert done.shown.count("asking again;") == 2
+    assert "3 answers in a row broke off -> change the question, or send it again" in done.shown
+    assert [(role, cut) for role, _, cut in done.turns] == [("user", False), ("assistant", True)]
+    assert done.turns[1][1].startswith("word word")
+    assert done.drafts == ["", "Hi"]
+    assert done.chat.editing, "sent again, it takes the place of the broken one"
+    assert Conversations(home.conversations).load("Hi") == done.chat.conversation

@@ -63,6 +63,23 @@ def test_a_slash_behind_an_untouched_draft_begins_a_command_and_the_history_has_
     assert typed("!/help" + ENTER, draft="What is Rome?") == ["What is Rome?!/help"]
 
 
+def test_a_text_that_would_fill_the_window_is_kept_for_up_instead(tmp_path):
+    path = tmp_path / "chat_history"
+    long = "\n".join(f"line {number}" for number in range(30))
+    wide = "word " * 500
+
+    async def run() -> list:
+        with create_pipe_input() as pipe:
+            prompt = EditedPrompt(path, lambda line: (line, {}), input=pipe, output=DummyOutput())
+            found = [prompt.holds(text) for text in ("Hi", "\n".join("x" * 20), wide, long, long)]
+            pipe.send_text(UP + ENTER)
+            async with asyncio.timeout(10):
+                return [*found, await prompt.read()]
+
+    assert asyncio.run(run()) == [True, True, False, False, False, long]
+    assert path.read_text().count("+line 29\n") == 1
+
+
 def test_history_is_kept_on_disk_for_its_owner_only(tmp_path):
     path = tmp_path / "chat_history"
     assert typed("first\\" + ENTER + "line" + ENTER, "second" + ENTER, history=path) == ["first\nline", "second"]

@@ -128,6 +128,20 @@ def test_an_answer_streams_ctrl_c_stops_it_and_the_chat_goes_on(chat, home):
     assert saved.read_text().count('"cut":true') + saved.read_text().count('"cut": true') == 2
 
 
+def test_a_refused_paste_leaves_its_error_on_the_screen_and_up_brings_it_back(server, home):
+    terminal = Terminal("chat", "--model", "nobody", "--url", f"{server.url}/v1", TANDEM_HOME=str(home.root))
+    paste = "\r".join(f"pasted{number}" for number in range(30))
+    terminal.see("nobody at http")
+    terminal.see("> ")
+    terminal.type(f"\x1b[200~{paste}\x1b[201~\r")
+    terminal.see(r"error: the model 'nobody' does not exist")
+    after = terminal.see(r"Up\s+brings\s+the\s+text\s+back[^>]*> ")
+    assert "pasted" not in after
+    terminal.type("\x1b[A")
+    terminal.see("pasted29")
+    terminal.close()
+
+
 def test_a_window_closed_in_mid_answer_keeps_the_question_and_what_came(chat, home):
     chat.see("prod at http")
     chat.see(">")
