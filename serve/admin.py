@@ -22,7 +22,7 @@ Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 class Body(BaseModel):
     """What all bodies share: no unknown fields, and texts that can be stored and told back."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -68,19 +68,28 @@ class RunRequest(Body):
     """Body of `POST /api/runs`: a resolved configuration and how to queue it."""
 
     run_id: str
+    """The caller's: lower-case letters, digits, `-` and `_`; the same one again queues nothing new."""
     config: RunConfig
+    """What `tandem train --dry-run --json` shows."""
     priority: Priority = 0
+    """Higher ones go first."""
     slot_wanted: str | None = None
+    """The one slot that it may have; any by default."""
     parent: str | None = None
+    """The run whose checkpoint is continued."""
 
 
 class ExportRequest(Body):
     """Body of `POST /api/exports`: what to export, and how to queue it."""
 
     run_id: str
+    """The caller's, as for a run."""
     config: ExportConfig
+    """Which adapter, to which format and where."""
     priority: Priority = 0
+    """Higher ones go first."""
     slot_wanted: str | None = None
+    """The one slot that it may have; any by default."""
 
 
 class QuarantineRequest(Body):

@@ -5,6 +5,9 @@ from typing import Any
 VERSION = "gpt-oss-20b_standard_20261123-183102"
 """Stands for a published adapter's version."""
 
+HOLD = "hold-0b3a6f0c6f5f4b0f8c43d1f4e3f2a1b9"
+"""Stands for what a load answered with."""
+
 QUESTION = {"role": "user", "content": "What is the capital of Italy?"}
 WEATHER = {
     "name": "get_weather",
@@ -86,4 +89,30 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "/v1/load_lora_adapter": {"A published version": {"lora_name": VERSION}},
     "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
+}
+
+IN_PATHS = {"alias": "prod", "version": VERSION, "run_id": "my-run-1", "slot": "0", "name": "prod"}
+"""What stands in an example's path for a name in braces."""
+
+ADMIN_EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
+    "/api/aliases/{alias}": {"The newest adapter": {"adapter": "latest"}, "The one before": {"back": True}},
+    "/api/adapters/{version}/load": {"For a minute": {"seconds": 60}},
+    "/api/adapters/{version}/unload": {"What load answered with": {"hold": HOLD}},
+    "/api/runs": {
+        "A small run": {
+            "run_id": "my-run-1",
+            "config": {
+                "profile": "tiny",
+                "model": {"base": "tiny", "load_in_4bit": False},
+                "data": {"dataset": "tiny-demo"},
+            },
+        }
+    },
+    "/api/exports": {
+        "As PEFT's two files": {
+            "run_id": "my-export-1",
+            "config": {"adapter": VERSION, "to": "peft", "out": "/tmp/my-export-1"},
+        }
+    },
+    "/api/slots/{slot}/quarantine": {"Its GPU is needed": {"reason": "the GPU is needed for something else"}},
 }

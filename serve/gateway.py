@@ -115,18 +115,20 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.add_exception_handler(405, _no_such_method)
     app.add_middleware(RequestLog, respond=_respond, echo=not in_serve)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict:
         """The gateway itself lives."""
         return {"ok": True}
 
-    @app.get("/readyz", tags=["health"])
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", tags=["health"], responses=reference.READINESS)
     async def readyz() -> JSONResponse:
         """An engine answers; 503 while none does."""
         ready, state = await gateway.readiness()
         return JSONResponse(state, status_code=200 if ready else 503)
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus metrics of requests, engines, slots, queue, runs, adapters and GPUs."""
         for name, stats in describe(await gateway.fleet.stats()).items():

@@ -11,9 +11,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
-from serve.examples import EXAMPLES
+from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
+from serve.wire.body import IGNORED, SampledRequest
 
 ABOUT = (
     "`model` is `prod`, `base`, the base's name or a loaded adapter version. No API key is needed. Parameters that are "
@@ -39,6 +41,16 @@ ERROR = {
         }
     },
 }
+NO_EFFECT = {"description": "No effect."}
+READINESS = {
+    status: {
+        "description": said,
+        "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"const": ready}}}}},
+    }
+    for status, ready, said in ((200, True, "An engine answers."), (503, False, "None does."))
+}
+"""What /readyz answers; either body names each engine's state."""
+
 ANSWERS = {
     "/v1/chat/completions": ("chat.completion", "chat.completion.chunk events, then [DONE]"),
     "/v1/responses": ("response", "response.* events, the last one response.completed, .incomplete or .failed"),
@@ -63,11 +75,14 @@ def documented(
         shown = {title: {"value": value} for title, value in EXAMPLES[path].items()}
         schema = body.model_json_schema(ref_template=COMPONENT)
         schema.pop("description")  # for who reads the source
+        if issubclass(body, SampledRequest):
+            schema["properties"] = dict.fromkeys(sorted(IGNORED), NO_EFFECT) | schema["properties"]
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": shown}},
         }
-    return {"tags": ["adapters" if text else "openai"], "openapi_extra": extra}
+    described: dict[str, Any] = {"tags": ["adapters" if text else "openai"], "openapi_extra": extra}
+    return described | ({"response_class": PlainTextResponse} if text else {})
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -80,9 +95,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = told.setdefault("components", {}).setdefault("schemas", {})
-    for operation in (operation for methods in told["paths"].values() for operation in methods.values()):
+    for path, operation in ((path, each) for path, methods in told["paths"].items() for each in methods.values()):
         for media in operation.get("requestBody", {}).get("content", {}).values():
             schemas |= media["schema"].pop("$defs", {})
+            shown = ADMIN_EXAMPLES.get(path, {})
+            media.setdefault("examples", {title: {"value": value} for title, value in shown.items()})
         operation["responses"].pop("422", None)  # FastAPI's own validation error is answered as a 400 here
         refused = {"description": "Refused.", "content": {"application/json": {"schema": LINK}}}
         operation["responses"] |= {"4XX": refused, "5XX": refused | {"description": "Failed; some may be asked again."}}
@@ -101,7 +118,8 @@ def page(told: dict[str, Any], url: str) -> str:
             by_tag.setdefault(operation.get("tags", ["other"])[0], []).append(block)
     routes = "".join(f"<h2>{escape(tag)}</h2>{''.join(blocks)}" for tag, blocks in by_tag.items())
     schemas = "".join(
-        f'<details id="{escape(name)}"><summary><code>{escape(name)}</code></summary>{_properties(schema)}</details>'
+        f"<details><summary><code>{escape(name)}</code></summary>"
+        f'<div id="{escape(name)}">{_properties(schema)}</div></details>'
         for name, schema in told["components"]["schemas"].items()
     )
     return (
@@ -118,13 +136,24 @@ def _operation(method: str, path: str, operation: dict[str, Any], url: str) -> s
     media = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if media:
         said += _properties(media["schema"]) if "properties" in media["schema"] else f"<p>{_kind(media['schema'])}</p>"
-        said += "".join(
-            _example(url + path, title, shown["value"]) for title, shown in media.get("examples", {}).items()
-        )
+        asked = url + path.format(**IN_PATHS)
+        said += "".join(_example(asked, title, shown["value"]) for title, shown in media.get("examples", {}).items())
+    said += _responses(operation["responses"])
     return (
         f'<details><summary><b class="{method.lower()}">{method}</b> <code>{escape(path)}</code> '
         f"{escape(operation.get('summary', ''))}</summary>{said}</details>"
     )
+
+
+def _responses(responses: dict[str, Any]) -> str:
+    """What comes back by status: its media types, and the events of a stream."""
+    rows = "".join(
+        f"<tr><td><code>{escape(status)}</code><td>{escape(kind)}<td>{_kind(media.get('schema', {}))}"
+        f"<td>{_prose(media.get('schema', {}).get('description') or response['description'])}"
+        for status, response in responses.items()
+        for kind, media in response.get("content", {}).items()
+    )
+    return f"<h4>Answers</h4><table><tr><th>status<th>format<th>type<th>{rows}</table>"
 
 
 def _example(url: str, title: str, body: dict[str, Any]) -> str:
@@ -182,5 +211,7 @@ summary { cursor: pointer; }
 pre { background: #8882; padding: .6rem; border-radius: 6px; overflow-x: auto; }
 table { border-collapse: collapse; }
 td, th { text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid #8884; }
+@media (max-width: 600px) { th { display: none; } tr, td { display: block; } td { border: 0; overflow-wrap: anywhere; }
+  tr { border-bottom: 1px solid #8884; padding: .3rem 0; } td:empty { display: none; } }
 b.get { color: #2a7; } b.post { color: #37c; }
 """

@@ -82,18 +82,31 @@ class ChatRequest(StreamedRequest):
     """The body of POST /v1/chat/completions. Make it with `parse_request`, which refuses what is not listed here."""
 
     model: str = Field(min_length=1)
+    """`prod`, `base`, the base's name or a loaded adapter version."""
     messages: list[dict[str, Any]] = Field(min_length=1)
+    """Roles `system`, `developer`, `user`, `assistant`, `tool`; `content` is text or a list of text parts."""
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    """Answers to one prompt, generated side by side."""
     stop: str | list[str] = []
+    """A text or up to 16 of them; they end the final answer and are not part of it."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """The older name of `max_completion_tokens`, which wins."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    """How long the answer may be, reasoning included; what the context has left by default."""
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
+    """How much the model thinks before it answers."""
     response_format: ResponseFormat = ResponseFormat()
+    """Text, any JSON object, or JSON of a schema, which the answer always follows."""
     tools: list[Tool] = []
+    """Functions that the model may call."""
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedToolChoice = "auto"
+    """Whether it calls one of them, and which."""
     logprobs: bool = False
+    """True: log-probabilities of the answer's tokens."""
     top_logprobs: int = Field(default=0, ge=0, le=MOST_TOP_LOGPROBS)
+    """So many of the likeliest tokens beside each; with `logprobs`."""
     return_token_ids: bool = False
+    """True: `prompt_token_ids`, and `token_ids` in every choice, as in vLLM."""
 
     @field_validator("tools")
     @classmethod

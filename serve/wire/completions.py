@@ -41,16 +41,27 @@ class CompletionRequest(StreamedRequest):
     """The body of POST /v1/completions. Make it with `parse_request`."""
 
     model: str = Field(min_length=1)
+    """`prod`, `base`, the base's name or a loaded adapter version."""
     prompt: Annotated[Text | Ids | list[Text] | list[Ids], BeforeValidator(_one_or_several_prompts)]
+    """A text, a list of token ids, or a list of either."""
     max_tokens: int = Field(default=16, ge=0)
+    """How many tokens to add; 0 only together with `echo` or `prompt_logprobs`."""
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    """Choices per prompt; prompts times `n` are at most 64."""
     stop: str | list[str] = []
+    """A text or up to 16 of them; they end the text and are not part of it."""
     stop_token_ids: list[int] = []
+    """Ids that end the text besides the model's own."""
     echo: bool = False
+    """True: `text` begins with the prompt, and `logprobs` has the prompt's tokens too."""
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
+    """Every token with its log-probability, and so many of the likeliest at its place."""
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
+    """The same of every prompt token, in vLLM's shape."""
     return_token_ids: bool = False
+    """True: `token_ids` and `prompt_token_ids` in the choice."""
     skip_special_tokens: bool = True
+    """False: special tokens show in `text`."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

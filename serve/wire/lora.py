@@ -18,7 +18,7 @@ from serve.wire.body import checked
 class UnloadRequest(BaseModel):
     """Body of `POST /v1/unload_lora_adapter`."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     lora_name: str = Field(min_length=1)
     """A published version, as `tandem adapters list` shows it."""

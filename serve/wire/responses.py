@@ -98,21 +98,33 @@ class ResponsesRequest(SampledRequest):
     """The body of POST /v1/responses. Make it with `parse_request`, which refuses what is not listed here."""
 
     model: str = Field(min_length=1)
+    """`prod`, `base`, the base's name or a loaded adapter version."""
     input: Annotated[str | list[dict[str, Any]], BeforeValidator(_text_or_items)]
+    """A text, or a list of items: messages, `reasoning`, `function_call`, `function_call_output`."""
     instructions: str | None = None
+    """A text that goes before `input`."""
     stream: bool = False
+    """True: server-sent events, each with its name."""
     stream_options: EventOptions = EventOptions()
+    """How they are framed."""
     max_output_tokens: int | None = Field(default=None, ge=1)
+    """How long the answer may be, reasoning included; what the context has left by default."""
     reasoning: ReasoningOptions = ReasoningOptions()
+    """How much the model thinks before it answers."""
     text: TextOptions = TextOptions()
+    """Text, any JSON object, or JSON of a schema, which the answer always follows."""
     tools: list[FunctionTool] = []
+    """Functions that the model may call."""
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | AllowedTools = "auto"
+    """Whether it calls one of them, and which."""
     include: list[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] = []
     """Reasoning is sent in the open anyway."""
     top_logprobs: int = Field(default=0, ge=0, le=chat.MOST_TOP_LOGPROBS)
     """Beside `include` of the logprobs."""
     metadata: dict[str, str] = {}
+    """Told back in the answer."""
     user: str | None = None
+    """Told back in the answer."""
     store: bool = False
     """Nothing is stored either way, and the answer says so."""
 

@@ -1,12 +1,15 @@
 """The API's own page: every route that takes a body shows its schema and examples, which work; nothing is loaded."""
 
+import json
 import re
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from serve import gateway, reference
-from serve.examples import EXAMPLES, VERSION
+from serve.examples import ADMIN_EXAMPLES, EXAMPLES, HOLD, IN_PATHS, VERSION
+from serve.wire.body import IGNORED
 from tests.samples import publish
 
 APP = gateway.build_app(
@@ -33,6 +36,54 @@ def test_every_example_is_answered(path, body, server):
     assert response.headers["content-type"].startswith("text/event-stream") == bool(body.get("stream"))
     kind = response.headers["content-type"].partition(";")[0]
     assert kind in TOLD["paths"][path]["post"]["responses"]["200"]["content"]
+
+
+@pytest.mark.parametrize("path", ADMIN_EXAMPLES)
+def test_every_example_of_an_admin_route_is_answered(path, server):
+    version = publish(server.registry, run_id="a").version
+    server.post("/api/aliases/prod", {"adapter": version})
+    version = publish(server.registry, run_id="b").version
+    hold = server.post(f"/api/adapters/{version}/load", {"seconds": 60}).json()["hold"]
+    for body in ADMIN_EXAMPLES[path].values():
+        real = json.loads(json.dumps(body).replace(VERSION, version).replace(HOLD, hold))
+        response = server.post(path.format(**IN_PATHS | {"version": version}), real)
+        assert response.status_code == (201 if path in ("/api/runs", "/api/exports") else 200), response.text
+    shown = TOLD["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert [each["value"] for each in shown.values()] == list(ADMIN_EXAMPLES[path].values())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/completions"])
+def test_every_field_is_described_and_what_has_no_effect_is_listed(path):
+    properties = TOLD["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert [name for name, about in properties.items() if not about.get("description")] == []
+    idle = {name for name, about in properties.items() if about["description"] == "No effect."}
+    assert idle == IGNORED - ({"metadata", "user", "store"} if path == "/v1/responses" else set())
+
+
+def test_every_admin_field_is_described():
+    for name in ("SwapRequest", "LoadRequest", "UnloadRequest", "RunRequest", "ExportRequest", "QuarantineRequest"):
+        fields = TOLD["components"]["schemas"][name]["properties"]
+        assert [field for field, about in fields.items() if not about.get("description")] == [], name
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_health_routes_answer_in_the_format_that_is_told(path, refusing):
+    response = refusing.get(path)
+    (kind,) = TOLD["paths"][path]["get"]["responses"]["200"]["content"]
+    assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (200, kind)
+
+
+def test_adapter_routes_and_readiness_tell_what_they_answer():
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        assert list(TOLD["paths"][path]["post"]["responses"]["200"]["content"]) == ["text/plain"]
+    down = TOLD["paths"]["/readyz"]["get"]["responses"]["503"]["content"]["application/json"]["schema"]
+    assert down["properties"]["ready"] == {"const": False}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_probe_may_ask_with_head(path, refusing):
+    response = httpx.head(refusing.url + path, timeout=10)
+    assert (response.status_code, response.content) == (200, b"")
 
 
 def test_every_v1_route_that_takes_a_body_has_its_schema_and_examples():
@@ -66,6 +117,10 @@ def test_the_page_shows_every_route_without_script_or_anything_from_elsewhere(re
     for path, methods in TOLD["paths"].items():
         assert f"<code>{path}</code>" in response.text
         assert all(f">{method.upper()}</b>" in response.text for method in methods)
+    assert "With stream: chat.completion.chunk events, then [DONE]." in response.text
+    assert response.text.count("<code>4XX</code>") == sum(map(len, TOLD["paths"].values()))
+    assert f"curl {refusing.url}/api/aliases/prod -H" in response.text
+    assert '<summary><code>Error</code></summary><div id="Error">' in response.text  # a link into a closed box opens it
     assert f"curl {refusing.url}/v1/responses -H" in response.text and "With what was said before" in response.text
     assert not re.search(r"<script|<link|<img|@import|url\(|src=", response.text)
     assert re.findall(r'href="(?!#)([^"]*)"', response.text) == ["/openapi.json"]
