@@ -95,17 +95,28 @@ async def _run(chat: "Chat", chosen: dict[str, Any], system: str | None) -> int:
     async with chat.endpoint as endpoint:
         await chat.find_models()
         settings = chat.conversation.settings
-        if "model" not in chosen and not chat.conversation.turns and settings.model not in chat.models and chat.models:
-            chosen["model"] = chat.models[0]
+        if not chat.conversation.turns:
+            chosen = {"model": options.default_model(chat.models)} | chosen
         chat.conversation.settings = settings.model_validate(settings.model_dump() | chosen)
         chat.conversation.system = system or chat.conversation.system
         settings = chat.conversation.settings
         chat.screen.say(
             f"{settings.model} at {endpoint.url}, reasoning {settings.reasoning_effort}; /help, Ctrl-D leaves"
         )
+        _complain_of_the_model(chat)
         if chat.conversation.turns:
             chat.screen.conversation(chat.conversation)
         await chat.run()
     if chat.terminated:
         return 130
     return int(chat.failed and not chat.prompt.interactive)
+
+
+def _complain_of_the_model(chat: "Chat") -> None:
+    """Say at the start what the first question would be refused for."""
+    from cli.chat import commands
+
+    try:
+        commands.require_known(chat, chat.conversation.settings.model)
+    except NotFoundError as error:
+        chat.screen.complain(error)

@@ -82,11 +82,12 @@ def complete(chat: "Chat", line: str) -> tuple[str, dict[str, str]]:
 
 def _clear(chat: "Chat", argument: str) -> None:
     old = chat.conversation
-    chat.conversation = Conversation(system=old.system, settings=old.settings)
+    chat.open(Conversation(system=old.system, settings=old.settings))
     chat.screen.say("a new conversation" + (f"; the old one is {old.title!r}" if old.turns else ""))
 
 
 def _save(chat: "Chat", name: str) -> None:
+    _require_turns(chat)
     if name and any(each.title == name and each.id != chat.conversation.id for each in chat.store.saved()):
         raise ConfigError(f"another conversation is called {name!r}", hint="choose another name")
     chat.conversation.title = name or chat.conversation.title
@@ -94,10 +95,33 @@ def _save(chat: "Chat", name: str) -> None:
     chat.screen.say(f"saved as {chat.conversation.title!r} (id {chat.conversation.id})")
 
 
+def _require_turns(chat: "Chat") -> None:
+    if not chat.conversation.turns:
+        raise ConfigError("nothing to save yet", hint="ask something first")
+
+
+def _delete(chat: "Chat", name: str) -> None:
+    if not name:
+        raise ConfigError("/delete needs a name", hint="/conversations lists them")
+    doomed = _saved(chat, name)
+
+    async def delete(reply: str) -> None:
+        if reply.strip().lower() not in ("y", "yes"):
+            chat.screen.say("nothing is deleted")
+            return
+        chat.store.delete(doomed.id)
+        chat.screen.say(f"deleted: {doomed.title!r}")
+        if doomed.id == chat.conversation.id:
+            chat.open(Conversation(system=doomed.system, settings=doomed.settings))
+
+    chat.instead = delete
+    chat.screen.say(f"delete {doomed.title!r}, {_questions(doomed)}, id {doomed.id}? yes deletes it for good")
+
+
 def _load(chat: "Chat", name: str) -> None:
     if not name:
         raise ConfigError("/load needs a name", hint="/conversations lists them")
-    chat.conversation = load(chat, name)
+    chat.open(load(chat, name))
     chat.screen.say(f"{chat.conversation.title!r}, {_questions(chat.conversation)}")
     chat.screen.conversation(chat.conversation)
 
@@ -106,11 +130,18 @@ def load(chat: "Chat", name: str) -> Conversation:
     """A saved conversation by name or id, or one exported to a file. Raises NotFoundError, DataError."""
     path = _file(name)
     if path is None or path.suffix not in READERS or not path.is_file():
-        return chat.store.load(name)
+        return _saved(chat, name)
     try:
         return READERS[path.suffix](path.read_text(), source=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _saved(chat: "Chat", name: str) -> Conversation:
+    try:
+        return chat.store.load(name)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, hint=error.hint or "/conversations in a chat lists them") from None
 
 
 def _file(name: str) -> Path | None:
@@ -124,6 +155,7 @@ def _file(name: str) -> Path | None:
 
 
 def _export(chat: "Chat", name: str) -> None:
+    _require_turns(chat)
     path = _file(name)
     if path is None or path.suffix not in READERS:
         raise ConfigError(f"/export writes .md or .json, not {name!r}", hint="/export chat.md")
@@ -133,7 +165,9 @@ def _export(chat: "Chat", name: str) -> None:
     try:
         durable.write_text(path, text)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from None
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}", hint="name a file in a folder of yours that is there"
+        ) from None
     chat.screen.say(f"written: {path}")
 
 
@@ -169,13 +203,16 @@ async def _compare(chat: "Chat", argument: str) -> None:
         raise ConfigError("/compare needs two models", hint="/compare base prod, perhaps with a question behind them")
     await _require_models(chat, first, second)
     if question:
-        messages = [*chat.conversation.messages(), {"role": "user", "content": question}]
-        await chat.compare((first, second), messages)
+        await chat.compare((first, second), [*chat.conversation.messages(), _asked(question)])
     elif chat.conversation.turns:
         await chat.compare((first, second), chat.messages_to_last_question())
     else:
-        chat.comparing = (first, second)
-        chat.screen.say(f"the next message goes to {first} and {second}")
+        chat.instead = lambda message: chat.compare((first, second), [*chat.conversation.messages(), _asked(message)])
+        chat.screen.say(f"the next message goes to {first} and {second}; Enter alone gives it up")
+
+
+def _asked(question: str) -> dict[str, str]:
+    return {"role": "user", "content": question}
 
 
 # Settings
@@ -193,6 +230,11 @@ async def _model(chat: "Chat", name: str) -> None:
 
 async def _require_models(chat: "Chat", *names: str) -> None:
     await chat.find_models()
+    require_known(chat, *names)
+
+
+def require_known(chat: "Chat", *names: str) -> None:
+    """Raises NotFoundError for a name that the endpoint did not have when it was asked last."""
     for name in names:
         if name not in (*chat.models, "base"):
             raise NotFoundError(f"no model {name!r}", hint=f"models: {', '.join(chat.models)}")
@@ -202,21 +244,40 @@ def _reasoning(chat: "Chat", effort: str) -> None:
     _set(chat, "reasoning_effort", effort or chat.conversation.settings.reasoning_effort)
 
 
-def _settings(chat: "Chat", argument: str) -> None:
-    name, _, value = argument.partition(" ")
-    if name:
-        _set(chat, name, value.strip())
-        return
+async def _settings(chat: "Chat", argument: str) -> None:
+    name, value = [*argument.split(maxsplit=1), "", ""][:2]
+    values = _values(chat)
+    if name and name not in values:
+        raise ConfigError(f"no setting {name!r}", hint=f"settings: {', '.join(values)}")
+    if value:
+        await _change(chat, name, value)
+    elif name:
+        chat.screen.say(f"{name} {values[name]}")
+    else:
+        chat.screen.table(("", ""), values.items())
+
+
+def _values(chat: "Chat") -> dict[str, object]:
+    """Every setting as it is now."""
     values = chat.conversation.settings.model_dump() | {"thinking": "shown" if chat.screen.thinking else "hidden"}
     values |= {"system": chat.conversation.system or "none"}
-    chat.screen.table(("", ""), [(each, "default" if value is None else value) for each, value in values.items()])
+    return {name: "default" if value is None else value for name, value in values.items()}
 
 
-def _set(chat: "Chat", name: str, value: str) -> None:
-    if name not in Settings.model_fields:
-        raise ConfigError(f"no setting {name!r}", hint=f"settings: {', '.join(Settings.model_fields)}")
+async def _change(chat: "Chat", name: str, value: str) -> None:
+    if value in ("default", "none"):
+        value = DEFAULTS[name]
+    if name == "model":
+        await _model(chat, value)
+    elif name in WITH_COMMAND:
+        WITH_COMMAND[name](chat, value)
+    else:
+        _set(chat, name, value)
+
+
+def _set(chat: "Chat", name: str, value: str | None) -> None:
     try:
-        setattr(chat.conversation.settings, name, None if value in ("", "default", "none") else value)
+        setattr(chat.conversation.settings, name, value)
     except ValidationError as error:
         raise ConfigError(f"{name} cannot be {value!r}: {error.errors()[0]['msg']}") from None
     chat.screen.say(f"{name} {value or 'default'}")
@@ -251,7 +312,7 @@ def _stats(chat: "Chat", argument: str) -> None:
         ("tokens of prompts", f"{sum(each.prompt_tokens for each in counted):,}"),
         ("mean speed", f"{sum(speeds) / len(speeds):,.1f} tok/s" if speeds else "-"),
         ("mean first token", f"{sum(waits) / len(waits):.2f} s" if waits else "-"),
-        ("open for", output.duration(time.time() - chat.conversation.created)),
+        ("open for", output.duration(time.monotonic() - chat.opened)),
     ]
     chat.screen.table(("", ""), rows)
 
@@ -281,7 +342,7 @@ def _saved_names(chat: "Chat") -> dict[str, str]:
 
 
 def _setting_names(chat: "Chat") -> list[str]:
-    return [*Settings.model_fields]
+    return [*DEFAULTS]
 
 
 def _models(chat: "Chat") -> list[str]:
@@ -289,6 +350,11 @@ def _models(chat: "Chat") -> list[str]:
 
 
 READERS = {".json": Conversation.from_json, ".md": Conversation.from_markdown}
+WITH_COMMAND = {"reasoning_effort": _reasoning, "system": _system, "thinking": _thinking}
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()} | {
+    "thinking": "show",
+    "system": "off",
+}
 ALIASES = {"quit": "exit", "?": "help"}
 COMMANDS = {
     command.name: command
@@ -296,7 +362,7 @@ COMMANDS = {
         Command("help", "", "this list", _help),
         Command("model", "[NAME]", "the models, or answer with this one", _model, _models),
         Command("reasoning", "low|medium|high", "how long it thinks", _reasoning, lambda _: REASONING_EFFORTS),
-        Command("settings", "[NAME VALUE]", "all settings, or change one", _settings, _setting_names),
+        Command("settings", "[NAME [VALUE]]", "all settings, or show or change one", _settings, _setting_names),
         Command("system", "[TEXT|off]", "instructions for every answer", _system),
         Command("thinking", "[show|hide]", "show the model's thinking or not", _thinking, lambda _: ("show", "hide")),
         Command("retry", "", "another answer to the last question", _retry),
@@ -305,6 +371,7 @@ COMMANDS = {
         Command("stats", "", "tokens and speed of this conversation", _stats),
         Command("clear", "", "begin a new conversation", _clear),
         Command("save", "[NAME]", "name this conversation; it is saved anyway", _save),
+        Command("delete", "NAME", "delete a saved conversation, after asking", _delete, _saved_names),
         Command("load", "NAME|FILE", "go on with a saved or exported conversation", _load, _saved_names),
         Command("conversations", "", "list the saved ones", _conversations),
         Command("export", "FILE.md|FILE.json", "write this conversation to a file", _export),

@@ -1,7 +1,7 @@
 """The options that every question has, whoever asks: `tandem ask`, `tandem chat`, `tandem debug channels`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,16 +19,27 @@ MODEL = "prod"
 
 def asking(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `model`, `effort`, `temperature`, `max_tokens`, `system` and `url`; None is what was not given."""
+    return asking_at_most("what fits")(function)
+
+
+def asking_at_most(tokens: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same; `tokens` says how long an answer may be without --max-tokens."""
+    return lambda function: _asking(function, tokens)
+
+
+def _asking(function: Callable[..., Any], tokens: str) -> Callable[..., Any]:
     for option in (
         click.option("--url", help="Another OpenAI-compatible endpoint. [default: the running cluster]"),
         click.option("--system", metavar="TEXT", help="Instructions for the model."),
-        click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. [default: what fits]"),
+        click.option("--max-tokens", type=click.IntRange(min=1), help=f"Longest answer. [default: {tokens}]"),
         click.option("--temperature", type=click.FloatRange(0, 2), help="0 always gives the same answer."),
         click.option("--reasoning", "effort", type=click.Choice(("low", "medium", "high")), help="The same by name."),
         click.option("--high", "effort", flag_value="high", help="Think long."),
         click.option("--medium", "effort", flag_value="medium", help="Think. [default]"),
         click.option("--low", "effort", flag_value="low", help="Think little."),
-        click.option("--model", help=f"The base, an alias or a live adapter version. [default: {MODEL}]"),
+        click.option(
+            "--model", help=f"The base, an alias or a live adapter version. [default: {MODEL}, or the first of --url]"
+        ),
     ):
         function = option(function)
     return function
@@ -56,6 +67,11 @@ def cluster_address() -> str | None:
         return f"{cluster.require(home()).http}/v1"
     except ClusterError:
         return None
+
+
+def default_model(models: Sequence[str]) -> str:
+    """`prod`, or where the endpoint has no such model its first one."""
+    return MODEL if MODEL in models or not models else models[0]
 
 
 def chosen(model: str | None, effort: str | None, **others: Any) -> dict[str, Any]:

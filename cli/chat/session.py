@@ -8,7 +8,8 @@ connection is waited for and the question asked again.
 import asyncio
 import errno
 import signal
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -38,21 +39,25 @@ class Chat:
         self, endpoint: Endpoint, prompt: Prompt, screen: Screen, store: Conversations, conversation: Conversation
     ) -> None:
         self.endpoint, self.prompt, self.screen, self.store = endpoint, prompt, screen, store
-        self.conversation = conversation
+        self.open(conversation)
         self.models: list[str] = []
         """Names that the endpoint had when it was asked last."""
         self.draft = ""
         """Text that the next prompt begins with, to be edited."""
         self.editing = False
         """The next message replaces the last question."""
-        self.comparing: tuple[str, str] | None = None
-        """Models that answer the next message, side by side."""
+        self.instead: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        """Takes the next message, which is then no question to the conversation; an empty one gives that up."""
         self.leaving = False
         self.terminated = False
         """A signal or a closed terminal ended it."""
         self.failed = False
         """Some question was not answered."""
         self._awaited: asyncio.Task[Any] | None = None
+
+    def open(self, conversation: Conversation) -> None:
+        """Go on with this one."""
+        self.conversation, self.opened = conversation, time.monotonic()
 
     async def run(self) -> None:
         """Until /exit, the end of the input, SIGTERM or SIGHUP. Raises ClusterError where nobody is there to wait for
@@ -89,20 +94,23 @@ class Chat:
         return await self.prompt.read(draft)
 
     async def take(self, message: str) -> None:
-        """One message: a command, or a question."""
-        if not message.strip():
-            self.editing = False
-        elif message.startswith("/"):
-            await self._command(message)
-        elif self.comparing:
-            models, self.comparing = self.comparing, None
-            await self.compare(models, [*self.conversation.messages(), {"role": "user", "content": message}])
-        else:
+        """One message: a command, what a command asked for, or a question."""
+        if message.startswith("/"):
+            await self._command(commands.run(self, message))
+        elif self.instead:
+            instead, self.instead = self.instead, None
+            if message.strip():
+                await self._command(instead(message))
+            else:
+                self.screen.say("(given up)")
+        elif message.strip():
             await self.ask(message.strip("\n"))
+        else:
+            self.editing = False
 
-    async def _command(self, line: str) -> None:
+    async def _command(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._stoppable(commands.run(self, line))
+            await self._stoppable(work)
         except Stopped:
             self.screen.say("(stopped)")
         except TandemError as error:
@@ -298,7 +306,11 @@ class Chat:
                     f"(it was changed elsewhere meanwhile; this one goes on by itself, id {self.conversation.id})"
                 )
         except OSError as error:
-            self.screen.complain(DataError(f"the conversation is not saved: {error}", hint="free some space"))
+            self.screen.complain(
+                DataError(
+                    f"the conversation is not saved in {self.store.folder}: {error.strerror}", hint="free some space"
+                )
+            )
 
     async def _stoppable(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Await `work` so that Ctrl-C ends it alone, and not what awaits it. Raises Stopped then."""

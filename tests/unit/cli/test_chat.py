@@ -20,7 +20,7 @@ from cli.chat.session import Chat
 from configs.errors import ClusterError, DataError
 from configs.paths import Home
 from serve.client.conversation import Conversation, Conversations, Turn
-from serve.client.endpoint import Endpoint
+from serve.client.endpoint import Endpoint, Settings
 from tests.fakes import FakeRemote
 from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
 
@@ -109,6 +109,11 @@ def talk(server, home):
     return run
 
 
+def of_nobody(script: Script) -> None:
+    """As a conversation whose model was retired meanwhile."""
+    script.chat.conversation.settings.model = "nobody"
+
+
 def interrupted(server: Server) -> Callable:
     """Ctrl-C once the second tenth of an answer is on its way."""
 
@@ -186,7 +191,7 @@ def test_a_question_is_on_disk_while_its_answer_is_awaited_and_gone_if_none_come
 
 
 def test_a_refused_question_leaves_the_turns_before_it_on_disk(talk, home):
-    done = talk("Hi", "/settings model nobody", "Ho")
+    done = talk("Hi", of_nobody, "Ho")
     (saved,) = Conversations(home.conversations).saved()
     assert [turn.content for turn in saved.turns] == ["Hi", "Hello there."]
     assert done.drafts[-1] == "Ho"
@@ -238,7 +243,7 @@ def test_retry_replaces_the_answer(talk, server):
 
 
 def test_a_retry_that_fails_keeps_the_old_answer(talk):
-    done = talk("Hi", "/settings model nobody", "/retry")
+    done = talk("Hi", of_nobody, "/retry")
     assert "does not exist" in done.shown
     assert done.turns == [("user", "Hi", False), ("assistant", "Hello there.", False)]
 
@@ -292,6 +297,39 @@ def test_an_exported_conversation_can_be_loaded_and_is_never_overwritten(suffix,
     assert [content for _, content, _ in done.turns] == ["Hi", "Hello there."]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x" * 300 + ".md", "/export writes .md or .json"),
+        ("chat.pdf", "/export writes .md or .json"),
+        (
+            "/nonexistent/x.md",
+            "error: /nonexistent/x.md cannot be written: No such file or directory "
+            "-> name a file in a folder of yours that is there",
+        ),
+    ],
+)
+def test_a_file_that_nothing_can_be_exported_to_is_named(name, words, talk):
+    assert words in " ".join(talk("Hi", f"/export {name}").shown.split())
+
+
+def test_a_conversation_is_deleted_after_asking(talk, home):
+    store = Conversations(home.conversations)
+    assert "nothing is deleted" in talk("Hi", "/delete Hi", "no", "/delete Hi", "").shown
+    (kept,) = store.saved()
+    done = talk("Ho", "/delete Hi", "yes")
+    assert f"delete 'Hi', 1 question, id {kept.id}? yes deletes it for good" in done.shown
+    assert [each.title for each in store.saved()] == ["Ho"]
+    assert [content for _, content, _ in done.turns] == ["Ho", "Hello there."]
+
+
+def test_deleting_the_conversation_that_is_open_begins_a_new_one(talk, home):
+    done = talk("/system Be brief.", "Hi", "/delete Hi", "yes", "Ho")
+    (saved,) = Conversations(home.conversations).saved()
+    assert (saved.title, saved.system) == ("Ho", "Be brief.")
+    assert [content for _, content, _ in done.turns] == ["Ho", "Hello there."]
+
+
 def test_two_models_answer_one_question_and_the_conversation_stays(talk, server):
     done = talk("Hi", "/compare base prod", "/compare base prod Ho")
     assert len(server.engine.requests) == 5
@@ -305,6 +343,39 @@ def test_a_comparison_before_any_question_takes_the_next_message(talk, server):
     done = talk("/compare base prod", "Hi")
     assert len(server.engine.requests) == 2
     assert done.turns == []
+
+
+def test_a_comparison_that_waits_for_a_message_can_be_given_up(talk, server):
+    done = talk("/compare base prod", "", "Hi")
+    assert "the next message goes to base and prod; Enter alone gives it up\n(given up)\n" in done.shown
+    assert done.turns == [("user", "Hi", False), ("assistant", "Hello there.", False)]
+
+
+def test_a_setting_without_a_value_is_shown_and_default_takes_it_back(talk):
+    done = talk(
+        "/settings temperature 0.5", "/settings temperature", "/settings temperature default", "/settings temperature"
+    )
+    assert done.shown.splitlines() == [
+        "temperature 0.5", "temperature 0.5", "temperature default", "temperature default"
+    ]  # fmt: skip
+
+
+def test_every_setting_that_is_listed_can_be_changed_there(talk):
+    lines = ("model base", "reasoning_effort low", "thinking hide", "system Be brief.", "thinking", "system")
+    done = talk(*(f"/settings {line}" for line in lines))
+    assert done.shown.splitlines() == [
+        "model base", "reasoning_effort low", "thinking is hidden", "instructions: Be brief.",
+        "thinking hidden", "system Be brief.",
+    ]  # fmt: skip
+    again = talk("/settings model base", *(f"/settings {name} default" for name in commands.DEFAULTS))
+    settings = again.chat.conversation.settings
+    assert (settings, again.chat.conversation.system) == (Settings(), "")
+
+
+def test_open_for_counts_this_chat_and_not_the_days_between(talk):
+    shown = talk("Hi", "/stats", created=time.time() - 7 * 86400).shown
+    row = next(line for line in shown.splitlines() if line.startswith("open for"))
+    assert int(row.split()[-1].removesuffix("s")) < 60
 
 
 def test_statistics_of_the_conversation_add_up(talk):
@@ -342,17 +413,22 @@ def test_thinking_can_be_hidden_and_shown_again(talk):
         ("/settings warmth 1", "no setting 'warmth'"),
         ("/reasoning extreme", "'low', 'medium' or 'high'"),
         ("/model nobody", "models: tiny, base, prod"),
+        ("/settings model nobody", "models: tiny, base, prod"),
+        ("/settings thinking loudly", "cannot be 'loudly'"),
+        ("/save", "nothing to save yet -> ask something first"),
+        ("/export x.md", "nothing to save yet -> ask something first"),
+        ("/delete", "/delete needs a name -> /conversations lists them"),
+        ("/delete nothing", "no conversation 'nothing'"),
         ("/load", "/load needs a name"),
         ("/load nothing", "no conversation 'nothing'"),
+        ("/load nothing", "-> /conversations in a chat lists them"),
         ("/load " + "x" * 300, "no conversation 'xxx"),
         ("/load " + "x" * 300 + ".json", "no conversation 'xxx"),
         ("/load ~nobody-here/x.json", "no conversation '~nobody-here/x.json'"),
-        ("/export " + "x" * 300 + ".md", "/export writes .md or .json"),
         ("/retry", "nothing was asked yet"),
         ("/edit", "nothing was asked yet"),
         ("/compare base", "needs two models"),
         ("/compare base nobody", "no model 'nobody'"),
-        ("/export chat.pdf", "writes .md or .json"),
         ("/thinking loudly", "cannot be 'loudly'"),
     ],
 )
@@ -394,9 +470,9 @@ def test_going_on_names_damaged_conversations_instead_of_saying_that_there_are_n
 
 
 def test_an_unknown_model_is_refused_and_the_text_kept(talk):
-    done = talk("/settings model nobody", "A long question", "/settings model prod")
+    done = talk(of_nobody, "A long question", "/settings model prod")
     assert "nobody" in done.shown
-    assert done.drafts[2] == "A long question"
+    assert done.drafts[1] == "A long question"
     assert done.turns == []
 
 

@@ -132,10 +132,10 @@ def test_a_refused_paste_leaves_its_error_on_the_screen_and_up_brings_it_back(se
     terminal = Terminal("chat", "--model", "nobody", "--url", f"{server.url}/v1", TANDEM_HOME=str(home.root))
     paste = "\r".join(f"pasted{number}" for number in range(30))
     terminal.see("nobody at http")
-    terminal.see("> ")
+    terminal.see(">")
     terminal.type(f"\x1b[200~{paste}\x1b[201~\r")
     terminal.see(r"error: the model 'nobody' does not exist")
-    after = terminal.see(r"Up\s+brings\s+the\s+text\s+back[^>]*> ")
+    after = terminal.see(r"Up\s+brings\s+the\s+text\s+back[^>]*>")
     assert "pasted" not in after
     terminal.type("\x1b[A")
     terminal.see("pasted29")
