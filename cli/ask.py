@@ -13,7 +13,7 @@ import click
 from cli import output
 from cli.chat import options
 from cli.printable import sendable
-from configs.errors import ConfigError
+from configs.errors import ConfigError, TandemError
 
 if TYPE_CHECKING:
     from cli.chat.screen import Screen
@@ -60,9 +60,12 @@ def ask(
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     screen = Screen.of_process(plain=plain, thinking=thinking)
-    reply = asyncio.run(_answer(endpoint, messages, settings, None if as_json else screen))
+    choose = url is not None and model is None
+    reply = asyncio.run(_answer(endpoint, messages, settings, None if as_json else screen, choose=choose))
     if as_json:
         output.print_json(_as_json(reply, settings.model))
+    if not (reply.text.strip() or reply.tool_calls):
+        raise _empty(reply)
     if reply.cut:
         output.say("(cut: the token limit was reached)")
 
@@ -78,15 +81,28 @@ def _piped() -> str:
     return sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
 
 
-async def _answer(endpoint: "Endpoint", messages: list, settings: "Settings", screen: "Screen | None") -> "Reply":
-    """The whole answer, shown on `screen` while it comes."""
-    async with endpoint, aclosing(endpoint.reply(messages, settings)) as growing:
-        if screen is None:
-            return [reply async for reply in growing][-1]
-        async with screen.answer() as view:
-            async for reply in growing:
-                view.show(reply)
+async def _answer(
+    endpoint: "Endpoint", messages: list, settings: "Settings", screen: "Screen | None", *, choose: bool
+) -> "Reply":
+    """The whole answer, shown on `screen` while it comes; `choose` a model that the endpoint has."""
+    async with endpoint:
+        if choose:
+            settings.model = options.default_model(await endpoint.models())
+        async with aclosing(endpoint.reply(messages, settings)) as growing:
+            if screen is None:
+                return [reply async for reply in growing][-1]
+            async with screen.answer() as view:
+                async for reply in growing:
+                    view.show(reply)
     return reply
+
+
+def _empty(reply: "Reply") -> TandemError:
+    if reply.cut:
+        return TandemError(
+            "the answer is empty: the token limit was reached", hint="a higher --max-tokens, or --low, leaves room"
+        )
+    return TandemError("the answer is empty", hint="--show-thinking shows what the model thought")
 
 
 def _as_json(reply: "Reply", model: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def debug() -> None:
 
 @debug.command()
 @click.argument("question")
-@options.asking
+@options.asking_at_most(f"{MOST_TOKENS}")
 @click.option("--base", metavar="B", help="Base model whose tokenizer it is. [default: what the cluster serves]")
 @output.json_option
 def channels(
@@ -50,14 +50,16 @@ def channels(
 ) -> None:
     """Every token of a prompt and of its answer, with its id, and where messages and channels begin and end.
 
-    The ids are the server's: the prompt as it rendered it, and what the model generated, stop token included, at most
-    512 tokens unless --max-tokens says otherwise. They are read here, with the base's own tokenizer.
+    The ids are the server's: the prompt as it rendered it, and what the model generated, stop token
+    included. They are read here, with the base's own tokenizer.
 
     \b
     Examples:
       tandem debug channels "What is Tandem?"
       tandem debug channels "What is Tandem?" --model base --low --json
     """
+    if not question.strip():
+        raise ConfigError("the question is empty", hint='`tandem debug channels "What is Tandem?"`')
     endpoint = options.endpoint(url)
     if url and not base:
         raise ConfigError("--url needs --base: whose tokens does it speak?", hint="--base unsloth/gpt-oss-20b")
@@ -70,7 +72,8 @@ def channels(
     settings = Settings(
         **options.chosen(model, effort, temperature=temperature or 0, max_tokens=max_tokens or MOST_TOKENS)
     )
-    generation = asyncio.run(_generate(endpoint, messages, settings))
+    choose = url is not None and model is None
+    generation = asyncio.run(_generate(endpoint, messages, settings, choose=choose))
     found = {
         "model": settings.model,
         "version": generation.version,
@@ -82,8 +85,12 @@ def channels(
     output.print_json(found) if as_json else _show(found)
 
 
-async def _generate(endpoint: "Endpoint", messages: list[dict[str, Any]], settings: "Settings") -> "Generation":
+async def _generate(
+    endpoint: "Endpoint", messages: list[dict[str, Any]], settings: "Settings", *, choose: bool
+) -> "Generation":
     async with endpoint:
+        if choose:
+            settings.model = options.default_model(await endpoint.models())
         return await endpoint.generate(messages, settings)
 
 

@@ -104,9 +104,30 @@ def test_an_empty_pipe_without_a_question_is_a_wrong_command(server, invoke, pip
 
 
 def test_a_cut_answer_is_said_on_stderr(server, invoke):
-    done = invoke("ask", "Hi", "--max-tokens", "8")
-    assert done.code == 0
+    done = invoke("ask", "Hi", "--max-tokens", str(len(tokens(HELLO)) - 2))
+    assert (done.code, done.out) == (0, "Hello there\n")
     assert done.err == "(cut: the token limit was reached)\n"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_empty_answer_is_a_failure_that_says_what_helps(form, server, invoke):
+    done = invoke("ask", "Hi", "--max-tokens", "8", *form)
+    assert done.code == 1
+    said = "the answer is empty: the token limit was reached -> a higher --max-tokens, or --low, leaves room"
+    assert done.err == f"error: {said}\n"
+    assert json.loads(done.out)["answer"] == "" if form else done.out == ""
+    server.engine.script = tokens("<|channel|>analysis<|message|>Hm.<|return|>")
+    assert (
+        invoke("ask", "Hi", *form).err == "error: the answer is empty -> --show-thinking shows what the model thought\n"
+    )
+
+
+def test_another_endpoint_is_asked_for_the_first_model_that_it_has_where_it_has_no_prod(server, invoke, monkeypatch):
+    found = json.loads(invoke("ask", "Hi", "--json", "--url", f"{server.url}/v1").out)
+    assert found["model"] == "prod"
+    monkeypatch.setattr("cli.chat.options.MODEL", "another")
+    found = json.loads(invoke("ask", "Hi", "--json", "--url", f"{server.url}/v1").out)
+    assert found["model"] == "tiny"
 
 
 def test_an_answer_that_breaks_off_keeps_what_came_and_fails(server, invoke):
@@ -151,6 +172,16 @@ def test_what_cannot_be_asked_is_one_line(arguments, words, code, server, invoke
 def test_a_chat_that_cannot_begin_is_one_line(arguments, words, code, server, invoke, piped):
     piped(b"")
     assert words in invoke("chat", *arguments).one_error_line(code)
+
+
+def test_a_chat_with_a_model_that_is_not_there_says_so_at_its_start(server, invoke, piped):
+    piped(b"")
+    done = invoke("chat", "--model", "nobody")
+    first, second = done.err.splitlines()
+    assert first.startswith("nobody at http")
+    assert second == "error: no model 'nobody' -> models: tiny, base, prod"
+    piped(b"")
+    assert len(invoke("chat").err.splitlines()) == 1
 
 
 def test_a_broken_file_to_go_on_with_is_one_line(server, invoke, home, piped):
@@ -213,3 +244,11 @@ def test_half_a_character_is_shown_as_bytes_and_belongs_to_its_message():
 
 def test_channels_of_another_endpoint_need_its_base(invoke):
     assert "--url needs --base" in invoke("debug", "channels", "Hi", "--url", "http://127.0.0.1:9/v1").one_error_line(2)
+
+
+def test_channels_say_their_own_limit_and_refuse_an_empty_question(server, invoke):
+    shown = " ".join(invoke("debug", "channels", "--help").out.split())
+    assert "Longest answer. [default: 512]" in shown
+    assert shown.count("512") == 1 and "what fits" not in shown
+    assert "the question is empty" in invoke("debug", "channels", " ").one_error_line(2)
+    assert server.engine.requests == []
