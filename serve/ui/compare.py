@@ -101,7 +101,7 @@ class CompareTab:
         finally:
             for side in (duel.a, duel.b):
                 self._answers.end(_key(session, side))
-        yield self._shown(duel, thinking, named=not blind) | self._idle(duel, question, troubles)
+        yield self._shown(duel, thinking, named=not blind, ended=True) | self._idle(duel, question, troubles)
 
     def stop(self, request: gr.Request) -> None:
         self._answers.stop(request.session_hash, f"{request.session_hash}/")
@@ -140,11 +140,11 @@ class CompareTab:
             self.duel: None,
         }  # fmt: skip
 
-    def _shown(self, duel: Duel, thinking: bool, *, named: bool) -> dict:
+    def _shown(self, duel: Duel, thinking: bool, *, named: bool, ended: bool = False) -> dict:
         asked = {"role": "user", "content": [{"type": "text", "text": display.escaped(duel.prompt[-1]["content"])}]}
         shown = {}
         for side, log, line in zip((duel.a, duel.b), self.logs, self.statistics, strict=True):
-            shown[log] = [asked, *display.answer(side.reply, thinking=thinking)]
+            shown[log] = [asked, *display.answer(side.reply, thinking=thinking, ended=ended)]
             shown[line] = display.statistics(side.reply.version if named else None, Statistics.of(side.reply))
         return shown
 

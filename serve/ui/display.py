@@ -29,9 +29,9 @@ _CODE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _DIAGRAM = re.compile(r"^([ \t>]*(?:`{3,}|~{3,})[ \t]*)mermaid\b")
-_UNSAFE = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w{1,32};)|!(?=\[)")
-_SAFE = re.compile(r"&lt;(?=[A-Za-z/!?])|&amp;(?=#?\w{1,32};)|&#33;(?=\[)")
-_ENTITY = {"<": "&lt;", "&": "&amp;", "!": "&#33;"}
+_UNSAFE = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w{1,32};)|!(?=\[)|(?<=!)\[|(?<!\\)\[(?=[^\[\]\n]*!\[)")
+_SAFE = re.compile(r"&(?:lt|amp|#33|#91);")
+_ENTITY = {"<": "&lt;", "&": "&amp;", "!": "&#33;", "[": "&#91;"}
 _CHARACTER = {entity: character for character, entity in _ENTITY.items()}
 
 
@@ -76,12 +76,15 @@ def turn_at(conversation: Conversation, index: int, *, thinking: bool) -> int:
     return places[index]
 
 
-def answer(reply: Reply, *, thinking: bool) -> list[dict[str, Any]]:
-    """An answer while it is generated; the thinking part is open until the answer proper begins."""
-    parts = []
+def answer(reply: Reply, *, thinking: bool, ended: bool = False) -> list[dict[str, Any]]:
+    """An answer while it is generated; the thinking part is open until the answer proper begins.
+
+    `ended` says that nothing more comes, even without a `finish_reason`.
+    """
+    ended, parts = ended or bool(reply.finish_reason), []
     if thinking and reply.thinking:
-        parts.append(_thinking(reply.thinking, done=bool(reply.text or reply.finish_reason)))
-    if reply.text or reply.finish_reason:
+        parts.append(_thinking(reply.thinking, done=bool(reply.text or ended)))
+    if reply.text or ended:
         parts.append(_said("assistant", reply.text))
     elif not parts:
         parts.append(_said("assistant", "*thinking …*" if reply.thinking else "…"))
@@ -126,4 +129,6 @@ def notice(text: str) -> str:
 def problem(error: TandemError, *, then: str = "") -> str:
     """An error as a notice: what happened, the next step, and `then`, what became of the text."""
     hint = f" → {error.hint}" if error.hint else ""
-    return notice(f"{error.message}{hint}{f'. {then}' if then else ''}")
+    said = f"{error.message}{hint}"
+    stop = "" if said.endswith(("?", "!", ".")) else "."
+    return notice(f"{said}{stop} {then}" if then else said)

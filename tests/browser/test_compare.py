@@ -102,11 +102,24 @@ def test_answers_that_spend_their_tokens_on_thinking_cannot_be_voted_on(stage, s
     expect(seen.page.locator("#votes")).to_be_hidden()
 
 
+def test_a_comparison_that_nothing_answers_says_so_on_both_sides(stage, seen):
+    stage.recite("Never.", delay=60)
+    ask(seen)
+    for side in "ab":
+        expect(seen.page.locator(f"#log-{side} [data-testid=bot]")).to_have_text("…")
+    stage.away()
+    for side in "ab":
+        expect(seen.page.locator(f"#log-{side} [data-testid=bot]")).to_have_text("no answer")
+    stage.back()
+
+
 def test_one_unknown_adapter_stops_the_comparison_and_keeps_the_question(stage, seen):
     choose(seen, "b", "nobody")
     stage.recite("word " * 400, delay=0.01)
     ask(seen, "Who are you?")
     expect(seen.page.locator("#compare-notice")).to_contain_text("nobody")
     expect(seen.page.locator("#compare-question textarea")).to_have_value("Who are you?")
+    for side in "ab":
+        expect(seen.page.locator(f"#log-{side} [data-testid=bot]").last).not_to_have_text("…")
     expect(seen.page.locator("#votes")).to_be_hidden()
     assert stage.engine.stats().running == 0
