@@ -19,7 +19,20 @@ from serve.ui.draft import KEPT, Draft
 
 EMPTY = "### What would you like to know?\nEnter sends, Shift+Enter makes a new line."
 GONE = "This conversation was deleted meanwhile, and the answer with it"
+DELETED = "This conversation was deleted elsewhere; what you see is no longer saved"
+BEGINS_ANEW = "copy what you want to keep; a question sent now begins a new conversation"
 APART = "This conversation was changed elsewhere meanwhile; both stay, and this one goes on by itself"
+
+TO_THE_END = """() => {
+  const log = document.querySelector('#log .bubble-wrap');
+  log?.scrollTo(0, log.scrollHeight);
+}"""
+"""The Chatbot follows what comes only where its end is in sight."""
+
+TO_THE_BOX = """() => {
+  if (innerWidth >= 768) document.querySelector('#question textarea')?.focus();
+}"""
+"""On a phone the keyboard would come up."""
 
 
 class ChatTab:
@@ -52,7 +65,7 @@ class ChatTab:
         `shown` is all that `leave` may be given to show.
         """
         asking = {"inputs": [self.current, *self._controls.inputs], "outputs": shown, "show_progress": "hidden"}
-        with_text = asking | {"inputs": [self.question, *asking["inputs"]]}
+        with_text = asking | {"inputs": [self.question, self.saved, *asking["inputs"]]}
         events = [
             self.question.submit(self.send, **with_text),
             self.log.retry(self.retry, **asking),
@@ -60,26 +73,39 @@ class ChatTab:
         ]
         for event in events:
             self.draft.follow(event, self.question, self.notice).then(*refresh, show_progress="hidden")
+        for begun in (self.question.submit, self.log.retry, self.log.edit):
+            begun(None, js=TO_THE_END)
         self.question.stop(self.stop, self.current, show_progress="hidden")
+        self.question.stop(None, js=TO_THE_BOX)
         self._controls.thinking.input(
             self.redraw, [self.current, self._controls.thinking], [self.log], show_progress="hidden"
         )
 
     # Handlers
 
-    async def send(self, request: gr.Request, question: str, current: str, *values: Any) -> AsyncIterator[dict]:
+    async def send(
+        self, request: gr.Request, question: str, saved: str, current: str, *values: Any
+    ) -> AsyncIterator[dict]:
         """A new question in this conversation."""
         if not question.strip() or not current:  # without an id, the page is still being opened
             yield {self.notice: ""}
             return
-        before, now = self._begin(current, values)
+        try:
+            before, now = self._begin(current, values, new=saved != current)
+        except TandemError as error:
+            yield self._refused(error)
+            return
         now.ask(question)
         async for update in self._answer(before, now, values[-1], question, request.session_hash):
             yield update
 
     async def retry(self, request: gr.Request, current: str, *values: Any) -> AsyncIterator[dict]:
         """The last question again; its answer is replaced."""
-        before, now = self._begin(current, values)
+        try:
+            before, now = self._begin(current, values)
+        except TandemError as error:
+            yield self._refused(error)
+            return
         while now.turns and now.turns[-1].role == "assistant":
             now.turns.pop()
         if not now.turns:
@@ -90,8 +116,12 @@ class ChatTab:
 
     async def edit(self, request: gr.Request, change: gr.EditData, current: str, *values: Any) -> AsyncIterator[dict]:
         """An earlier question in other words; what came after it is dropped."""
-        before, now = self._begin(current, values)
         question = display.unescaped(change.value)
+        try:
+            before, now = self._begin(current, values)
+        except TandemError as error:
+            yield self._refused(error, question)
+            return
         place = display.turn_at(before, change.index, thinking=values[-1])
         if not question.strip():
             yield {self.log: display.messages(before, thinking=values[-1])}
@@ -127,9 +157,15 @@ class ChatTab:
 
     # An answer, from question to what is kept of it
 
-    def _begin(self, current: str, values: tuple) -> tuple[Conversation, Conversation]:
-        """The conversation as it is, and a copy with what the controls say, to be asked."""
-        before = self.load(current)
+    def _begin(self, current: str, values: tuple, *, new: bool = False) -> tuple[Conversation, Conversation]:
+        """The conversation as it is, and a copy with what the controls say, to be asked.
+
+        Raises NotFoundError if it is not `new` and is not there any more, DataError for a broken file.
+        """
+        try:
+            before = self.load(current) if new else self._store.read(current)
+        except NotFoundError:
+            raise NotFoundError(DELETED, hint=BEGINS_ANEW) from None
         now = before.model_copy(deep=True)
         now.settings = settings(*values[: len(self._controls.generation)])
         now.system = values[-2]
@@ -187,6 +223,14 @@ class ChatTab:
         else:
             self._store.delete(now.id)
         return before, ""
+
+    def _refused(self, error: TandemError, typed: str = "") -> dict:
+        """What the page shows stays, and so does what is in the box; `typed`, from elsewhere, comes into it."""
+        unsaved = {self.saved: ""} if isinstance(error, NotFoundError) else {}
+        return unsaved | {
+            self.notice: display.problem(error, then=KEPT if typed else ""),
+            self.draft.returned: typed,
+        }
 
     def _busy(self, now: Conversation, thinking: bool, answer: Answer) -> dict:
         return {

@@ -1,6 +1,7 @@
 """A question that got no answer: back in its box, or, where a person has begun the next one there, in the notice.
 
-Only the browser knows what is in the box at that moment, so it decides.
+Only the browser knows what is in the box at that moment, so it decides. It also keeps what is in the chat's box when
+the page is loaded anew (`KEEP`), each tab its own.
 """
 
 from typing import Any
@@ -14,6 +15,16 @@ GIVE_BACK = """(question, box, notice) => {
   said.textContent = `Your question was: ${question}`;
   return ['', box, notice.replace('KEPT', () => said.innerHTML)];
 }""".replace("KEPT", KEPT)
+
+KEEP = """() => {
+  const box = () => document.querySelector('#question textarea');
+  const typed = sessionStorage.getItem('tandem-typed');
+  if (typed && box()?.value === '') {
+    box().value = typed;
+    box().dispatchEvent(new Event('input', {bubbles: true}));
+  }
+  addEventListener('pagehide', () => sessionStorage.setItem('tandem-typed', box()?.value ?? ''));
+}"""
 
 
 class Draft:

@@ -12,8 +12,9 @@ import gradio as gr
 from configs.errors import DataError, TandemError
 from serve.client.conversation import Conversation, Conversations, unreadable
 from serve.ui import display
-from serve.ui.chat import ChatTab
+from serve.ui.chat import TO_THE_BOX, ChatTab
 from serve.ui.controls import Controls
+from serve.ui.draft import KEEP
 
 MOST_LISTED = 200
 LARGEST_IMPORT_BYTES = 20 * 2**20
@@ -29,6 +30,29 @@ REMEMBER = """(id, saved) => {
 CLOSE_ON_A_PHONE = """() => {
   if (innerWidth < 768) document.querySelector('#library.open .toggle-button')?.click();
 }"""
+
+SHOW_CHAT = """() => {
+  document.querySelector('#tabs [data-tab-id=chat]')?.click();
+}"""
+
+CHOSEN_SHOWS_CHAT = """() => {
+  const show = SHOW_CHAT;
+  document.querySelector('#conversations').addEventListener('click', show);
+}""".replace("SHOW_CHAT", SHOW_CHAT)
+"""A click, because Gradio tells of no choice that was chosen before."""
+
+ASK_IN_SIGHT = """() => {
+  const show = () => {
+    const keep = document.querySelector('#keep');
+    if (!keep?.offsetParent) return requestAnimationFrame(show);
+    keep.scrollIntoView({block: 'center'});
+    keep.focus();
+  };
+  show();
+}"""
+"""Gradio makes the buttons some frames after it is told to show them."""
+
+MINUTE, SECOND = "%d %b %H:%M", "%d %b %H:%M:%S"
 
 DOWNLOAD = """(file) => {
   const {name, type, text} = JSON.parse(file);
@@ -48,43 +72,55 @@ class Library:
         self.new = gr.Button("New chat", elem_id="new-chat", size="md")
         self.list = gr.Radio([], label="Conversations", show_label=False, container=False, elem_id="conversations")
         with gr.Accordion("This conversation", open=False, elem_id="manage"):
-            self.title = gr.Textbox(label="Title", elem_id="title", max_length=200, submit_btn="Rename")
+            self.title = gr.Textbox(label="Title", elem_id="title", max_length=200, lines=1, max_lines=1)
+            self.name = gr.Button("Rename", size="sm", elem_id="rename")
             with gr.Row():
-                self.as_json = gr.Button("Export JSON", size="sm", elem_id="export-json")
-                self.as_markdown = gr.Button("Export Markdown", size="sm", elem_id="export-markdown")
-            self.delete = gr.Button("Delete", size="sm", elem_id="delete")
+                self.as_json = gr.Button("Export JSON", size="sm", elem_id="export-json", interactive=False)
+                self.as_markdown = gr.Button("Export Markdown", size="sm", elem_id="export-markdown", interactive=False)
+            with gr.Row() as self.unasked:
+                self.delete = gr.Button("Delete", size="sm", elem_id="delete", interactive=False)
             with gr.Group(visible=False, elem_id="confirm") as self.confirm:
                 gr.HTML("Delete this conversation for good?", js_on_load=None, padding=True)
                 with gr.Row():
                     self.really = gr.Button("Delete", size="sm", variant="stop", elem_id="really-delete")
                     self.keep = gr.Button("Keep", size="sm", elem_id="keep")
+        self._of_saved = [self.as_json, self.as_markdown, self.delete]
         self.file = gr.UploadButton("Import", size="sm", file_types=[".json", ".md"], elem_id="import")
         self._download = gr.Textbox(visible="hidden", elem_id="download")
 
     def listen(self, page: gr.Blocks, chat: ChatTab, controls: Controls) -> None:
         """Connect the handlers, the chat's too. Leaving a conversation stops the answer to it."""
         self._chat, self._controls = chat, controls
-        shown = [chat.current, *chat.changed, *controls.inputs[:-1], self.list, self.title, self.confirm]
-        chat.listen((self._listed, [chat.current], [self.list, self.title]), shown)
+        listed = [self.list, self.title, *self._of_saved]
+        shown = [chat.current, *chat.changed, *controls.inputs[:-1], *listed, self.unasked, self.confirm]
+        chat.listen((self._listed, [chat.current], listed), shown)
+        chat.saved.change(self._begun, chat.saved, listed, show_progress="hidden")
         opening = {"outputs": shown, "show_progress": "hidden"}
         kept = {"inputs": [chat.current, controls.thinking]} | opening
         page.load(self.arrive, [controls.thinking], **opening).then(
             controls.first, controls.model, controls.model, show_progress="hidden"
         )
+        page.load(None, js=KEEP)
         page.unload(chat.gone)
         self.new.click(self.renew, [chat.current], **opening)
         self.list.input(self.open, [self.list, *kept["inputs"]], **opening)
         self.really.click(self.remove, **kept)
         self.file.upload(self.bring, [self.file, *kept["inputs"]], **opening)
-        self.title.submit(self.rename, [self.title, chat.current], [self.list, self.title, chat.notice])
-        self.delete.click(lambda: gr.Group(visible=True), outputs=self.confirm, show_progress="hidden")
-        self.keep.click(lambda: gr.Group(visible=False), outputs=self.confirm, show_progress="hidden")
+        for named in (self.title.submit, self.name.click):
+            named(self.rename, [self.title, chat.current], [*listed, chat.notice])
+        asked = {"outputs": [self.unasked, self.confirm], "show_progress": "hidden"}
+        self.delete.click(lambda: self._asks(True), **asked).then(None, js=ASK_IN_SIGHT)
+        self.keep.click(lambda: self._asks(False), **asked)
+        page.load(None, js=CHOSEN_SHOWS_CHAT)
+        for elsewhere in (self.new.click, self.file.upload):
+            elsewhere(None, js=SHOW_CHAT)
         for button, suffix in ((self.as_json, "json"), (self.as_markdown, "md")):
             exported = button.click(lambda current, to=suffix: self.export(current, to), chat.current, self._download)
             exported.then(None, self._download, js=DOWNLOAD)
         for place in (chat.current, chat.saved):
             place.change(None, [chat.current, chat.saved], js=REMEMBER)
-        chat.current.change(None, js=CLOSE_ON_A_PHONE)
+        for arrived in (CLOSE_ON_A_PHONE, TO_THE_BOX):
+            chat.current.change(None, js=arrived)
         controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
 
     # Handlers
@@ -92,7 +128,8 @@ class Library:
     def arrive(self, thinking: bool, request: gr.Request) -> dict:
         """A page was opened: show the conversation that its address names, or a new one. What is typed stays."""
         wanted = request.query_params.get("c")
-        said = display.notice(unreadable(self._store.broken()))
+        broken = unreadable(self._store.broken())
+        said = display.notice(f"{broken} → mend or remove what is named; the others are listed" if broken else "")
         try:
             shown = self._show(self._store.read(wanted), thinking) if wanted else self.begin()
         except TandemError as error:
@@ -117,7 +154,7 @@ class Library:
     def remove(self, request: gr.Request, current: str, thinking: bool) -> dict:
         stopped = {self._chat.notice: display.notice("An answer was still being written; it is stopped. Delete again")}
         if self._chat.leave(request, current, stopped) is not stopped:
-            return {self.confirm: gr.Group(visible=False)}
+            return self._asks(False)
         try:
             self._store.delete(current)
         except TandemError:  # nothing was asked in it yet, or another tab was quicker
@@ -159,8 +196,7 @@ class Library:
             self._chat.notice: "",
             self._chat.question: gr.Textbox(value="", submit_btn=True, stop_btn=False),
             self._chat.statistics: self._chat.last_statistics(conversation),
-            self.confirm: gr.Group(visible=False),
-        } | self._controls.show(conversation) | self._list(conversation)  # fmt: skip
+        } | self._controls.show(conversation) | self._list(conversation) | self._asks(False)  # fmt: skip
 
     def _list(self, conversation: Conversation | None) -> dict:
         current = conversation.id if conversation else None
@@ -169,21 +205,33 @@ class Library:
         return {
             self.list: gr.Radio(choices=labelled(listed), value=current if here else None),
             self.title: conversation.title if conversation else gr.skip(),
-        }
+        } | {button: gr.Button(interactive=here) for button in self._of_saved if conversation}
 
     def _listed(self, current: str) -> dict:
         return self._list(self._chat.load(current))
 
+    def _begun(self, saved: str) -> dict:
+        """The list with a conversation whose first question was just asked."""
+        begun = saved and len(self._chat.load(saved).turns) == 1
+        return self._listed(saved) if begun else {self.list: gr.skip()}
+
+    def _asks(self, asking: bool) -> dict:
+        """The question whether to delete, in the place of the button that leads to it."""
+        return {self.unasked: gr.Row(visible=not asking), self.confirm: gr.Group(visible=asking)}
+
 
 def labelled(conversations: list[Conversation]) -> list[tuple[str, str]]:
-    """Title and id of each; with the time of the last turn where several have one title."""
-    titles = Counter(each.title for each in conversations)
-    return [(_label(each, alone=titles[each.title] == 1), each.id) for each in conversations]
+    """Title and id of each; with the time of the last turn where several have one title, to the second if need be."""
+    labels = [each.title or "Untitled" for each in conversations]
+    for form in (MINUTE, SECOND):
+        often = Counter(labels)
+        pairs = zip(conversations, labels, strict=True)
+        labels = [label if often[label] == 1 else _dated(each, form) for each, label in pairs]
+    return [(label, each.id) for each, label in zip(conversations, labels, strict=True)]
 
 
-def _label(conversation: Conversation, *, alone: bool) -> str:
-    title = conversation.title or "Untitled"
-    return title if alone else f"{title} · {datetime.fromtimestamp(conversation.updated):%d %b %H:%M}"
+def _dated(conversation: Conversation, form: str) -> str:
+    return f"{conversation.title or 'Untitled'} · {datetime.fromtimestamp(conversation.updated):{form}}"
 
 
 def imported(path: Path) -> Conversation:

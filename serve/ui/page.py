@@ -1,5 +1,6 @@
 """The whole page, put together in one place: side bars, tabs, and what connects them. A further tab is added here."""
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -23,10 +24,17 @@ SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "L
 UPLOADS_KEPT_S = (3600, 24 * 3600)
 """How often Gradio looks for uploaded files to delete, and how old they are then."""
 
+NAMES = [
+    ("#library .toggle-button", "Conversations"), ("#settings .toggle-button", "Settings"),
+    ("#question textarea", "Question"), ("#compare-question textarea", "Question to both"),
+]  # fmt: skip
+"""For those who hear the page. Gradio gives both toggles one name, and a box that of the button in it, too."""
+
 ON_LOAD = """() => {
   const wanted = localStorage.getItem('tandem-theme');
   if (wanted) document.body.classList.toggle('dark', wanted === 'dark');
-}"""
+  for (const [place, name] of NAMES) document.querySelector(place)?.setAttribute('aria-label', name);
+}""".replace("NAMES", json.dumps(NAMES))
 TOGGLE = """() => {
   const dark = document.body.classList.toggle('dark');
   localStorage.setItem('tandem-theme', dark ? 'dark' : 'light');

@@ -187,6 +187,19 @@ class Window:
         self.page.locator("#settings .toggle-button").click()
         expect(self.page.locator("#settings")).to_have_class(re.compile("open"))
 
+    def tab(self, name: str) -> None:
+        tab = self.page.get_by_role("tab", name=name)
+        tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
+
+    def shows_chat(self) -> None:
+        expect(self.page.get_by_role("tab", name="Chat")).to_have_attribute("aria-selected", "true")
+        expect(self.page.locator("#question textarea")).to_be_visible()
+
+    def focused(self) -> None:
+        """Wait until what is typed goes into the question's box."""
+        expect(self.page.locator("#question textarea")).to_be_focused()
+
     def manage(self) -> None:
         self.page.locator("#manage .label-wrap").click()
         expect(self.page.locator("#title textarea, #title input")).to_be_visible()

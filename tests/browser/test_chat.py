@@ -173,6 +173,44 @@ def test_an_edited_question_is_asked_anew_and_drops_what_followed(stage, window)
     assert [turn.content for turn in stage.saved().turns] == ["Is a <b> b? Or c?", "Edited."]
 
 
+@pytest.mark.parametrize("begin", ["send", "edit"])
+def test_who_has_scrolled_up_sees_what_is_asked_next(begin, stage, window):
+    seen = window()
+    stage.recite("line\n\n" * 60)
+    for question in ("One", "Two"):
+        seen.ask(question)
+        seen.answers(re.compile("line"))
+    log = seen.page.locator("#log .bubble-wrap")
+    log.evaluate("log => log.scrollTo(0, 0)")
+    expect(seen.page.get_by_label("Edit").first).to_be_in_viewport()
+    if begin == "send":
+        seen.ask("Three")
+    else:
+        seen.page.get_by_label("Edit").first.click()
+        seen.page.locator("textarea.edit-textarea").fill("Three")
+        log.evaluate("log => log.scrollTo(0, 0)")
+        seen.page.get_by_label("Submit").click()
+    expect(seen.page.locator("#log [data-testid=user]").last).to_have_text("Three")
+    seen.ready()
+    until(lambda: log.evaluate("log => log.scrollHeight - log.clientHeight - log.scrollTop") < 5)
+
+
+def test_the_box_has_the_focus_after_a_new_chat_an_opened_one_and_a_stop(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    seen.page.locator("#question .stop-button").click()
+    seen.focused()
+    seen.ready()
+    seen.page.click("#new-chat")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(0)
+    seen.focused()
+    seen.page.locator("#conversations label", has_text="Talk on").click()
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(1)
+    seen.focused()
+    for name in ("Send", "Conversations", "Settings"):
+        expect(seen.page.get_by_role("button", name=name, exact=True)).to_be_visible()
+
+
 # Adapters
 
 
@@ -369,6 +407,87 @@ def test_what_is_renamed_continued_or_deleted_elsewhere_in_mid_answer_stays_so(s
     assert stage.saved() == theirs
 
 
+def test_a_conversation_is_listed_and_chosen_as_soon_as_it_is_begun(stage, window):
+    seen = window()
+    seen.manage()
+    for manages in ("#delete", "#export-json", "#export-markdown"):
+        expect(seen.page.locator(manages)).to_be_disabled()
+    begin_long_answer(stage, seen)
+    expect(seen.page.locator("#conversations label.selected")).to_have_text("Talk on")
+    expect(seen.page.locator("#question .stop-button")).to_be_visible()
+    for manages in ("#delete", "#export-json", "#export-markdown"):
+        expect(seen.page.locator(manages)).to_be_enabled()
+    seen.page.locator("#question .stop-button").click()
+    seen.ready()
+
+
+def test_what_is_opened_begun_or_imported_from_another_tab_shows_the_chat(stage, window, tmp_path):
+    seen = window()
+    seen.ask("First")
+    seen.answers("Hello there.")
+    first = seen.page.locator("#conversations label", has_text="First")
+    expect(first).to_have_class(re.compile("selected"))
+    seen.tab("Side by side")
+    first.click()  # the one that is open already
+    seen.shows_chat()
+    seen.tab("Side by side")
+    seen.page.click("#new-chat")
+    seen.shows_chat()
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_count(0)
+    seen.tab("Side by side")
+    first.click()
+    seen.shows_chat()
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_text("First")
+    seen.tab("Side by side")
+    file = tmp_path / "first.json"
+    file.write_text(stage.saved().to_json())
+    with seen.page.expect_file_chooser() as choosing:
+        seen.page.click("#import")
+    choosing.value.set_files(file)
+    seen.shows_chat()
+    expect(seen.page.locator("#conversations label")).to_have_count(2)
+
+
+def test_a_question_to_a_conversation_deleted_elsewhere_is_told_so_and_nothing_is_lost(stage, window):
+    seen = window()
+    seen.ask("What stays?")
+    seen.answers("Hello there.")
+    stage.store.delete(stage.saved().id)
+    seen.page.fill("#question textarea", "And now?")
+    seen.page.press("#question textarea", "Enter")
+    seen.notices("deleted elsewhere")
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_text("What stays?")
+    expect(seen.page.locator("#conversations label")).to_have_count(0)
+    seen.has_box("And now?")
+    assert stage.store.saved() == []
+    seen.page.get_by_label("Edit").first.click()
+    seen.page.locator("textarea.edit-textarea").fill("Edited")
+    seen.page.fill("#question textarea", "")
+    seen.page.get_by_label("Submit").click()
+    seen.has_box("Edited")
+    seen.notices("in the box again")
+    seen.page.press("#question textarea", "Enter")
+    until(lambda: [len(each.turns) for each in stage.store.saved()] == [2])
+    assert [turn.content for turn in stage.saved().turns] == ["Edited", "Hello there."]
+
+
+def test_the_question_whether_to_delete_is_in_sight_and_red(stage, window):
+    for number in range(8):
+        saved = Conversation(title=f"Number {number}")
+        saved.turns = [Turn(role="user", content="Hi")]
+        stage.store.save(saved)
+    seen = window(viewport={"width": 1280, "height": 720})
+    seen.page.locator("#conversations label").first.click()
+    seen.manage()
+    seen.page.click("#delete")
+    for button in ("#really-delete", "#keep"):
+        expect(seen.page.locator(button)).to_be_in_viewport(ratio=1)
+    expect(seen.page.locator("#delete")).to_be_hidden()
+    expect(seen.page.locator("#really-delete")).to_have_css("background-color", "rgb(185, 28, 28)")
+    seen.page.click("#keep")
+    expect(seen.page.locator("#delete")).to_be_visible()
+
+
 # The address
 
 
@@ -402,7 +521,56 @@ def test_one_title_twice_is_told_apart_by_time_and_a_damaged_file_is_named(stage
     assert labels.nth(0).inner_text() != labels.nth(1).inner_text()
 
 
+def test_one_title_twice_in_a_minute_is_told_apart_by_the_second(stage, window):
+    for number in range(2):
+        saved = Conversation(updated=1_700_000_000 + number)
+        saved.turns, saved.title = [Turn(role="user", content="Hi")], "Hi"
+        stage.store.save(saved)
+    seen = window()
+    expect(seen.page.locator("#conversations label")).to_have_text([re.compile(r":21$"), re.compile(r":20$")])
+
+
 # What goes wrong
+
+
+def test_what_was_typed_meanwhile_survives_a_reload_in_mid_answer(stage, window):
+    seen = window()
+    begin_long_answer(stage, seen)
+    seen.page.fill("#question textarea", "The next one")
+    seen.page.reload()
+    seen.has_box("The next one")
+    until(lambda: stage.engine.stats().running == 0)
+    expect(seen.page.locator("#log [data-testid=user]")).to_have_text("Talk on")
+
+
+def test_a_picture_is_shown_as_it_is_written(stage, window):
+    said = "![p](http://evil.example/x.png)"
+    seen = window()
+    stage.recite(said)
+    seen.ask("Show me")
+    seen.answers(said)
+    assert seen.page.locator("#log [data-testid=bot] img").count() == 0
+    assert seen.page.get_by_role("link", name="p", exact=True).count() == 0
+
+
+def test_a_wide_table_scrolls_instead_of_breaking_words(stage, window):
+    names = ["Name", "Country", "Inhabitants", "Currency", "Language", "Capital", "Continent", "Founded"]
+    row = "| " + " | ".join(names) + " |\n"
+    saved = Conversation(title="A table")
+    saved.ask("Table?")
+    saved.turns.append(Turn(role="assistant", content=f"{row}{'|---' * 8}|\n{row}\n- [x] done\n- [ ] task"))
+    stage.store.save(saved)
+    seen = window(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    seen.page.goto(f"{stage.page.url}?c={saved.id}")
+    table = seen.page.locator("#log table")
+    expect(table).to_be_visible()
+    heights = table.locator("th").evaluate_all("cells => cells.map(cell => cell.getBoundingClientRect().height)")
+    assert max(heights) < 50, "one line each"
+    assert table.evaluate("table => table.scrollWidth > table.clientWidth")
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    boxes = seen.page.locator("#log li input")
+    done, task = (boxes.nth(at).evaluate("box => getComputedStyle(box).backgroundImage") for at in range(2))
+    assert done != task
 
 
 def test_what_was_typed_while_an_answer_failed_stays_and_the_question_is_in_the_notice(stage, window):

@@ -33,7 +33,8 @@ from serve.ui.votes import Duel, Side, Votes
     ("text", "shown"),
     [
         ("<b>bold</b> a < b <3", "&lt;b>bold&lt;/b> a < b <3"),
-        ("![p](http://x/y)", "&#33;[p](http://x/y)"),
+        ("![p](http://x/y)", "&#33;&#91;p](http://x/y)"),
+        ("[![p](x)](y) [a](b)", "&#91;&#33;&#91;p](x)](y) [a](b)"),
         ("AT&T &amp; &#60;", "AT&T &amp;amp; &amp;#60;"),
         ("`<b>` and <b>", "`<b>` and &lt;b>"),
         ("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&lt;b>"),
@@ -47,7 +48,7 @@ def test_tags_entities_and_pictures_are_shown_as_written_and_code_is_left_alone(
     assert display.unescaped(shown) == text
 
 
-@given(st.text(alphabet="<>&!;[]()`~\\\nabl t#3", max_size=80))
+@given(st.text(alphabet="<>&!;[]()`~\\\nabl t#391", max_size=80))
 def test_an_edited_question_is_read_back_exactly(text):
     assert display.unescaped(display.escaped(text)) == text
 
@@ -90,6 +91,17 @@ def test_statistics_and_notices_are_escaped():
 )
 def test_an_answer_says_what_it_is_doing_until_it_has_ended(reply, thinking, shown):
     assert [part["content"][0]["text"] for part in display.answer(reply, thinking=thinking)] == shown
+
+
+def test_an_answer_that_ended_without_a_word_says_so():
+    shown = display.answer(Reply(thinking="Hm"), thinking=True, ended=True)
+    assert [part["content"][0]["text"] for part in shown] == ["Hm", "*no answer*"]
+    assert shown[0]["metadata"]["status"] == "done"
+
+
+def test_what_became_of_a_text_follows_the_next_step_as_a_sentence():
+    assert "does it run? It is kept<" in display.problem(ClusterError("lost", hint="does it run?"), then="It is kept")
+    assert "lost → ask again. It is kept<" in display.problem(ClusterError("lost", hint="ask again"), then="It is kept")
 
 
 # Answers
@@ -158,7 +170,7 @@ def test_a_question_into_a_running_answer_changes_nothing_but_the_notice(home):
         answers.begin("c", "session", counting([]))
         values = [component.value for component in controls.inputs]
         request = types.SimpleNamespace(session_hash="session")
-        return [update async for update in chat.send(request, "Me too", "c", *values)]
+        return [update async for update in chat.send(request, "Me too", "", "c", *values)]
 
     (update,) = asyncio.run(run())
     assert list(update) == [chat.notice], "Stop and the answer so far stay on the page"
