@@ -20,10 +20,17 @@ from configs.paths import home
 if TYPE_CHECKING:
     from jobs.benchmarking.benchmark import Benchmark, Settings
     from jobs.benchmarking.figures import Figures, Spread
-    from jobs.benchmarking.load import Level
 
 DEFAULT_CONCURRENCY = (1, 4)
 DEFAULT_PROMPT = (128,)
+ECHO_WIDTH = len("^C^C")
+"""Columns behind the progress line for what a terminal echoes: a line that it wraps could not be erased whole."""
+COMPARED = {
+    "output_throughput": ("tok/s", 1), "request_throughput": ("req/s", 1), "goodput": ("GOODPUT", 1),
+    "ttft_ms p50": ("TTFT ms", 1), "ttft_ms p99": ("TTFT ms, p99", 1), "tpot_ms p50": ("TPOT ms", 1),
+    "e2e_ms p50": ("E2E s", 1000),
+}  # fmt: skip
+"""What the table calls a figure of report.changes, and its unit there."""
 
 
 class Numbers(click.ParamType):
@@ -200,6 +207,7 @@ def _running() -> str:
 def _bar() -> Iterator[Any]:
     """A function that shows what is going on and which share of it is done."""
     console = Console(stderr=True)
+    console.width -= ECHO_WIDTH
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     elapsed = (TextColumn("elapsed"), TimeElapsedColumn())
     with Progress(*columns, *elapsed, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -217,15 +225,14 @@ def _show(found: "Benchmark", old: dict[str, Any] | None, as_json: bool) -> None
         limited = bool(found.settings["goodput"])
         columns = ("LOAD", "PROMPT", "OK", "OUT", "TTFT ms", "ITL ms", "E2E s", "tok/s", "PER USER", "req/s")
         rows = [_row(cell, limited) for cell in found.cells]
-        output.print_table(
-            (*columns, *(["GOODPUT"] if limited else [])), rows, empty="nothing was measured", title=_title(found)
-        )
+        columns += ("GOODPUT",) if limited else ()
+        output.print_table(columns, rows, empty="nothing was measured", title=_title(found))
         if old is not None:
             _show_changes(changes)
         output.say("OK: whole answers of those asked. OUT: tokens in one. PER USER: tokens/s of one, once it has begun")
     for cell in found.cells:
         for each in cell.errors:
-            output.say(f"{load_name(cell.level)}: {each.count} failed, {each.kind}: {each.message}")
+            output.say(f"{cell.level.name}: {each.count} failed, {each.kind}: {each.message}")
     for note in found.notes:
         output.say(f"note: {note}")
     if found.stopped:
@@ -241,7 +248,7 @@ def _title(found: "Benchmark") -> str:
 def _row(cell: "Figures", limited: bool) -> tuple:
     prompt = cell.input_tokens.mean if cell.input_tokens else cell.prompt_tokens
     row = (
-        load_name(cell.level),
+        cell.level.name,
         f"{prompt:.0f}" if prompt else None,
         f"{cell.completed}/{cell.sent}",
         f"{cell.output_tokens.mean:.0f}" if cell.output_tokens else None,
@@ -259,15 +266,13 @@ def _middle_and_tail(found: "Spread | None", digits: int = 1, unit: float = 1.0)
     return f"{found.p50 / unit:.{digits}f} / {found.p99 / unit:.{digits}f}" if found else None
 
 
-def load_name(level: "Level") -> str:
-    return f"{level.request_rate:g} req/s" if level.request_rate else f"{level.concurrency} at once"
-
-
 def _show_changes(changes: list[dict[str, Any]]) -> None:
     click.echo("")
-    rows = [
-        (each["load"], each["prompt_tokens"], each["figure"], f"{each['old']:.2f}", f"{each['new']:.2f}",
-         f"{100 * each['change']:+.1f} %")
-        for each in changes
-    ]  # fmt: skip
+    rows = [_change_row(each) for each in changes]
     output.print_table(("LOAD", "PROMPT", "FIGURE", "OLD", "NEW", "CHANGE"), rows, empty="no load is in both")
+
+
+def _change_row(each: dict[str, Any]) -> tuple:
+    name, unit = COMPARED[each["figure"]]
+    values = f"{each['old'] / unit:.2f}", f"{each['new'] / unit:.2f}", f"{100 * each['change']:+.1f} %"
+    return each["load"], each["prompt_tokens"], name, *values

@@ -158,12 +158,18 @@ class Endpoint:
             case "connection" | "broken_off" | "timeout":
                 return ClusterError(f"{self.url}: {failure.message}", hint="`tandem status`")
             case "http_404":
-                listed = f"{self.url} lists {', '.join(self._names[:8]) or 'no models'}"
-                return NotFoundError(f"{failure.message}; {listed}", hint="--model NAME", param="model")
+                return NotFoundError(f"{failure.message}{self._listed(failure)}", hint="--model NAME", param="model")
             case "http_400" | "http_413" | "http_422":
                 hint = f"leave {named} out of what is asked, if this endpoint does not take it" if named else ""
                 return RequestError(failure.message, hint=hint)
         return ClusterError(f"{self.url} ({failure.kind}): {failure.message}")
+
+    def _listed(self, failure: Failure) -> str:
+        """The models that there are, unless the server has named them itself."""
+        names = self._names[:8]
+        if names and all(name in failure.message for name in names):
+            return ""
+        return f"; {self.url} lists {', '.join(names) or 'no models'}"
 
     # Under the stopwatch
 

@@ -30,6 +30,10 @@ class Level:
     request_rate: float | None = None
     """Requests per second on average, with exponentially distributed times between them (a Poisson process)."""
 
+    @property
+    def name(self) -> str:
+        return f"{self.request_rate:g} req/s" if self.request_rate else f"{self.concurrency} at once"
+
 
 @dataclass(frozen=True)
 class Amount:

@@ -73,7 +73,7 @@ def _distribution(axes: "Axes", groups: Groups) -> None:
     for number, (name, cells) in enumerate(groups.items()):
         for place, cell in enumerate(cells, start=1):
             latencies = sorted(row["e2e_ms"] for row in cell.requests)
-            label = f"{name}, {_load(cell):g}" if len(groups) * len(cells) <= 8 else None
+            label = f"{name}, {cell.level.name}" if len(groups) * len(cells) <= 8 else None
             strength = 0.25 + 0.75 * place / len(cells)
             axes.ecdf(latencies, color=_colour(number), alpha=strength, linewidth=1.6, label=label)
 

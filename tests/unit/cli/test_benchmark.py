@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from cli.benchmark import COMPARED, _bar
 from configs.errors import RequestError
 from configs.paths import Home
 from serve.engine.protocol import GenerationRequest, TokenChunk
@@ -115,7 +116,18 @@ def test_a_table_is_what_a_person_sees_and_an_older_benchmark_stands_beside_it(s
     ]
     assert rows[3].split() == ["LOAD", "PROMPT", "FIGURE", "OLD", "NEW", "CHANGE"]
     assert rows[4].split()[:4] == ["1", "at", "once", "128"] and rows[4].rstrip().endswith("%")
+    figures = [re.split(r"  +", row)[2] for row in rows[4:]]
+    assert set(figures) <= {name for name, _ in COMPARED.values()} and figures.count("tok/s") == 2
     assert f"wrote {tmp_path / 'p.png'}" in done.err
+
+
+def test_the_progress_line_leaves_room_for_what_ctrl_c_echoes(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with _bar() as tell:
+        tell("concurrency 16, 1024 prompt tokens (3 of 4), and more", 0.5)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", capsys.readouterr().err))
+    assert max(map(len, lines)) == 60 - len("^C^C")
 
 
 def test_an_open_loop_and_a_data_set_are_measured_too(server, invoke, tmp_path):
@@ -133,7 +145,7 @@ def test_an_open_loop_and_a_data_set_are_measured_too(server, invoke, tmp_path):
 
 def test_an_unknown_model_is_refused_with_the_names_that_there_are(server, invoke):
     line = invoke("benchmark", "--url", server.url, "--model", "other").one_error_line()
-    assert "other" in line and "prod" in line
+    assert "other" in line and line.count("prod") == line.count("tiny") == 1
 
 
 def test_a_prompt_that_does_not_fit_is_refused_in_the_servers_words(server, invoke):

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
 from configs.errors import ConfigError
-from jobs.benchmarking import figures, report
+from jobs.benchmarking import figures, plot, report
 from jobs.benchmarking.benchmark import Benchmark
 from jobs.benchmarking.load import Level
 from tests.unit.jobs.test_benchmark_figures import done, run_of
@@ -34,3 +35,12 @@ def test_a_file_that_is_no_benchmark_is_refused(tmp_path, text):
         report.load(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         report.load(tmp_path / "missing.json")
+
+
+def test_the_plots_legend_says_what_each_load_is():
+    axes, cells = Figure().subplots(), []
+    for level in (Level(concurrency=1), Level(concurrency=4)):
+        cells.append(figures.figures(run_of(done(0.0, 0.5, 1.0, tokens=10)), level, 32, {}))
+    plot._distribution(axes, {"32 prompt tokens": cells})
+    assert axes.get_legend_handles_labels()[1] == ["32 prompt tokens, 1 at once", "32 prompt tokens, 4 at once"]
+    assert Level(request_rate=2.5).name == "2.5 req/s"
