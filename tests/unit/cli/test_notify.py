@@ -21,7 +21,7 @@ def test_each_target_has_its_result_and_one_that_fails_is_exit_code_1(tmp_path, 
     service, command = json.loads(done.out)
     assert done.code == 1
     assert (service["target"], service["sent"]) == ("url 1 (json)", False)
-    assert "Connection error" in service["error"]
+    assert service["error"] == "nobody listens there: the connection was refused"
     assert (command["sent"], command["error"]) == (True, None)
     notice = json.loads(out.read_text())
     assert (notice["kind"], notice["text"]) == ("test", "Notifications reach you.")
