@@ -52,6 +52,8 @@ class ProcessReading:
     """What Serve says of one that is not well."""
     run: str | None = None
     """Of a trainer or driver, the run it belongs to."""
+    actor: str | None = None
+    """Ray's id of it, under which Ray's dashboard has a page."""
     on_its_way: bool = False
     """Not up, and nothing wrong: what it belongs to, the cluster or its run, is starting."""
 
@@ -96,7 +98,7 @@ def _actors(table: list[dict]) -> Iterator[ProcessReading]:
         if kind is None:
             continue
         run = _run(kind, row["name"])
-        how = {"restarts": int(row["num_restarts"] or 0), "run": run}
+        how = {"restarts": int(row["num_restarts"] or 0), "run": run, "actor": row.get("actor_id")}
         yield _measured(f"{kind}_{run}" if run else kind, kind, row["state"], row["pid"] or None, **how)
 
 
@@ -119,7 +121,7 @@ def _replicas(applications: dict[str, dict]) -> Iterator[ProcessReading]:
                 how["message"] = _words(deployment["message"])
             replicas = deployment["replicas"]
             for replica in replicas:
-                how["started"] = replica.get("start_time_s")
+                how |= {"started": replica.get("start_time_s"), "actor": replica.get("actor_id")}
                 yield _measured(name, kind, replica["state"], replica.get("pid"), **how)
             if not replicas and deployment.get("target_num_replicas", 1):
                 yield _measured(name, kind, "MISSING", None, **how)

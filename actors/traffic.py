@@ -6,7 +6,7 @@ keep a `Rates` and show it every look.
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NAMES = ("tandem_requests", "tandem_prompt_tokens", "tandem_output_tokens")
 _SUFFIX = "_seconds"
+FEWEST = 20
+"""Observations below which no quantile is told: buckets would place it beside the few values that there were."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class Latency:
                 return low + (bound - low) * (wanted - below) / (upto - below)
             low, below = bound, upto
         return low
+
+    def told(self, part: float, figure: Callable[[float], str]) -> str | None:
+        """The quantile as people read it, `figure` saying seconds: `≈`, because it lies between two bounds, `<` in the
+        first bucket, `>` above the last. None below FEWEST observations."""
+        found = self.quantile(part)
+        if self.count < FEWEST or found is None:
+            return None
+        (first, _), (last, upto) = self.buckets[0], self.buckets[-1]
+        sign = "<" if found <= first else ">" if part * self.count > upto else "≈"
+        return f"{sign} {figure(first if sign == '<' else last if sign == '>' else found)}"
 
     def since(self, earlier: "Latency | None") -> "Latency":
         """What was observed after `earlier`."""

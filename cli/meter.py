@@ -61,6 +61,8 @@ def seconds(value: float | None) -> str:
     """A latency with two or three digits that matter."""
     if value is None:
         return "-"
+    if value < 0.001:
+        return "< 1 ms"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 

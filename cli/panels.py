@@ -201,12 +201,16 @@ _LATENCIES = {
 
 
 def _latencies(when: str, latencies: dict[str, Latency]) -> list[Text]:
-    """One line of medians and 95th percentiles, if there is anything to say."""
+    """One line, if there is anything to say."""
     known = [(words, latencies[name]) for name, words in _LATENCIES.items() if name in latencies]
-    shown = [
-        f"{words} {meter.seconds(one.quantile(0.5))} (p95 {meter.seconds(one.quantile(0.95))})" for words, one in known
-    ]
+    shown = [f"{words} {_latency(one)}" for words, one in known if one.count]
     return [Text(f"{when}  {'  '.join(shown)}", "dim")] if shown else []
+
+
+def _latency(one: Latency) -> str:
+    """Median and 95th percentile, or of few requests the mean."""
+    median = one.told(0.5, meter.seconds)
+    return f"{median} (p95 {one.told(0.95, meter.seconds)})" if median else f"{meter.seconds(one.mean)} (mean)"
 
 
 # Runs, adapters, events

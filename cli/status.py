@@ -12,7 +12,7 @@ from rich.console import Console
 
 from actors import cluster, overview
 from actors.ledger import Ledger
-from actors.overview import Overview
+from actors.overview import AdapterReading, Overview, RunReading
 from cli import output
 from cli.board import NARROWEST, Board
 from configs.paths import Home, home
@@ -73,14 +73,13 @@ def report(seen: Overview) -> dict:
         "base": seen.base,
         "control": seen.control,
         "slots": [asdict(slot) | {"quarantine": quarantines.get(slot.name)} for slot in seen.slots],
-        "active_runs": [
-            asdict(reading.run)
-            | {"loss": _json_number(reading.run.loss)}
-            | {"waits_for": reading.waits_for, "position": reading.position, "eta": reading.eta and asdict(reading.eta)}
-            for reading in seen.active
-        ],
+        "active_runs": [_run(reading) for reading in seen.active],
+        "ended_runs": [_run(reading) for reading in seen.runs if reading.run.state.is_terminal],
         "runs": seen.run_counts,
         "aliases": seen.aliases,
+        "adapters": [_adapter(reading) for reading in seen.adapters],
+        "swaps": [asdict(swap) for swap in seen.swaps],
+        "events": [asdict(event) for event in seen.events],
         "gpus": [asdict(gpu) for gpu in seen.gpus],
         "host": asdict(seen.host),
         "processes": [asdict(process) for process in seen.processes],
@@ -103,6 +102,18 @@ def report(seen: Overview) -> dict:
         "starting": seen.starting,
         "problems": list(seen.problems),
     }
+
+
+def _run(reading: RunReading) -> dict:
+    """Its row, and what is known of its way; `losses` are of the newest steps, the oldest first."""
+    said = asdict(reading.run) | {"loss": _json_number(reading.run.loss), "progress": reading.progress}
+    said |= {"losses": reading.losses, "waits_for": reading.waits_for, "position": reading.position}
+    return said | {"eta": reading.eta and asdict(reading.eta)}
+
+
+def _adapter(reading: AdapterReading) -> dict:
+    said = {"state": reading.state, "reason": reading.reason, "aliases": reading.aliases, "loaded": reading.loaded}
+    return asdict(reading.manifest) | said
 
 
 def _json_number(value: float | None) -> float | None:

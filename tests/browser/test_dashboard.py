@@ -145,6 +145,33 @@ def test_a_damaged_metrics_file_is_drawn_as_far_as_it_goes_and_the_page_says_so(
     expect(seen.part("head").locator(".problems")).to_contain_text("damaged-1")
 
 
+def test_the_lines_of_a_traceback_stay_lines(machine, board):
+    reason = "its job ended (FAILED): Traceback:\n  File train.py\nValueError: no rows"
+    machine.begin("broken-1")
+    machine.ledger.transition("broken-1", RunState.FAILED, reason)
+    seen = board()
+    event = seen.part("events").locator("li", has_text="Traceback").first.locator(".text")
+    rest = ["  File train.py", "ValueError: no rows"]
+    assert event.inner_text().splitlines()[1:] == rest
+    seen.part("runs").get_by_role("button", name="broken-1").click()
+    expect(seen.part("run").locator("[data-shown=broken-1]")).to_be_visible()
+    assert seen.part("run").locator(".reason").inner_text().splitlines()[1:] == [
+        "  File train.py",
+        "ValueError: no rows",
+    ]
+
+
+def test_on_a_phone_a_queued_run_ends_in_no_bare_dash(machine, running, chromium):
+    machine.ledger.submit("queued-1", **TRAIN)
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(15_000)
+    row = Board(context, running[1].url).part("runs").locator("[data-run=queued-1]")
+    expect(row).to_be_visible()
+    assert "\u2013" not in row.inner_text()
+    assert re.search(r"queued #\d+", row.inner_text())
+    context.close()
+
+
 # Adapters
 
 
@@ -172,6 +199,8 @@ def test_swap_and_back_ask_first_and_say_what_happened(machine, board):
     seen.part("adapters").get_by_role("button", name="Back to base").click()
     seen.confirm()
     seen.says("prod answers with base now")
+    edge = "getComputedStyle(document.querySelector('#said .done .notice')).borderLeftColor"
+    assert seen.page.evaluate(edge) == "rgb(21, 128, 61)", "a success is green"
     expect(seen.page.locator("#said")).to_be_hidden()
     assert machine.ledger.aliases()["prod"] is None
 

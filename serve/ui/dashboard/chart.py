@@ -15,6 +15,10 @@ MOST_POINTS = 360
 LARGEST = 1e100
 """Of what is drawn; an axis of larger numbers cannot be computed."""
 
+LOG_FROM = 20
+"""So many times the smallest loss the largest must be for an axis by powers of ten, where all are positive: on an even
+one the small ones would lie on the bottom."""
+
 Point = tuple[float, float]
 """(step, loss)"""
 
@@ -30,17 +34,20 @@ class Level:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the plot's area stands for: steps from 1 to `end`, losses from `low` to `high`. Places are in percent."""
+    """What the plot's area stands for: steps from 1 to `end`, losses from `low` to `high`, where `is_log` by their
+    logarithm. Places are in percent."""
 
     end: int
     low: float
     high: float
+    is_log: bool = False
 
     def x(self, step: float) -> float:
         return round(100 * (step - 1) / (self.end - 1), 2)
 
     def y(self, loss: float) -> float:
-        return round(100 * (self.high - loss) / (self.high - self.low), 2)
+        loss, low, high = (math.log10(value) if self.is_log else value for value in (loss, self.low, self.high))
+        return round(100 * (high - loss) / (high - low), 2)
 
     def line(self, points: Sequence[Point]) -> str:
         return " ".join(f"{self.x(step)},{self.y(loss)}" for step, loss in points)
@@ -78,9 +85,11 @@ def loss_curve(
     if not train and not held_out:
         return Markup("")
     values = [value for _, value in (*train, *held_out)]
-    ticks = _ticks(min(0.0, *values), max(values))
+    is_log = min(values) > 0 and max(values) > LOG_FROM * min(values)
+    shown = [*values, *(level.value for level in levels if level.value > 0)]
+    ticks = _log_ticks(min(shown), max(shown)) if is_log else _ticks(min(0.0, *values), max(values))
     end = max(last_step or 0, 2, *(int(step) for step, _ in (*train, *held_out)))
-    frame = Frame(end, ticks[0], ticks[-1])
+    frame = Frame(end, ticks[0], ticks[-1], is_log)
     levels = [level for level in levels if frame.low <= level.value <= frame.high]
     lines = [_straight("grid", frame.y(tick)) for tick in ticks]
     lines += [_straight(f"level {level.kind}", frame.y(level.value)) for level in levels]
@@ -93,10 +102,11 @@ def loss_curve(
     shown += [
         _label(f"dot {kind}", f"left: {frame.x(step)}%; top: {frame.y(loss)}%", "") for kind, (step, loss) in dots
     ]
+    scale, drawn = "log" if is_log else "linear", Markup("").join(lines)
     return Markup(
-        '<div class="curve" role="img" aria-label="{}" data-end="{}" data-low="{}" data-high="{}">'
+        '<div class="curve" role="img" aria-label="{}" data-end="{}" data-low="{}" data-high="{}" data-scale="{}">'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>{}<output></output></div>'
-    ).format(label, frame.end, frame.low, frame.high, Markup("").join(lines), Markup("").join(shown))
+    ).format(label, frame.end, frame.low, frame.high, scale, drawn, Markup("").join(shown))
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -134,6 +144,18 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
     first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten from at most `low` to at least `high`, about seven at most; between few of them 2 and 5 as well."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    step = math.ceil((last - first) / 6)
+    last = first + step * math.ceil((last - first) / step)
+    factors = (1, 2, 5) if math.log10(high) - math.log10(low) <= 1.7 else (1,)
+    ticks = [factor * 10.0**power for power in range(first, last, step) for factor in factors] + [10.0**last]
+    begin = max(index for index, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+    end = min(index for index, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+    return ticks[begin : end + 1]
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:

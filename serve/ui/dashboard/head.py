@@ -1,5 +1,8 @@
 """The top of the dashboard: whether Tandem runs, what `prod` answers with, where Ray's dashboard is, what is wrong."""
 
+from pathlib import Path
+
+from configs.paths import Home
 from serve.ui.dashboard.markup import digest, template
 from serve.ui.dashboard.reading import Look
 
@@ -19,13 +22,14 @@ _HEAD = template("""
   {% endif %}
   {% if seen.up %}
   <a href="{{ seen.dashboard }}" target="_blank" rel="noopener">Ray's dashboard ↗</a>
+  <span class="quiet">(its token is in <code>{{ token }}</code>)</span>
   <a href="{{ seen.http }}/docs" target="_blank" rel="noopener">API ↗</a>
   {% endif %}
   <button data-do="theme">Light / dark</button>
 </nav>
 {% if seen.problems %}
 <ul class="problems" role="alert">
-  {% for problem in seen.problems %}<li>{{ problem }}</li>{% endfor %}
+  {% for problem in seen.problems %}<li>{{ problem | words }}</li>{% endfor %}
 </ul>
 {% endif %}
 """)
@@ -43,5 +47,5 @@ def html(look: Look) -> str:
         lamp, words = "bad", "Something is wrong" if count == 1 else f"{count} things are wrong"
     else:
         lamp, words = "good", "All is well"
-    content = _HEAD.render(seen=seen, lamp=lamp, words=words)
+    content = _HEAD.render(seen=seen, lamp=lamp, words=words, token=Home(Path(seen.home)).token)
     return f'<section class="head" data-part="head" data-digest="{digest(content)}">{content}</section>'

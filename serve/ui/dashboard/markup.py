@@ -1,11 +1,13 @@
 """HTML of the dashboard's parts: templates in which every value is escaped, and figures as people read them."""
 
 import hashlib
+import re
 import time
 from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 TONES = {
     "QUEUED": "calm", "STARTING": "busy", "RUNNING": "good", "STOPPING": "busy", "INTERRUPTED": "warn",
@@ -43,10 +45,17 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def left(seconds: float) -> str:
+    """A time that is measured, with a decimal below ten minutes."""
+    return f"{seconds / 60:.1f} min" if 60 <= seconds < 600 else duration(seconds)
+
+
 def latency(seconds: float | None) -> str:
     """Milliseconds below one second."""
     if seconds is None:
         return NOTHING
+    if seconds < 0.001:
+        return "< 1 ms"
     return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
@@ -64,6 +73,11 @@ def clock(moment: float) -> str:
     return f"{at:%H:%M:%S}" if at.date() == datetime.fromtimestamp(time.time()).date() else f"{at:%d %b %H:%M}"
 
 
+def words(text: str) -> Markup:
+    """A sentence; what stands in backticks is code."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """With so many significant digits, thousands apart."""
     if value is None:
@@ -74,6 +88,7 @@ def number(value: float | None, digits: int = 3) -> str:
 _ENVIRONMENT = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _ENVIRONMENT.filters |= {
     "size": size, "duration": duration, "latency": latency, "ago": ago, "clock": clock, "number": number,
+    "words": words,
     "percent": lambda part: NOTHING if part is None else f"{part:.0%}",
     "tone": lambda state: TONES.get(str(state), "warn"),
 }  # fmt: skip

@@ -14,7 +14,9 @@ _TABLE = template("""
   <tbody>
   {% for process in processes %}
     <tr class="{{ 'bad' if process in dead }}" data-process="{{ process.name }}">
-      <td><b>{{ process.name }}</b></td><td>{{ badge(process.word, process.message) }}</td>
+      <td><b>{% if process.actor %}<a href="{{ ray }}/#/actors/{{ process.actor }}" target="_blank" rel="noopener"
+        title="in Ray's dashboard">{{ process.name }}</a>{% else %}{{ process.name }}{% endif %}</b></td>
+      <td>{{ badge(process.word, process.message) }}</td>
       <td class="n">{{ process.pid or nothing }}</td>
       <td class="n {{ 'warn' if process.restarts }}">{{ process.restarts }}</td>
       <td class="n">{{ process.started | ago(now) }}</td>
@@ -22,7 +24,7 @@ _TABLE = template("""
       <td class="n wide">{{ process.memory_bytes | size }}</td>
     </tr>
     {% if process.message %}<tr class="{{ 'bad' if process in dead }}">
-      <td colspan="7" class="message">{{ process.message }}</td></tr>{% endif %}
+      <td colspan="7" class="message">{{ process.message | words }}</td></tr>{% endif %}
   {% endfor %}
   </tbody>
 </table></div>
@@ -33,7 +35,7 @@ _TABLE = template("""
 def html(look: Look) -> str:
     seen = look.overview
     dead = [process for process in seen.processes if not process.is_up and not process.on_its_way]
-    values = {"processes": seen.processes, "dead": dead, "now": seen.at, "rate": look.rate}
+    values = {"processes": seen.processes, "dead": dead, "now": seen.at, "rate": look.rate, "ray": seen.dashboard}
     return part("processes", "Actors and replicas", _TABLE, _aside(seen.processes, len(dead)), **values)
 
 

@@ -28,7 +28,8 @@ _REQUESTS = template("""
   {% if "error" in stats %}<span class="bad">{{ stats.error }}</span>
   {% else %}
   <span class="quiet">{{ stats.get("running", 0) }} running · {{ stats.get("waiting", 0) }} waiting · KV cache</span>
-  {{ bar(stats.get("kv_tokens", 0) / (stats.get("kv_capacity", 0) or 1)) }}
+  {% set used = stats.get("kv_tokens", 0) / (stats.get("kv_capacity", 0) or 1) %}{{ bar(used) }}
+  <span class="quiet">{{ used | percent }}</span>
   {% endif %}</p>
 {% endfor %}
 <p class="quiet small">{{ traffic.answered }} answered since the gateway started ·
@@ -68,7 +69,7 @@ def _rows(found) -> list[tuple[str, list[str], bool]]:
 def _values(found: Latency | None) -> list[str]:
     if not found or not found.count:
         return [NOTHING] * 3
-    return [latency(found.quantile(0.5)), latency(found.quantile(0.95)), latency(found.mean)]
+    return [found.told(0.5, latency) or NOTHING, found.told(0.95, latency) or NOTHING, latency(found.mean)]
 
 
 def _figure(value: float | None) -> str:

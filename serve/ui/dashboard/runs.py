@@ -1,5 +1,7 @@
 """Queue and runs: a table, and the run that is looked at, with its loss curve and the watchdog's lines."""
 
+from urllib.parse import quote
+
 from actors.energy import Bill, money, watt_hours
 from actors.overview import RunReading
 from actors.pace import Eta
@@ -7,7 +9,7 @@ from actors.run import Run, RunState
 from configs.schema import WatchdogConfig
 from serve.ui.dashboard.chart import Level, loss_curve
 from serve.ui.dashboard.curves import Curve
-from serve.ui.dashboard.markup import NOTHING, duration, number, part, template
+from serve.ui.dashboard.markup import NOTHING, duration, left, number, part, template
 from serve.ui.dashboard.reading import Look
 
 _STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INTERRUPTED)
@@ -23,12 +25,13 @@ _TABLE = template("""
       <td><button data-do="show" data-what="{{ run.id }}"><b>{{ run.id }}</b></button></td>
       <td>{% if waits(run) %}<span class="badge calm">waits for tandem up</span>
         {% else %}{{ badge(run.state, run.reason) }}{% endif %}
-        {% if reading.position %}<span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
+        {% if reading.position %} <span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
       <td class="progress">{{ bar(reading.progress, "calm" if waits(run) else run.state | tone) }}
         <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
-      <td class="n" data-label="loss">{{ run.loss | number }}</td>
-      <td class="n" data-label="tokens/s">{{ nothing if waits(run) else run.tokens_per_s | number }}</td>
-      <td class="n" data-label="{{ 'took' if run.ended_at }}">{{ span(reading) }}</td>
+      {% set speed = none if waits(run) else run.tokens_per_s %}{% set time, label = span(reading) %}
+      <td class="n {{ 'none' if run.loss is none }}" data-label="loss">{{ run.loss | number }}</td>
+      <td class="n {{ 'none' if speed is none }}" data-label="tokens/s">{{ speed | number }}</td>
+      <td class="n {{ 'none' if time == nothing }}" data-label="{{ label }}">{{ time }}</td>
       <td class="n quiet" data-label="created">{{ run.created_at | ago(now) }}</td>
     </tr>
   {% endfor %}
@@ -46,7 +49,8 @@ _RUN = template("""
   <p class="facts">{% if waits(run) %}
     <span class="badge calm">waits for tandem up</span>
     <span class="reason">It goes on after <code>tandem up</code>.</span>
-    {% else %}{{ badge(run.state) }} <span class="reason">{{ run.reason }}</span>{% endif %}
+    {% else %}{{ badge(run.state) }} <span class="reason words">{{ run.reason | words }}</span>{% endif %}
+    {% if job %}<a href="{{ job }}" target="_blank" rel="noopener">its job in Ray ↗</a>{% endif %}
     {% if stoppable %}<button class="act" data-do="stop" data-what="{{ run.id }}">Stop</button>{% endif %}</p>
   <div class="figures">
     {% for name, value, unit in figures %}
@@ -57,7 +61,8 @@ _RUN = template("""
   {% if drawn %}{{ drawn }}
   <p class="legend"><span class="key train">training loss</span>
     {% if curve.held_out %}<span class="key held-out">held-out loss</span>{% endif %}
-    {% for level in levels %}<span class="key level {{ level.kind }}">{{ level.label }}</span>{% endfor %}</p>
+    {% for level in levels %}<span class="key level {{ level.kind }}">{{ level.label }}</span>{% endfor %}
+    {% if 'data-scale="log"' in drawn %}<span>the axis goes by powers of ten</span>{% endif %}</p>
   {% else %}<p class="empty curve-empty">{{ waiting }}</p>{% endif %}
 </div>
 {% else %}<p class="empty">The loss curve of a run is drawn here.</p>{% endif %}
@@ -88,11 +93,32 @@ def detail(look: Look, reading: RunReading | None, curve: Curve, bill: Bill | No
     levels = _levels(run)
     label = f"loss of {run.id}, {len(curve.train)} steps"
     drawn = loss_curve(curve.train, curve.held_out, levels, last_step=run.max_steps, label=label)
-    unreadable = curve.unreadable and f"{curve.unreadable} lines of metrics.jsonl cannot be read and are left out"
-    values = {"reading": reading, "curve": curve, "levels": levels, "drawn": drawn, "trouble": trouble or unreadable}
+    values = {
+        "reading": reading,
+        "curve": curve,
+        "levels": levels,
+        "drawn": drawn,
+        "trouble": trouble or _unreadable(curve.unreadable),
+    }
     values |= {"figures": _figures(reading, curve, bill, look), "waits": lambda run: _waits_for_up(run, look)}
+    values |= {"job": _job(run, look)}
     values |= {"stoppable": look.overview.up and run.state in _STOPPABLE}
     return part("run", run.id, _RUN, _aside(run), **values, waiting=_waiting(run, reading.waits_for))
+
+
+def _job(run: Run, look: Look) -> str:
+    """Where Ray's dashboard shows it; Ray forgets its jobs when the cluster ends."""
+    head = next((process for process in look.overview.processes if process.kind == "head"), None)
+    if not (look.overview.up and head and head.started and run.job_id and (run.started_at or 0) >= head.started):
+        return ""
+    return f"{look.overview.dashboard}/#/jobs/{quote(run.job_id, safe='')}"
+
+
+def _unreadable(count: int) -> str:
+    if not count:
+        return ""
+    lines, are = ("1 line", "is") if count == 1 else (f"{count} lines", "are")
+    return f"{lines} of metrics.jsonl cannot be read and {are} left out"
 
 
 def _waits_for_up(run: Run, look: Look) -> bool:
@@ -133,7 +159,7 @@ def _figures(reading: RunReading, curve: Curve, bill: Bill | None, look: Look) -
     if not waits:
         figures.append(("speed", number(run.tokens_per_s), "tokens/s"))
     if run.state.holds_slot and eta and not waits:
-        figures.append(("left", duration(eta.seconds), _range(eta)))
+        figures.append(("left", left(eta.seconds), _range(eta)))
     elif run.started_at and not waits:
         figures.append(("took" if run.ended_at else "so far", _took(run, look.overview.at), ""))
     if bill and bill.joules is not None:
@@ -144,16 +170,18 @@ def _figures(reading: RunReading, curve: Curve, bill: Bill | None, look: Look) -
 
 
 def _range(eta: Eta) -> str:
-    low, high = duration(eta.low), duration(eta.high)
+    low, high = left(eta.low), left(eta.high)
     return "" if low == high else f"{low} to {high}"
 
 
-def _span(reading: RunReading, look: Look) -> str:
-    if _waits_for_up(reading.run, look):
-        return NOTHING
-    if reading.run.state.holds_slot and reading.eta:
-        return f"{duration(reading.eta.seconds)} left"
-    return _took(reading.run, look.overview.at) if reading.run.started_at else NOTHING
+def _span(reading: RunReading, look: Look) -> tuple[str, str]:
+    """A time, and on a phone what it is."""
+    run = reading.run
+    if _waits_for_up(run, look) or not run.started_at:
+        return NOTHING, ""
+    if run.state.holds_slot and reading.eta:
+        return f"{left(reading.eta.seconds)} left", ""
+    return _took(run, look.overview.at), "took" if run.ended_at else "so far"
 
 
 def _took(run: Run, now: float) -> str:

@@ -16,7 +16,7 @@ _TILES = template("""
 {% for tile in tiles %}
   <article class="tile {{ tile.tone }}" data-slot="{{ tile.slot }}">
     <header><h3>{{ tile.name }}</h3><span class="quiet">{{ tile.model }}</span></header>
-    {% for warning in tile.warnings %}<p class="warning"><b>{{ warning[0] }}</b> {{ warning[1] }}</p>{% endfor %}
+    {% for what, why in tile.warnings %}<p class="warning"><b>{{ what }}</b> {{ why | words }}</p>{% endfor %}
     {% if tile.gpu %}
     <div class="big">
       <b>{{ tile.gpu.utilization | percent }}</b>{{ sparkline(look.busy.get(tile.gpu.uuid, ()), 1,

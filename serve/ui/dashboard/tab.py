@@ -51,13 +51,14 @@ const read = (event) => {
   const plot = event.target.closest('.curve');
   if (!plot) return;
   const box = plot.getBoundingClientRect(), x = 100 * (event.clientX - box.left) / box.width;
-  const {end, low, high} = plot.dataset, said = [];
+  const {end, low, high, scale} = plot.dataset, said = [];
+  const loss = (y) => scale === 'log' ? high * (low / high) ** (y / 100) : high - y / 100 * (high - low);
   for (const [kind, name] of [['train', 'loss'], ['held-out', 'held out']]) {
     const points = [...(plot.querySelector(`polyline.${kind}`)?.points ?? [])];
     if (!points.length) continue;
     const near = points.reduce((a, b) => Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a);
     if (!said.length) said.push(`step ${Math.round(1 + near.x / 100 * (end - 1))}`);
-    said.push(`${name} ${(high - near.y / 100 * (high - low)).toPrecision(3)}`);
+    said.push(`${name} ${loss(near.y).toPrecision(3)}`);
   }
   plot.querySelector('output').textContent = said.join(' · ');
 };

@@ -382,6 +382,12 @@ def test_the_processes_of_a_run_that_is_starting_are_on_their_way(state, home, l
     }
 
 
+def test_an_actor_and_a_replica_have_rays_id(home, up):
+    control, engine = actor("Control", "x") | {"actor_id": "abc"}, replica() | {"actor_id": "def"}
+    up(answers([control], {"engine_1": deployment(engine)}))
+    assert {one.name: one.actor for one in read(home).processes} == {"head": None, "control": "abc", "engine_1": "def"}
+
+
 def test_after_a_runs_first_minute_a_process_that_has_not_begun_is_a_sentence(home, ledger, up):
     training(ledger, home)
     up(coming())

@@ -58,6 +58,24 @@ def test_a_quantile_beyond_the_last_bound_is_that_bound_and_of_nothing_there_is_
     assert Latency(0, 0.0, ((1.0, 0),)).quantile(0.5) is None
 
 
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:g} ms"
+
+
+def test_a_quantile_is_told_as_what_buckets_know_of_it():
+    found = Latency(100, 9.0, ((0.001, 50), (0.5, 90), (1.0, 96)))
+    assert [found.told(part, milliseconds) for part in (0.1, 0.5, 0.7, 0.95, 0.99)] == [
+        "< 1 ms", "< 1 ms", "≈ 250.5 ms", "≈ 916.667 ms", "> 1000 ms",
+    ]  # fmt: skip
+
+
+def test_of_few_requests_no_quantile_is_told():
+    buckets = lambda count: ((1.0, 0), (2.0, count))  # noqa: E731
+    assert Latency(19, 37.2, buckets(19)).told(0.5, milliseconds) is None
+    assert Latency(20, 39.2, buckets(20)).told(0.5, milliseconds) == "≈ 1500 ms"
+    assert Latency(0, 0.0, ()).told(0.5, milliseconds) is None
+
+
 def test_every_histogram_of_seconds_is_found_by_its_own_name():
     text = 'tandem_queue_seconds_bucket{le="1"} 3\ntandem_queue_seconds_bucket{le="+Inf"} 4\n'
     text = f"# TYPE tandem_queue_seconds histogram\n{text}tandem_queue_seconds_count 4\ntandem_queue_seconds_sum 9\n"

@@ -17,7 +17,8 @@ from cli.watch import _Log, _Screen, _thin
 from configs.schema import Slot
 from jobs.plots import Curve
 from jobs.training.metrics_log import MetricsLog
-from tests.samples import TRAIN
+from models.registry import Registry
+from tests.samples import TRAIN, publish
 from tests.unit.actors.test_metrics import note_cluster
 from tests.unit.cli.screens import ALL_WELL, lines
 from tests.unit.cli.test_chat_terminal import Terminal
@@ -77,6 +78,28 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
     assert [process["name"] for process in seen["processes"]] == ["head", "engine_1"]
     assert seen["requests"]["by_status"] == {"200": 4}
     assert seen["requests"]["latency_seconds"] == {"request_duration": {"count": 4, "p50": 0.5, "p95": 0.95}}
+
+
+def test_the_report_has_adapters_swaps_events_and_runs_as_the_screen_has(invoke, home, ledger, log):
+    version = publish(Registry(home.models), run_id="r").version
+    ledger.flip("prod", version, reason="x", seconds=0.5)
+    ledger.submit("gone", **TRAIN)
+    ledger.transition("gone", RunState.STOPPED, "stopped while queued")
+    seen = json.loads(invoke("status", "--json").out)
+    (active,), (ended,) = seen["active_runs"], seen["ended_runs"]
+    assert (active["progress"], active["losses"]) == (9 / 20, [4 / step for step in range(1, 10)])
+    assert (ended["id"], ended["state"], ended["reason"], ended["losses"]) == (
+        "gone", "STOPPED", "stopped while queued", [],
+    )  # fmt: skip
+    (adapter,) = seen["adapters"]
+    assert (adapter["version"], adapter["state"], adapter["aliases"], adapter["loaded"]) == (
+        version, "LIVE", ["prod"], False,
+    )  # fmt: skip
+    assert adapter["metrics"]["loss"] == 0.5
+    assert [(swap["alias"], swap["new"], swap["seconds"]) for swap in seen["swaps"]] == [("prod", version, 0.5)]
+    assert seen["events"][0] | {"at": 0, "seq": 0} == {
+        "seq": 0, "at": 0, "run_id": "gone", "kind": "stopped", "text": "stopped while queued",
+    }  # fmt: skip
 
 
 def test_an_active_run_has_its_place_in_the_queue_and_its_time_left(invoke, home, ledger, log):

@@ -14,8 +14,11 @@ import pytest
 
 from actors import consumption, overview, prices
 from actors.consumption import Attempt, Consumption, Day
+from actors.ledger import Event
+from actors.pace import Eta
 from actors.processes import ProcessReading
 from actors.run import RunState
+from actors.traffic import Latency, Traffic
 from configs.errors import ClusterError, RequestError
 from configs.paths import Home
 from configs.schema import EnergyConfig, Slot
@@ -24,8 +27,8 @@ from serve.ui.dashboard import actions, adapters, events, head, processes, reque
 from serve.ui.dashboard.actions import Action
 from serve.ui.dashboard.chart import Level, loss_curve, sparkline, thinned
 from serve.ui.dashboard.curves import Curve, Curves
-from serve.ui.dashboard.markup import ago, clock, duration, latency, number, size
-from serve.ui.dashboard.reading import ROWS, Looks
+from serve.ui.dashboard.markup import ago, clock, duration, latency, left, number, size
+from serve.ui.dashboard.reading import ROWS, Look, Looks
 from tests.samples import TRAIN
 
 
@@ -194,6 +197,40 @@ def test_a_curve_stands_where_its_values_are():
     assert polyline(html, "held-out") == [(50, 75)]
 
 
+def axis(html: str) -> list[str]:
+    return re.findall(r'<span class="y"[^>]*>([^<]*)<', html)
+
+
+def test_losses_far_apart_are_drawn_by_powers_of_ten():
+    html = loss_curve([(1, 10.0), (2, 1.0), (3, 0.1)], [], [Level(0.01, "target", "target")], last_step=3, label="loss")
+    assert 'data-low="0.01" data-high="10.0" data-scale="log"' in html
+    assert axis(html) == ["0.01", "0.1", "1", "10"]
+    assert [y for _, y in polyline(html, "train")] == [0, pytest.approx(33.33), pytest.approx(66.67)]
+    assert '<line class="level target" x1="0" x2="100" y1="100.0" y2="100.0"/>' in html
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.0, -1.0])
+def test_losses_near_each_other_or_not_positive_are_drawn_evenly(lowest):
+    html = loss_curve([(1, 2.0), (2, lowest)], [], [], last_step=2, label="loss")
+    assert 'data-scale="linear"' in html
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.04, 1.5, ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        (0.0003, 4.0, ["0.0001", "0.001", "0.01", "0.1", "1", "10"]),
+        (1e-12, 10.0, ["1e-12", "1e-09", "1e-06", "0.001", "1", "1000"]),
+        (1e-320, 1e99, None),
+    ],
+)
+def test_the_axis_by_powers_of_ten_has_round_numbers_and_room(low, high, ticks):
+    html = loss_curve([(1, high), (2, low)], [], [], last_step=2, label="loss")
+    assert ticks is None or axis(html) == ticks
+    assert len(axis(html)) <= 8
+    assert all(0 <= y <= 100 for _, y in polyline(html, "train"))
+
+
 def test_values_that_are_not_finite_are_left_out_and_nothing_left_draws_nothing():
     html = loss_curve([(1, 1.0), (2, math.nan), (3, math.inf), (4, 0.5)], [], [], last_step=4, label="loss")
     assert len(polyline(html, "train")) == 2
@@ -228,6 +265,8 @@ def test_figures_are_short():
     assert [size(0), size(1536), size(19.4 * 2**30), size(None)] == ["0 B", "2 KiB", "19.4 GiB", "\u2013"]
     assert [duration(3.2), duration(90), duration(5400), duration(86400 * 12)] == ["3 s", "2 min", "1.5 h", "12 d"]
     assert [latency(0.0123), latency(0.9999), latency(2.5), latency(None)] == ["12.3 ms", "1 s", "2.5 s", "\u2013"]
+    assert [latency(0), latency(0.0004), latency(0.001)] == ["< 1 ms", "< 1 ms", "1 ms"]
+    assert [left(348), left(59), left(599), left(600), left(5400)] == ["5.8 min", "59 s", "10.0 min", "10 min", "1.5 h"]
     assert [number(0.6), number(812.5), number(12345.6), number(None)] == ["0.600", "812", "12,346", "\u2013"]
 
 
@@ -242,7 +281,7 @@ def test_a_quarantined_slot_names_its_reason_and_the_way_out(home):
     held = {"role": "train", "holder": None, "pid": None, "since": None}
     reading = overview.SlotReading(**slot.model_dump(), **held, quarantine="<3 CUDA errors>")
     html = slots.html(replace(look, overview=replace(look.overview, slots=(reading,))))
-    assert "&lt;3 CUDA errors&gt;. Nobody gets it until `tandem slots release 0`." in html
+    assert "&lt;3 CUDA errors&gt;. Nobody gets it until <code>tandem slots release 0</code>." in html
     assert "GPU gone:" in html
     assert 'class="tile bad"' in html
 
@@ -327,6 +366,95 @@ def test_a_run_of_a_cluster_that_is_down_waits_for_it(home):
         assert words not in drawn(down), words
     assert drawn(down).count('<span class="badge calm">waits for tandem up</span>') == 2
     assert " left" not in drawn(down)
+
+
+def seen_run(home, **changes) -> Look:
+    """A look at a run on slot 0 that is up, with these changes to its row."""
+    from actors.ledger import Ledger
+
+    ledger = Ledger(home.ledger)
+    ledger.submit("works", **TRAIN)
+    ledger.grant("works", Slot(name="0", roles=("train",)))
+    ledger.close()
+    look = asyncio.run(Looks(home).now())
+    reading = look.overview.runs[0]
+    reading = replace(reading, **{name: changes.pop(name) for name in ("eta", "position") if name in changes})
+    reading = replace(reading, run=replace(reading.run, **changes))
+    return replace(look, overview=replace(look.overview, up=True, runs=(reading,)))
+
+
+def test_the_time_left_has_a_decimal_below_ten_minutes(home):
+    look = seen_run(home, eta=Eta(348.0, 318.0, 372.0, 1.0))
+    assert ">5.8 min left<" in runs.table(look, "", ROWS, ROWS)
+    html = runs.detail(look, look.overview.runs[0], Curve(), None)
+    assert '<b>5.8 min</b> <span class="quiet">5.3 min to 6.2 min</span>' in html
+
+
+def test_what_a_queued_run_does_not_have_is_left_out_on_a_phone_and_its_place_stands_apart(home):
+    nothing = {"loss": None, "tokens_per_s": None, "started_at": None}
+    html = runs.table(seen_run(home, state=RunState.QUEUED, position=1, **nothing), "", ROWS, ROWS)
+    assert re.findall(r'<td class="n none" data-label="([^"]*)">\u2013</td>', html) == ["loss", "tokens/s", ""]
+    assert '</span> <span class="quiet">#1</span>' in html.replace("\n", "")
+    works = seen_run(Home(home.root / "other"), started_at=100.0, ended_at=None)
+    html = runs.table(replace(works, overview=replace(works.overview, at=160.0)), "", ROWS, ROWS)
+    assert '<td class="n " data-label="so far">1 min</td>' in html
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "1 line of metrics.jsonl cannot be read and is left out"),
+        (2, "2 lines of metrics.jsonl cannot be read and are left out"),
+    ],
+)
+def test_lines_that_cannot_be_read_are_counted_in_words(count, said, home):
+    look = seen_run(home)
+    assert said in runs.detail(look, look.overview.runs[0], Curve(unreadable=count), None)
+
+
+def test_good_news_of_the_watchdog_are_green_and_its_warnings_are_not(home):
+    look = asyncio.run(Looks(home).now())
+    told = tuple(Event(1, 5.0, "r", "watchdog", text) for text in ("good: the mean loss is 0.2", "it stands still"))
+    html = events.html(replace(look, overview=replace(look.overview, events=told)))
+    assert re.findall(r'<span class="kind (\w+)">watchdog</span>', html) == ["good", "warn"]
+
+
+def test_what_stands_in_backticks_is_code_and_what_is_html_is_text(home):
+    look = asyncio.run(Looks(home).now())
+    problems = ("<b>it</b> died -> `tandem up` starts it again",)
+    html = head.html(replace(look, overview=replace(look.overview, problems=problems)))
+    assert "<li>&lt;b&gt;it&lt;/b&gt; died -&gt; <code>tandem up</code> starts it again</li>" in html
+
+
+def test_the_kv_cache_has_its_figure_and_latencies_say_how_sure_they_are(home):
+    look = asyncio.run(Looks(home).now())
+    queue = Latency(40, 0.004, ((0.001, 30), (0.1, 40)))
+    latencies = {"time_to_first_token_part_queue": queue, "time_to_first_token": Latency(2, 3.92, ((1.0, 0), (2.0, 2)))}
+    traffic = Traffic({"200": 40}, {"prod": 40}, 0, 0, 1, 1, latencies)
+    engine = {"kv_tokens": 12_288, "kv_capacity": 49_152, "running": 1, "waiting": 0}
+    seen = replace(look.overview, up=True, traffic=traffic, engines={"engine_1": engine})
+    html = requests.html(replace(look, overview=seen))
+    cells = lambda name: re.findall(r'class="n">([^<]*)<', html[html.index(f"<td>{name}</td>") :])[:3]  # noqa: E731
+    assert cells("First token") == ["\u2013", "\u2013", "1.96 s"]
+    assert cells("queue") == ["&lt; 1 ms", "≈ 80.2 ms", "&lt; 1 ms"]
+    assert '<i style="width: 25.0%"></i></span>\n  <span class="quiet">25%</span>' in html
+
+
+# Ray's own pages
+
+
+def test_processes_and_runs_lead_to_rays_pages_and_the_page_says_where_its_token_is(home):
+    look = seen_run(home, job_id="works-1", started_at=100.0)
+    begun = replace(process("head", "ALIVE"), started=50.0)
+    seen = replace(look.overview, dashboard="http://ray", processes=(begun, process("control", "ALIVE", actor="abc")))
+    look = replace(look, overview=seen)
+    html = processes.html(look)
+    assert re.findall(r'<a href="([^"]*)"[^>]*>([^<]*)</a>', html) == [("http://ray/#/actors/abc", "control")]
+    detail = runs.detail(look, seen.runs[0], Curve(), None)
+    assert re.findall(r'<a href="([^"]*)"', detail) == ["http://ray/#/jobs/works-1"]
+    assert f"<code>{home.root}/ray_token</code>" in head.html(look)
+    older = replace(look, overview=replace(seen, processes=(replace(begun, started=150.0),)))
+    assert "<a " not in runs.detail(older, seen.runs[0], Curve(), None), "Ray forgot it"
 
 
 # Actions
