@@ -92,6 +92,19 @@ def gpus() -> list[GpuReading]:
             pynvml.nvmlShutdown()
 
 
+def driver_fault() -> str | None:
+    """Why the NVIDIA driver's library does not start or count its GPUs, in its own words; None if it does."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        pynvml.nvmlDeviceGetCount()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return str(error) or type(error).__name__
+    return None
+
+
 def health() -> dict[str, GpuHealth] | None:
     """Every GPU that answers, by UUID. None if the driver's library itself does not start: then nothing is known.
 

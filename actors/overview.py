@@ -9,7 +9,7 @@ import contextlib
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,6 +134,8 @@ class Overview:
     events: tuple[Event, ...]
     """Newest first."""
     problems: tuple[str, ...]
+    driver_fault: str | None = None
+    """Why the NVIDIA driver tells nothing of the slots' GPUs: then they are not known to be gone."""
     starting: bool = False
     """Up for a moment only, and not all of it is there yet; `problems` leaves that out."""
 
@@ -208,11 +210,16 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         traffic=_traffic(said.metrics, problems),
         events=tuple(book.events) if book else (),
         problems=(),
+        driver_fault=_driver_fault(found.slots) if up and not gpus else None,
         starting=starting,
     )
     overview = replace(overview, processes=_on_their_way(overview))
     problems += _wrong(overview, found.config.heartbeat_timeout_s if found else None)
     return replace(overview, problems=tuple(dict.fromkeys(problems)))
+
+
+def _driver_fault(slots: Iterable[Slot]) -> str | None:
+    return monitor.driver_fault() if any(slot.gpu is not None for slot in slots) else None
 
 
 def age(moment: float | None, now: float) -> float | None:
@@ -369,8 +376,10 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
         if "error" in stats and not overview.starting:
             yield f"{name}: {stats['error']}"
     seen = {gpu.uuid for gpu in overview.gpus}
+    if overview.driver_fault:
+        yield f"the NVIDIA driver does not answer: {overview.driver_fault} -> `nvidia-smi` says more"
     for slot in {slot.name: slot for slot in overview.slots}.values():
-        if slot.gpu is not None and slot.uuid not in seen:
+        if slot.gpu is not None and slot.uuid not in seen and not overview.driver_fault:
             yield f"GPU {slot.gpu} of slot {slot.name} ({slot.uuid}) is gone: the driver does not show it any more"
     for name, quarantine in overview.quarantines.items():
         yield f"slot {name} is in quarantine: {quarantine.reason}"

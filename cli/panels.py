@@ -93,7 +93,10 @@ def machine(overview: Overview, width: int) -> Table:
     drawn = [
         (name, meter.bar(held, bars), size, meter.bar(load, bars), *rest) for name, held, size, load, *rest in rows
     ]
-    gone = [(Text(f"{slot.gpu} gone", "bold red"), Text(slot.uuid or "", "red")) for slot in _vanished(overview)]
+    gone = [
+        (Text(f"{slot.gpu} {_missing(overview)}", "bold red"), Text(slot.uuid or "", "red"))
+        for slot in _vanished(overview)
+    ]
     return _fill(_table(*columns), [*drawn[:-1], *gone, drawn[-1]])
 
 
@@ -110,6 +113,10 @@ def _gpu(gpu: GpuReading, wide: bool) -> tuple:
     return row + ((meter.megahertz(gpu.clock), meter.percent(gpu.fan)) if wide else ())
 
 
+def _missing(overview: Overview) -> str:
+    return "not known" if overview.driver_fault else "gone"
+
+
 def _vanished(overview: Overview) -> list[SlotReading]:
     seen = {gpu.uuid for gpu in overview.gpus}
     slots = {slot.name: slot for slot in overview.slots if slot.gpu is not None and slot.uuid not in seen}
@@ -122,7 +129,7 @@ def slots(overview: Overview, width: int) -> RenderableType:
     for slot in overview.slots:
         device = Text("CPU") if slot.gpu is None else Text(f"GPU {slot.gpu}")
         if slot.name in vanished:
-            device.append(" gone", "bold red")
+            device.append(f" {_missing(overview)}", "bold red")
         holder = Text(slot.holder, "green") if slot.holder else Text("free", "dim")
         if slot.quarantine:
             holder = Text.assemble(f"{slot.holder}, " if slot.holder else "", ("quarantined", "bold white on red"))

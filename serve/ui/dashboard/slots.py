@@ -55,7 +55,7 @@ _TILES = template("""
       <span>{{ host.memory_used | size }} <i>of {{ host.memory_total | size }}</i></span></dd></dl>
   </article>
 </div>
-{% if not look.overview.gpus %}<p class="empty">{{ without }}</p>{% endif %}
+{% if without %}<p class="empty">{{ without }}</p>{% endif %}
 """)
 
 WITHOUT = "No NVIDIA GPU answers here, so there is nothing to show of one: slots are shares of the processors."
@@ -67,6 +67,7 @@ class Tile:
 
     name: str
     gpu: GpuReading | None = None
+    driver_fault: str | None = None
     roles: list[SlotReading] = field(default_factory=list)
 
     @property
@@ -77,15 +78,20 @@ class Tile:
     def model(self) -> str:
         if self.gpu:
             return self.gpu.name
-        return "gone" if self.is_gone else "processors"
+        if self.is_missing:
+            return "not known" if self.driver_fault else "gone"
+        return "processors"
 
     @property
-    def is_gone(self) -> bool:
+    def is_missing(self) -> bool:
         return self.gpu is None and any(slot.gpu is not None for slot in self.roles)
 
     @property
     def warnings(self) -> list[tuple[str, str]]:
-        found = [("GPU gone:", "the driver does not show it any more.")] if self.is_gone else []
+        why = ("GPU gone:", "the driver does not show it any more.")
+        if self.driver_fault:
+            why = ("No readings:", f"the NVIDIA driver does not answer: {self.driver_fault}.")
+        found = [why] if self.is_missing else []
         reasons = dict.fromkeys(slot.quarantine for slot in self.roles if slot.quarantine)
         release = f"Nobody gets it until `tandem slots release {self.slot}`."
         return found + [("Quarantined:", f"{reason}. {release}") for reason in reasons]
@@ -101,7 +107,7 @@ def tiles(look: Look) -> list[Tile]:
     found: dict[str, Tile] = {}
     for slot in look.overview.slots:
         title = f"Slot {slot.name}" + ("" if slot.gpu is None else f" · GPU {slot.gpu}")
-        found.setdefault(slot.name, Tile(title, gpus.get(slot.uuid))).roles.append(slot)
+        found.setdefault(slot.name, Tile(title, gpus.get(slot.uuid), look.overview.driver_fault)).roles.append(slot)
     shown = {tile.gpu.uuid for tile in found.values() if tile.gpu}
     return [*found.values(), *(Tile(f"GPU {gpu.index}", gpu) for gpu in gpus.values() if gpu.uuid not in shown)]
 
@@ -109,5 +115,7 @@ def tiles(look: Look) -> list[Tile]:
 def html(look: Look) -> str:
     held = sum(slot.holder is not None for slot in look.overview.slots)
     aside = f"{held} of {len(look.overview.slots)} roles held" if look.overview.slots else ""
-    values = {"look": look, "host": look.overview.host, "tiles": tiles(look), "without": WITHOUT, "hot": HOT_C}
+    values = {"look": look, "host": look.overview.host, "tiles": tiles(look), "hot": HOT_C}
+    expected = look.overview.gpus or any(slot.gpu is not None for slot in look.overview.slots)
+    values |= {"without": None if expected else WITHOUT}
     return part("slots", "GPUs and slots", _TILES, aside, **values, sparkline=sparkline, history=HISTORY)

@@ -284,6 +284,9 @@ def test_a_quarantined_slot_names_its_reason_and_the_way_out(home):
     assert "&lt;3 CUDA errors&gt;. Nobody gets it until <code>tandem slots release 0</code>." in html
     assert "GPU gone:" in html
     assert 'class="tile bad"' in html
+    silent = slots.html(replace(look, overview=replace(look.overview, slots=(reading,), driver_fault="<mismatch>")))
+    assert "the NVIDIA driver does not answer: &lt;mismatch&gt;." in silent
+    assert "GPU gone" not in silent and "shares of the processors" not in silent
 
 
 def test_runs_stand_in_the_order_in_which_they_matter(home):
