@@ -8,7 +8,8 @@ import pytest
 from configs.paths import SOURCE
 
 UNPACKED = SOURCE / ".venv" / "debian"
-FOLDERS = (UNPACKED / "usr" / "bin", UNPACKED / "usr" / "lib" / "chromium")
+FOLDERS = (UNPACKED / "usr" / "lib" / "chromium", UNPACKED / "usr" / "bin")
+"""Chromium itself first: Debian's script of that name looks for its settings in /etc."""
 
 
 def program(*names: str) -> str:
