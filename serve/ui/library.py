@@ -94,7 +94,6 @@ class Library:
         listed = [self.list, self.title, *self._of_saved]
         shown = [chat.current, *chat.changed, *controls.inputs[:-1], *listed, self.unasked, self.confirm]
         chat.listen((self._listed, [chat.current], listed), shown)
-        chat.saved.change(self._begun, chat.saved, listed, show_progress="hidden")
         opening = {"outputs": shown, "show_progress": "hidden"}
         kept = {"inputs": [chat.current, controls.thinking]} | opening
         page.load(self.arrive, [controls.thinking], **opening).then(
@@ -117,8 +116,10 @@ class Library:
         for button, suffix in ((self.as_json, "json"), (self.as_markdown, "md")):
             exported = button.click(lambda current, to=suffix: self.export(current, to), chat.current, self._download)
             exported.then(None, self._download, js=DOWNLOAD)
-        for place in (chat.current, chat.saved):
-            place.change(None, [chat.current, chat.saved], js=REMEMBER)
+        remembered = {"fn": None, "inputs": [chat.current, chat.saved], "js": REMEMBER}
+        chat.current.change(**remembered)
+        # The list beside it on the same change made the address late for 3 of 12 reloads (Gradio 6.31).
+        chat.saved.change(**remembered).then(self._begun, chat.saved, listed, show_progress="hidden")
         for arrived in (CLOSE_ON_A_PHONE, TO_THE_BOX):
             chat.current.change(None, js=arrived)
         controls.model.focus(controls.choices, None, controls.model, show_progress="hidden")
