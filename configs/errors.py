@@ -12,6 +12,7 @@
     ├── StateError         a change that the ledger's state machine does not allow
     ├── NotFoundError      a run, adapter, alias or model that does not exist
     ├── RequestError       a chat request that cannot be served as asked
+    │   └── PromptTooLongError  its prompt leaves no room in the context
     ├── OverloadError      no room for one more request now; the same request may pass later
     └── DeliveryError      a notice did not reach whom it was for; its message holds no part of a URL
 
@@ -76,6 +77,10 @@ class NotFoundError(TandemError): ...
 
 
 class RequestError(TandemError): ...
+
+
+class PromptTooLongError(RequestError):
+    """A prompt that does not fit into the context, together with its answer."""
 
 
 class OverloadError(TandemError): ...

@@ -8,14 +8,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import RequestError
+from configs.errors import PromptTooLongError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-
-class PromptTooLongError(RequestError):
-    """A prompt that does not fit into the context, together with its answer."""
 
 
 LONG = 20_000

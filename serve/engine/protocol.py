@@ -162,7 +162,7 @@ class Engine(Protocol):
         """Stream the request's tokens. Closing the iterator (`aclose`, or cancelling its task) aborts the request.
 
         Raises at the first `__anext__`: NotFoundError(param="model") for an adapter that is not loaded,
-        OverloadError if too many requests wait, RequestError(param="messages") with both numbers for a prompt that
+        OverloadError if too many requests wait, PromptTooLongError(param="prompt") with both numbers for a prompt that
         leaves no room in the context, RequestError with the constraint's own `param` for a grammar that does not
         compile; later, TandemError if the engine fails while generating.
         """

@@ -11,11 +11,11 @@ from configs.errors import (
     ConfigError,
     NotFoundError,
     OverloadError,
+    PromptTooLongError,
     RequestError,
     StateError,
     TandemError,
 )
-from models.encoding import PromptTooLongError
 from serve.request_log import current_id
 from serve.wire.body import request_error
 

@@ -180,6 +180,7 @@ def test_who_has_scrolled_up_sees_what_is_asked_next(begin, stage, window):
     for question in ("One", "Two"):
         seen.ask(question)
         seen.answers(re.compile("line"))
+        seen.ready()
     log = seen.page.locator("#log .bubble-wrap")
     log.evaluate("log => log.scrollTo(0, 0)")
     expect(seen.page.get_by_label("Edit").first).to_be_in_viewport()

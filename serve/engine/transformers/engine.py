@@ -21,8 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
-from configs.errors import AdapterError, ConfigError, NotFoundError, OverloadError, RequestError, TandemError
-from models.encoding import PromptTooLongError
+from configs.errors import (
+    AdapterError,
+    ConfigError,
+    NotFoundError,
+    OverloadError,
+    PromptTooLongError,
+    RequestError,
+    TandemError,
+)
 from models.harmony import render
 from serve.engine.grammar import Grammars, Matcher
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk, TokenLogprob

@@ -7,11 +7,11 @@ from configs.errors import (
     ConfigError,
     NotFoundError,
     OverloadError,
+    PromptTooLongError,
     RequestError,
     StateError,
     TrainingError,
 )
-from models.encoding import PromptTooLongError
 from serve.wire.chat import ChatRequest
 from serve.wire.errors import error_body
 
