@@ -1,7 +1,7 @@
 """OpenAI's chat answers, streamed and whole: choices framed as chunks, chunks folded into a ChatCompletion.
 
 Types are the `openai` package's own; `reasoning_content` beside `content` is the extension that vLLM, SGLang and
-DeepSeek share, `token_ids` and `prompt_token_ids` are vLLM's.
+DeepSeek share, `token_ids`, `prompt_token_ids` and `stop_reason` are vLLM's.
 """
 
 import time
@@ -85,9 +85,13 @@ class ChunkWriter:
         elif self._options.include_usage:
             fields["usage"] = None
         more, self._opening = self._opening, {}
-        ids = {} if part.token_ids is None else {"token_ids": part.token_ids}
+        extra = {"token_ids": part.token_ids, "stop_reason": part.stop_reason}
         choice = ChunkChoice(
-            index=index, delta=part.delta, logprobs=part.logprobs, finish_reason=part.finish_reason, **ids
+            index=index,
+            delta=part.delta,
+            logprobs=part.logprobs,
+            finish_reason=part.finish_reason,
+            **{name: value for name, value in extra.items() if value is not None},
         )
         return self._bare(choices=[choice], **fields, **more)
 
@@ -143,11 +147,14 @@ class _Folded:
         self._calls: list[Function] = []
         self._call_ids: list[str] = []
         self._reason: str | None = None
+        self._stop: dict[str, str] = {}
         self._logprobs: list | None = None
         self._token_ids: list[int] | None = None
 
     def fold(self, choice: ChunkChoice) -> None:
         self._reason = choice.finish_reason
+        if stop := getattr(choice, "stop_reason", None):
+            self._stop = {"stop_reason": stop}
         if choice.logprobs:
             self._logprobs = (self._logprobs or []) + choice.logprobs.content
         if (ids := getattr(choice, "token_ids", None)) is not None:
@@ -166,7 +173,7 @@ class _Folded:
         message = ChatCompletionMessage(role="assistant", content=content, refusal=None, **fields)
         logprobs = None if self._logprobs is None else ChoiceLogprobs(content=self._logprobs, refusal=None)
         ids = {} if self._token_ids is None else {"token_ids": self._token_ids}
-        return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._reason, **ids)
+        return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._reason, **ids, **self._stop)
 
     def _fold(self, delta: ChoiceDelta) -> None:
         for field in ("content", "reasoning_content"):

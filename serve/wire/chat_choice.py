@@ -35,6 +35,8 @@ class Part:
     logprobs: ChoiceLogprobs | None = None
     token_ids: list[int] | None = None
     """If asked for, the ids since the last part; some ids give no part."""
+    stop_reason: str | None = None
+    """The stop text that ended the choice."""
 
 
 class ChoiceWriter:
@@ -116,7 +118,7 @@ class ChoiceWriter:
 
     def _closing(self, reason: str) -> Part:
         self.done = True
-        return Part(ChoiceDelta(), reason)
+        return Part(ChoiceDelta(), reason, stop_reason=self._stops.matched)
 
     def _gain(self, delta: Delta) -> Iterator[Part]:
         name = self._function_name(delta)

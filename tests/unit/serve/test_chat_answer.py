@@ -258,6 +258,12 @@ def test_a_stop_string_ends_final_text_only(size):
     assert joined(chunks, "reasoning_content") == "The user asks 🙂."
     assert joined(chunks, "content") == whole.choices[0].message.content == "It is"
     assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices[0].stop_reason == whole.choices[0].stop_reason == " Par"
+
+
+def test_an_answer_that_ends_by_itself_names_no_stop_text():
+    chunks, whole = written(ANSWER, stop=["Madrid"])
+    assert not any("stop_reason" in choice.model_fields_set for choice in (chunks[-1].choices[0], whole.choices[0]))
 
 
 def test_nothing_is_written_after_the_end():
