@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -14,7 +15,8 @@ from models import harmony
 from models.encoding import LONG, characters
 from serve import pinned
 from serve.catalog import BASE, Catalog, Target
-from serve.engine.protocol import TokenChunk
+from serve.engine.protocol import Constraint, TokenChunk
+from serve.engine.sampling import SamplingParams
 from serve.fleet import Fleet
 from serve.merging import merged
 from serve.pinned import Pinned, Pinner
@@ -35,16 +37,24 @@ class Chat:
         self._stop_ids = harmony.stop_token_ids(tokenizer)
         self._pinner = Pinner(catalog, fleet, metrics)
 
-    async def open(self, request: ChatRequest) -> "Answer":
-        """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
+    async def prepare(self, request: ChatRequest) -> "Prepared":
+        """All that can refuse the request without an engine. Raises RequestError."""
         started = time.perf_counter()
         long = characters([request.messages, request.offered_tools]) >= LONG
         prompt = await asyncio.to_thread(self._render, request) if long else self._render(request)
-        asked = [(prompt, sampling) for sampling in request.samplings(self._stop_ids)]
-        how = {"started": started, "constraint": request.constraint(), "logprobs": request.scored}
+        return Prepared(request, prompt, request.samplings(self._stop_ids), request.constraint(), started)
+
+    async def begin(self, ready: "Prepared") -> "Answer":
+        """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
+        asked = [(ready.prompt, sampling) for sampling in ready.samplings]
+        how = {"started": ready.started, "constraint": ready.constraint, "logprobs": ready.request.scored}
         with in_own_words():
-            begun = await self._pinner.begin_all(request.model, asked, **how)
-        return Answer(self._tokenizer, request, prompt, begun)
+            begun = await self._pinner.begin_all(ready.request.model, asked, **how)
+        return Answer(self._tokenizer, ready.request, ready.prompt, begun)
+
+    async def open(self, request: ChatRequest) -> "Answer":
+        """Both. Raises what `prepare` and `begin` raise."""
+        return await self.begin(await self.prepare(request))
 
     def _render(self, request: ChatRequest) -> list[int]:
         return harmony.render(
@@ -64,6 +74,20 @@ class Chat:
             return await (await self.open(request)).complete()
 
         return await pinned.whole(answer)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A chat request that nothing but an engine can refuse any more."""
+
+    request: ChatRequest
+    prompt: list[int]
+    """Token ids."""
+    samplings: list[SamplingParams]
+    """One per choice."""
+    constraint: Constraint | None
+    started: float
+    """`time.perf_counter()` when the request came."""
 
 
 class Answer:
