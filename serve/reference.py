@@ -15,7 +15,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
-from serve.wire.body import IGNORED, SampledRequest
+from serve.wire.body import SampledRequest
+from serve.wire.no_effect import IGNORED
 
 ABOUT = (
     "`model` is `prod`, `base`, the base's name or a loaded adapter version. No API key is needed. Parameters that are "

@@ -1,6 +1,8 @@
 """Every request's id, and one line of the log for each that has ended. The gateway's middleware; `serve.pinned` tells
 it of generations.
 
+The answer's headers also name what a request asked for in vain, see `serve.wire.no_effect`.
+
 The id is the client's `X-Request-Id`, or made here. It is in the answer's header, in its id behind `chatcmpl-`, `cmpl-`
 or `resp_`, in error bodies, and in the lines of gateway and engine. No text of prompts or answers is logged, no query
 string and no header.
@@ -22,6 +24,8 @@ from actors.http_front import REQUEST_ID
 from actors.logs import REQUEST
 
 LONGEST_ROUTE = 200
+LONGEST_NAME = 100
+IGNORED, MAPPED = b"x-tandem-ignored", b"x-tandem-mapped"
 READY = "/readyz"
 """Answers 503 to whoever waits for it, `tandem up` first of all: nothing to warn of."""
 _SANE_ID = re.compile(REQUEST_ID.encode())
@@ -45,6 +49,16 @@ class Exchange:
     ended: str | None = None
     """`abandoned` by its client, or `broken` off by an engine's error."""
     error: Exception | None = None
+    ignored: list[str] = field(default_factory=list)
+    """Parameters that were accepted without effect."""
+    mapped: dict[str, str] = field(default_factory=dict)
+    """Parameters whose value stands for another one, as `minimal->low`."""
+
+    @property
+    def concessions(self) -> list[tuple[bytes, bytes]]:
+        """The headers that name what was asked for and is not done."""
+        named = {IGNORED: self.ignored, MAPPED: [f"{name}={value}" for name, value in self.mapped.items()]}
+        return [(header, ", ".join(map(_printable, names)).encode()) for header, names in named.items() if names]
 
     def began(self, model: str, version: str | None, seconds: float | None) -> None:
         """A generation's first token came after `seconds`; None if it only scores its prompt."""
@@ -95,7 +109,7 @@ class RequestLog:
             nonlocal whole
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *names]}
+                message = {**message, "headers": [*message.get("headers", ()), *names, *exchange.concessions]}
             elif not message.get("more_body"):
                 whole = True
             await send(message)
@@ -112,6 +126,11 @@ class RequestLog:
                 exchange.ended = exchange.ended or "abandoned"
             _log(scope, exchange)
         return None
+
+
+def _printable(name: str) -> str:
+    """As a header may hold it: clients choose some names."""
+    return re.sub(r"[^!-+\--~]", "?", name[:LONGEST_NAME])
 
 
 def _log(scope: Scope, exchange: Exchange) -> None:

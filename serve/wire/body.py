@@ -3,6 +3,7 @@
 `checked` turns a body into a request of its kind; what changes the answer is honoured or refused, never dropped.
 """
 
+import difflib
 import json
 import random
 from collections.abc import Iterable, Mapping
@@ -15,14 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import SamplingParams
 from serve.wire.complaints import complaint
-
-IGNORED = frozenset(
-    {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "prompt_cache_options", "prediction", "parallel_tool_calls",
-    }
-)  # fmt: skip
-"""Parameters that do not change this model's answer. It makes one call per generation, so they are never parallel."""
+from serve.wire.no_effect import IGNORED, ignore
 
 MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's own generation_config.json may set for requests that leave it open."""
@@ -176,8 +170,10 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
         raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
     asked = {}
     for name, value in body.items():
-        ignored = name in IGNORED and name not in kind.model_fields
-        if value is None or ignored or value in neutral.get(name, ()):
+        if value is None or value in neutral.get(name, ()):
+            continue
+        if name in IGNORED and name not in kind.model_fields:
+            ignore(name)
             continue
         if name in neutral:
             raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
@@ -185,7 +181,7 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     try:
         return kind.model_validate(asked)
     except ValidationError as error:
-        raise request_error(error, asked) from error
+        raise request_error(error, asked, known={*kind.model_fields, *neutral, *IGNORED}) from error
 
 
 def writable(value: Any) -> Any:
@@ -201,11 +197,22 @@ def writable(value: Any) -> Any:
     return value
 
 
-def request_error(error: ValidationError, body: Any = None) -> RequestError:
-    """A pydantic validation of `body` that failed as a RequestError that names the field."""
-    errors = error.errors(include_url=False)
+def request_error(error: ValidationError, body: Any = None, known: Iterable[str] = ()) -> RequestError:
+    """A pydantic validation of `body` that failed as a RequestError that names the field.
+
+    For a parameter that does not exist the hint is the nearest of the `known` ones, if one is near.
+    """
+    # The misspelled name says more than that the right one is missing.
+    errors = sorted(error.errors(include_url=False), key=lambda each: not _is_unknown_parameter(each))
     _, sentence = complaint(errors, body)
-    return RequestError(sentence, param=str(errors[0]["loc"][0]) if errors[0]["loc"] else None)
+    param = str(errors[0]["loc"][0]) if errors[0]["loc"] else None
+    unknown = _is_unknown_parameter(errors[0])
+    guesses = difflib.get_close_matches(param or "", sorted(known), n=1) if unknown else []
+    return RequestError(sentence, hint=f"did you mean '{guesses[0]}'?" if guesses else "", param=param)
+
+
+def _is_unknown_parameter(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "extra_forbidden" and len(error["loc"]) == 1
 
 
 def encode(value: BaseModel) -> str:

@@ -26,7 +26,7 @@ from jobs import train as train_job
 from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
-from serve.wire import body, chat, completions, errors, lora, responses
+from serve.wire import chat, completions, errors, lora, no_effect, responses
 from tests.unit.actors.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
@@ -285,7 +285,7 @@ def test_the_api_page_has_every_route():
 
 def test_the_api_page_has_every_parameter_and_every_status():
     text = API.read_text()
-    names = body.IGNORED | chat.NEUTRAL.keys() | chat.ChatRequest.model_fields.keys()
+    names = no_effect.IGNORED | chat.NEUTRAL.keys() | chat.ChatRequest.model_fields.keys()
     names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
     names |= responses.NEUTRAL.keys() | responses.ResponsesRequest.model_fields.keys()
     names |= lora.LoadRequest.model_fields.keys()

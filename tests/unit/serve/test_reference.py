@@ -9,7 +9,7 @@ import pytest
 
 from serve import gateway, reference
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, HOLD, IN_PATHS, VERSION
-from serve.wire.body import IGNORED
+from serve.wire.no_effect import IGNORED
 from tests.samples import publish
 
 APP = gateway.build_app(
