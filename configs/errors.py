@@ -12,11 +12,12 @@
     ├── StateError         a change that the ledger's state machine does not allow
     ├── NotFoundError      a run, adapter, alias or model that does not exist
     ├── RequestError       a chat request that cannot be served as asked
-    │   └── PromptTooLongError  its prompt leaves no room in the context
+    │   ├── PromptTooLongError  its prompt leaves no room in the context
+    │   └── BodyTooLargeError   more bytes than are read
     ├── OverloadError      no room for one more request now; the same request may pass later
     └── DeliveryError      a notice did not reach whom it was for; its message holds no part of a URL
 
-`cli.edge` turns them into one line and an exit code, `serve.gateway` into OpenAI's error shape.
+`cli.edge` turns them into one line and an exit code, `serve.wire.error_answer` into HTTP.
 """
 
 
@@ -81,6 +82,9 @@ class RequestError(TandemError): ...
 
 class PromptTooLongError(RequestError):
     """A prompt that does not fit into the context, together with its answer."""
+
+
+class BodyTooLargeError(RequestError): ...
 
 
 class OverloadError(TandemError): ...

@@ -1,7 +1,6 @@
 """HTTP: OpenAI's routes, health, metrics and the admin API, in front of the engines.
 
-A deployment of its own, so that a dead engine becomes an error event or a retry and not a broken stream. The one place
-where errors become HTTP.
+A deployment of its own, so that a dead engine becomes an error event or a retry and not a broken stream.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from actors import control_client, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
-from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
+from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig
 from models import checkpoint
@@ -36,9 +35,7 @@ from serve.responses import Responses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
 from serve.wire.complaints import complaint
-from serve.wire.errors import error_body
-
-RETRY_AFTER_S = 2
+from serve.wire.error_answer import respond
 
 
 class Gateway:
@@ -113,7 +110,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.add_exception_handler(400, _unreadable)
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
-    app.add_middleware(RequestLog, respond=_respond, echo=not in_serve)
+    app.add_middleware(RequestLog, respond=respond, echo=not in_serve)
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"])
@@ -150,31 +147,28 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     return app
 
 
-def _respond(error: Exception) -> JSONResponse:
-    status, body = error_body(error)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if isinstance(error, (OverloadError, ClusterError)) else None
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
 async def _tandem_error(request: Request, error: Exception) -> JSONResponse:
-    return _respond(error)
+    return respond(error, request.scope)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     errors = [each | {"loc": each["loc"][1:]} for each in error.errors()]  # FastAPI's begin with "body"
     place, sentence = complaint(errors, error.body)
-    return _respond(RequestError(sentence, param=place or None))
+    return respond(RequestError(sentence, param=place or None), request.scope)
 
 
 async def _unreadable(request: Request, error: Exception) -> JSONResponse:
     deep = isinstance(error.__cause__, RecursionError)
-    return _respond(RequestError("the body is nested too deep" if deep else "the body is not JSON in UTF-8"))
+    error = RequestError("the body is nested too deep" if deep else "the body is not JSON in UTF-8")
+    return respond(error, request.scope)
 
 
 async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
-    return _respond(NotFoundError(f"no route {request.method} {request.url.path}", hint="see /docs"))
+    return respond(NotFoundError(f"no route {request.method} {request.url.path}", hint="see /docs"), request.scope)
 
 
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
-    _, body = error_body(RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs"))
-    return JSONResponse(body, status_code=405, headers=getattr(error, "headers", None))
+    refused = RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs")
+    response = respond(refused, request.scope, status=405)
+    response.headers.update(getattr(error, "headers", None) or {})
+    return response

@@ -11,10 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 
 from configs.errors import RequestError
-from serve.wire.errors import error_body
+from serve.wire.error_answer import respond
 
 ANY = "*"
 """As one of the allowed hosts: whatever name the server is called by."""
@@ -22,7 +21,7 @@ ELSE = "behind a reverse proxy see Security in docs/operations.md"
 
 
 class OwnPagesOnly:
-    """Answers 403, in OpenAI's error shape, to what `refusal` refuses."""
+    """Answers 403 to what `refusal` refuses."""
 
     def __init__(self, app: Any, allowed_hosts: Iterable[str] = ()) -> None:
         """`allowed_hosts` are names or addresses, without port, that the server is called by beside its loopback ones;
@@ -37,7 +36,7 @@ class OwnPagesOnly:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
         else:
-            await JSONResponse(error_body(error)[1], status_code=403)(scope, receive, send)
+            await respond(error, scope, status=403)(scope, receive, send)
 
 
 def refusal(scope: dict, allowed: Collection[str] = ()) -> RequestError | None:

@@ -92,7 +92,7 @@ class RequestLog:
     where the client sent none, before this one sees the request, and repeats it (RequestIdMiddleware in Ray 2.60).
     """
 
-    def __init__(self, app: ASGIApp, respond: Callable[[Exception], Response], *, echo: bool) -> None:
+    def __init__(self, app: ASGIApp, respond: Callable[[Exception, Scope], Response], *, echo: bool) -> None:
         self._app, self._respond, self._echo = app, respond, echo
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,7 +120,7 @@ class RequestLog:
             exchange.error = error
             if exchange.status is not None:
                 raise
-            await self._respond(error)(scope, receive, watched)
+            await self._respond(error, scope)(scope, receive, watched)
         finally:
             if not whole and exchange.error is None:
                 exchange.ended = exchange.ended or "abandoned"

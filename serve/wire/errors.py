@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP: a status and OpenAI's error body."""
+"""Errors in OpenAI's shape: a status and a body. Called by `error_answer`, and for an error event inside a stream."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from serve import openai_routes
+from serve import generating
 from serve.client.conversation import Conversation, Turn
 from tests.browser.conftest import script
 from tests.samples import publish
@@ -631,7 +631,7 @@ def test_a_huge_paste_is_asked_whole_or_stays_in_the_box(stage, window, monkeypa
     seen.paste(huge)
     seen.answers("Hello there.")
     assert stage.saved().turns[0].content == huge
-    monkeypatch.setattr(openai_routes, "MOST_BODY_BYTES", len(huge))
+    monkeypatch.setattr(generating, "MOST_BODY_BYTES", len(huge))
     seen.paste(huge)
     seen.notices("in the box again")
     seen.ready()

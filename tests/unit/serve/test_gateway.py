@@ -13,7 +13,7 @@ from actors.run import RunState
 from configs.errors import OverloadError
 from serve import fleet as fleet_module
 from serve.engine.protocol import GenerationRequest
-from serve.openai_routes import MOST_BODY_BYTES
+from serve.generating import MOST_BODY_BYTES
 from tests.gateway_server import ASK, BASIC, HELLO, TOKENIZER, tokens
 from tests.samples import RUN_CONFIG, publish
 
