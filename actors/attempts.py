@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from actors import health, holder
+from actors import health
 from actors.ledger import Ledger
 from actors.ray_jobs import JobState, RayJobs
 from actors.run import Run, RunState
@@ -147,8 +147,8 @@ class Attempts:
 
     async def _end_holder(self, run_id: str, grace_s: float = EXIT_GRACE_S) -> None:
         for lease in self._ledger.leases():
-            if lease.holder == run_id and lease.pid is not None:
-                await asyncio.to_thread(holder.end, lease.pid, self._home, grace_s)
+            if lease.holder == run_id and lease.process is not None:
+                await asyncio.to_thread(lease.process.end, grace_s)
 
     def _judge(self, run_id: str, state: RunState, reason: str) -> None:
         """Count attempts that the device of their slot ended; quarantine after `quarantine_after` of them in a row."""

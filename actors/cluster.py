@@ -5,7 +5,6 @@ Ray left behind, and touches nothing else on the machine. Called by `tandem up` 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -15,14 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
-from actors import http_front, placement
+from actors import home_locks, http_front, placement
+from actors.process_id import ProcessId, namespace_of, own_namespace
 from configs import durable, paths
 from configs.errors import ClusterError
 from configs.paths import Home
@@ -39,9 +40,9 @@ KEPT_SESSIONS = 2
 class Cluster:
     """What `tandem up` started, as kept in cluster.json."""
 
-    head_pid: int
-    head_started: float
-    """Creation time of the head process, so that a reused pid is not taken for it. Unix seconds."""
+    head: ProcessId
+    started_at: float
+    """Unix seconds."""
     gcs_address: str
     http_port: int
     dashboard_port: int
@@ -58,11 +59,7 @@ class Cluster:
 
     @property
     def is_alive(self) -> bool:
-        try:
-            head = psutil.Process(self.head_pid)
-            return abs(head.create_time() - self.head_started) < 1 and head.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return self.head.lives
 
     def slot(self, name: str) -> Slot:
         return next(slot for slot in self.slots if slot.name == name)
@@ -72,23 +69,34 @@ def find(home: Home) -> Cluster | None:
     """The cluster that was started for this home, alive or not; None if there should be none."""
     try:
         values = json.loads(home.cluster.read_text())
+        values["head"] = ProcessId(**values["head"]) if "head" in values else _old_head(values)
         values["slots"] = tuple(Slot(**slot) for slot in values["slots"])
         values["config"] = ClusterConfig(**values["config"])
         return Cluster(**values)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ClusterError(f"{home.cluster} is damaged: {error}", hint="`tandem down` cleans up") from error
 
 
+def _old_head(values: dict[str, Any]) -> ProcessId:
+    """The head in a cluster.json that has its number and the wall-clock time of its start, as older versions wrote."""
+    pid, values["started_at"] = values.pop("head_pid"), values.pop("head_started")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(pid).create_time() - values["started_at"]) < 1:
+            return ProcessId.of(pid)
+    return ProcessId(pid, started=0, boot="", namespace=0)  # lives nowhere
+
+
 def require(home: Home) -> Cluster:
-    """The running cluster. Raises ClusterError if there is none."""
+    """The running cluster. Raises ClusterError if there is none that this process can reach."""
     cluster = find(home)
     if cluster is None:
         raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
     if not cluster.is_alive:
+        home_locks.require_unclaimed(home)
         raise ClusterError(
-            f"Tandem's cluster died (head process {cluster.head_pid} is gone)",
+            f"Tandem's cluster died (head process {cluster.head.pid} is gone)",
             hint="`tandem up` starts it again; queued runs are kept",
         )
     return cluster
@@ -98,34 +106,38 @@ def start(home: Home, config: ClusterConfig, say: Callable[[str], None] = lambda
     """Start Ray on loopback with token authentication and one custom resource per slot.
 
     Leftovers of a cluster that died are ended first. On any failure nothing stays behind.
-    Raises ClusterError if it runs already, a port is taken or Ray does not come up.
+    Raises ClusterError if it runs already, here or in another container, a port is taken or Ray does not come up.
     """
-    with _lock(home):
-        if (old := _find_damaged(home)) is not None:
-            if old.is_alive:
-                raise ClusterError(
-                    f"Tandem is running already at {old.http}", hint="`tandem status` shows it, `tandem down` ends it"
-                )
-            say("ending what is left of a cluster that died")
-        end_processes(home)
-        for name, port in (("http_port", config.http_port), ("dashboard_port", config.dashboard_port)):
-            _require_free(name, port)
-        slots = placement.resolve_slots(config)
-        _prepare(home)
-        say(f"starting Ray with {len(slots)} slot{'s' if len(slots) > 1 else ''}")
-        try:
-            return _start_head(home, config, slots)
-        except BaseException:
-            end_processes(home)
-            home.cluster.unlink(missing_ok=True)
-            raise
+    with home_locks.at_work(home):
+        if (old := _find_damaged(home)) is not None and old.is_alive:
+            raise ClusterError(
+                f"Tandem is running already at {old.http}", hint="`tandem status` shows it, `tandem down` ends it"
+            )
+        if end_processes(home):
+            say("ended what was left of a cluster that died")
+        with home_locks.claim(home) as claim:
+            for name, port in (("http_port", config.http_port), ("dashboard_port", config.dashboard_port)):
+                _require_free(name, port)
+            slots = placement.resolve_slots(config)
+            _prepare(home)
+            say(f"starting Ray with {len(slots)} slot{'s' if len(slots) > 1 else ''}")
+            try:
+                return _start_head(home, config, slots, claim)
+            except BaseException:
+                end_processes(home)
+                home.cluster.unlink(missing_ok=True)
+                raise
 
 
 def stop(home: Home) -> int:
-    """End every process of this home's cluster; returns how many there were. Raises ClusterError if there is none."""
-    with _lock(home):
+    """End every process of this home's cluster; returns how many there were.
+
+    Raises ClusterError if there is none, or one of another container.
+    """
+    with home_locks.at_work(home):
         known = home.cluster.exists()
         ended = end_processes(home)
+        home_locks.require_unclaimed(home)
         home.cluster.unlink(missing_ok=True)
     if not known and not ended:
         raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
@@ -155,13 +167,20 @@ def connect(home: Home, cluster: Cluster) -> None:
 
 
 def processes(home: Home) -> list[psutil.Process]:
-    """Every process of this home's cluster that is alive now, whoever started it."""
+    """Every process of this home's cluster that is alive now, whoever started it, but none of another container."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get(MARKER) == str(home.root) and process.pid != os.getpid():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError):
+            ours = process.environ().get(MARKER) == str(home.root) and process.pid != os.getpid()
+            if ours and _is_here(process, home):
                 found.append(process)
     return found
+
+
+def _is_here(process: psutil.Process, home: Home) -> bool:
+    """Whether the process counts as we do, and means our folder by its name. Raises OSError if it is gone."""
+    same_folder = Path(f"/proc/{process.pid}/root{home.root}").samefile(home.root)
+    return same_folder and namespace_of(process.pid) == own_namespace()
 
 
 def end_processes(home: Home, grace_s: float = 3) -> int:
@@ -184,18 +203,6 @@ def _find_damaged(home: Home) -> Cluster | None:
         return find(home)
     except ClusterError:
         return None
-
-
-@contextlib.contextmanager
-def _lock(home: Home) -> Iterator[None]:
-    """Only one `up` or `down` at a time per home."""
-    home.root.mkdir(parents=True, exist_ok=True)
-    with (home.root / "cluster.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ClusterError("another `tandem up` or `tandem down` is at work", hint="wait for it to end") from None
-        yield
 
 
 def _require_free(name: str, port: int) -> None:
@@ -241,7 +248,7 @@ def _prepare(home: Home) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> Cluster:
+def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], claim: int) -> Cluster:
     gcs, client, agent, metrics, *unused = free_ports(9)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--ray-client-server-port={client}"]
@@ -258,10 +265,11 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...]) -> C
     log = home.logs / "ray.log"
     with log.open("w") as out:
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
-        head = subprocess.Popen(command, env=environment, cwd=home.root, start_new_session=True, **streams)
+        streams |= {"pass_fds": (claim,), "start_new_session": True}
+        head = subprocess.Popen(command, env=environment, cwd=home.root, **streams)
     cluster = Cluster(
-        head_pid=head.pid,
-        head_started=psutil.Process(head.pid).create_time(),
+        head=ProcessId.of(head.pid),
+        started_at=time.time(),
         gcs_address=f"{LOOPBACK}:{gcs}",
         http_port=config.http_port,
         dashboard_port=config.dashboard_port,

@@ -20,10 +20,10 @@ from actors.attempts import Attempts
 from actors.control_client import NAME, NAMESPACE, Directive
 from actors.daily_notice import DailyNotice
 from actors.health import GpuWatch
-from actors.holder import is_ours
 from actors.ledger import AdapterState, Ledger, Quarantine
 from actors.notifier import Notifier
 from actors.placement import die_with_parent
+from actors.process_id import ProcessId
 from actors.ray_jobs import RayJobs
 from actors.run import RunState, check_run_id
 from actors.slot_watch import SlotWatch
@@ -54,7 +54,7 @@ class Control:
         self._ledger = Ledger(home.ledger)
         self._changed = asyncio.Condition()
         self._attempts = Attempts(home, config, self._ledger, jobs)
-        self._watch = SlotWatch(home, slots, self._ledger, self._attempts, config.engine_patience_s)
+        self._watch = SlotWatch(slots, self._ledger, self._attempts, config.engine_patience_s)
         self._notifier = Notifier(config.notify, self._ledger)
         self._daily: DailyNotice | None = None
         if config.notify.is_on and "summary" in config.notify.events:
@@ -174,11 +174,11 @@ class Control:
 
     # What a run's processes say
 
-    async def starting(self, run_id: str, attempt: int, pid: int) -> Directive:
-        """The run's trainer is up, in process `pid` of the slot's node."""
+    async def starting(self, run_id: str, attempt: int, process: ProcessId) -> Directive:
+        """The run's trainer is up, in `process` of the slot's node."""
         directive = self._directive(run_id, attempt)
         if directive is Directive.CONTINUE:
-            self._ledger.set_lease_pid(run_id, pid)
+            self._ledger.set_lease_process(run_id, process)
             self._ledger.heartbeat(run_id)
         return directive
 
@@ -254,20 +254,20 @@ class Control:
 
     # Serving
 
-    async def take_serve_slot(self, slot: str, holder: str, pid: int) -> None:
+    async def take_serve_slot(self, slot: str, holder: str, process: ProcessId) -> None:
         """An engine holds its slot. A holder whose process is gone loses it. Raises StateError while it is alive."""
         for lease in self._ledger.leases():
             if (lease.slot, lease.role) != (slot, "serve"):
                 continue
-            if (lease.holder, lease.pid) == (holder, pid):
+            if (lease.holder, lease.process) == (holder, process):
                 return
-            if not is_ours(lease.pid, self._home):
+            if lease.process is None or not lease.process.lives:
                 self._ledger.release(lease.holder, "its process is gone")
-        self._ledger.take(slot, "serve", holder, pid)
+        self._ledger.take(slot, "serve", holder, process)
 
-    async def engine_is_up(self, slot: str, pid: int) -> None:
+    async def engine_is_up(self, slot: str, process: ProcessId) -> None:
         """The engine that took the slot has loaded its base and its adapters, and answers."""
-        self._watch.engine_is_up(slot, pid)
+        self._ledger.set_lease_up(slot, process)
 
     async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:
         """Alias to version (None: the base). With `known`, waits until they differ from it, at most LONG_POLL_S."""
@@ -304,7 +304,8 @@ class Control:
 
     async def slots(self) -> list[dict]:
         """Every slot as a dict, with the leases on it and its quarantine, None without one."""
-        leases = [asdict(lease) for lease in self._ledger.leases()]
+        shown = ("slot", "role", "holder", "pid", "granted_at")
+        leases = [{name: getattr(lease, name) for name in shown} for lease in self._ledger.leases()]
         quarantines = {name: asdict(quarantine) for name, quarantine in self._ledger.quarantines().items()}
         return [
             {

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from actors import ledger_schema
+from actors.process_id import ProcessId
 from actors.run import FOLLOWING, Run, RunKind, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
@@ -32,13 +33,20 @@ class AdapterState(StrEnum):
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds one role of one slot. `pid` is the holding process on the slot's node once it is known."""
+    """Who holds one role of one slot."""
 
     slot: str
     role: str
     holder: str
-    pid: int | None
+    process: ProcessId | None
+    """The holding process on the slot's node; None until it is known."""
     granted_at: float
+    is_up: bool = False
+    """Of an engine: it has loaded all that it serves."""
+
+    @property
+    def pid(self) -> int | None:
+        return self.process and self.process.pid
 
 
 @dataclass(frozen=True)
@@ -256,7 +264,7 @@ class Ledger:
         if role not in slot.roles:
             raise StateError(f"slot {slot.name} has no role {role}", hint="see `tandem status`")
         with self._transaction() as db:
-            self._take(db, slot.name, role, run_id, None)
+            self._take(db, slot.name, role, run_id)
             self._transition(db, run_id, RunState.STARTING, f"granted slot {slot.name}")
             db.execute(
                 "UPDATE runs SET slot = ?, attempt = attempt + 1, started_at = ? WHERE id = ?",
@@ -264,15 +272,17 @@ class Ledger:
             )
         return self.run(run_id)
 
-    def take(self, slot: str, role: str, holder: str, pid: int | None) -> None:
+    def take(self, slot: str, role: str, holder: str, process: ProcessId) -> None:
         """Hold a slot for something that is not a run, such as an engine. Raises StateError if it is held."""
         with self._transaction() as db:
-            self._take(db, slot, role, holder, pid)
+            self._take(db, slot, role, holder)
+            _set_process(db, holder, process)
             _event(db, None, "lease", f"{holder} holds slot {slot} ({role})")
 
-    def _take(self, db: sqlite3.Connection, slot: str, role: str, holder: str, pid: int | None) -> None:
+    def _take(self, db: sqlite3.Connection, slot: str, role: str, holder: str) -> None:
         try:
-            db.execute("INSERT INTO leases VALUES (?,?,?,?,?)", (slot, role, holder, pid, time.time()))
+            values = (slot, role, holder, time.time())
+            db.execute("INSERT INTO leases (slot, role, holder, granted_at) VALUES (?,?,?,?)", values)
         except sqlite3.IntegrityError:
             other = db.execute("SELECT holder FROM leases WHERE slot = ? AND role = ?", (slot, role)).fetchone()[0]
             raise StateError(f"slot {slot} ({role}) is held by {other}", hint="wait for it or stop it") from None
@@ -283,12 +293,18 @@ class Ledger:
             if db.execute("DELETE FROM leases WHERE holder = ?", (holder,)).rowcount:
                 _event(db, None, "lease", f"{holder} gave its slot back: {reason}")
 
-    def set_lease_pid(self, holder: str, pid: int) -> None:
+    def set_lease_process(self, holder: str, process: ProcessId) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE leases SET pid = ? WHERE holder = ?", (pid, holder))
+            _set_process(db, holder, process)
+
+    def set_lease_up(self, slot: str, process: ProcessId) -> None:
+        """The engine in `process` has loaded all that it serves; nothing happens if another holds the slot by now."""
+        with self._transaction() as db:
+            sql = "UPDATE leases SET is_up = 1 WHERE slot = ? AND role = 'serve'"
+            db.execute(f"{sql} AND (pid, started, boot, namespace) = (?,?,?,?)", (slot, *astuple(process)))
 
     def leases(self) -> list[Lease]:
-        return [Lease(**row) for row in self._rows("SELECT * FROM leases ORDER BY slot, role")]
+        return [_lease(row) for row in self._rows("SELECT * FROM leases ORDER BY slot, role")]
 
     # Quarantine
 
@@ -438,6 +454,20 @@ def _run(row: sqlite3.Row) -> Run:
     values |= {"kind": RunKind(row["kind"]), "state": RunState(row["state"])}
     values |= {"config": json.loads(row["config"]), "attached": bool(row["attached"])}
     return Run(**values)
+
+
+def _lease(row: sqlite3.Row) -> Lease:
+    """Of a file older than version 3, which only a reader meets, the process is not known."""
+    values = {name: row[name] for name in ("slot", "role", "holder", "granted_at")}
+    if "started" not in row.keys() or row["pid"] is None:  # noqa: SIM118  a Row's `in` looks at its values
+        return Lease(**values, process=None)
+    process = ProcessId(*(row[field.name] for field in fields(ProcessId)))
+    return Lease(**values, process=process, is_up=bool(row["is_up"]))
+
+
+def _set_process(db: sqlite3.Connection, holder: str, process: ProcessId) -> None:
+    sql = "UPDATE leases SET (pid, started, boot, namespace) = (?,?,?,?) WHERE holder = ?"
+    db.execute(sql, (*astuple(process), holder))
 
 
 def _event(db: sqlite3.Connection, run_id: str | None, kind: str, text: str) -> None:

@@ -34,7 +34,17 @@ CREATE TABLE device_errors (slot TEXT PRIMARY KEY, in_a_row INTEGER NOT NULL);
 CREATE TABLE marks (name TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 """
 
-SCRIPTS = (_RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS)
+_WHOLE_PROCESS_IDS = """
+ALTER TABLE leases ADD COLUMN started INTEGER;
+ALTER TABLE leases ADD COLUMN boot TEXT;
+ALTER TABLE leases ADD COLUMN namespace INTEGER;
+ALTER TABLE leases ADD COLUMN is_up INTEGER NOT NULL DEFAULT 0;
+UPDATE leases SET pid = NULL;
+DELETE FROM marks WHERE name LIKE 'engine up on slot %';
+"""
+"""A number alone, as older versions kept it, may be anybody's by now, so it counts as not known."""
+
+SCRIPTS = (_RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS, _WHOLE_PROCESS_IDS)
 """Script N makes version N + 1 of version N; version 0 is an empty file."""
 
 VERSION = len(SCRIPTS)

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
-
 from actors import answers, cluster, health, monitor, pace, processes, traffic
 from actors.answers import BAD_SHAPE, TIMEOUT_S, Answers
 from actors.cluster import Cluster
@@ -59,6 +57,8 @@ class SlotReading:
     """Unix seconds."""
     quarantine: str | None
     """Why it is given to nobody; None is that it may be."""
+    gone: bool = False
+    """The process that holds it does not exist any more."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
     found = _cluster(home, problems)
     up = found is not None and found.is_alive
     if found is not None and not up:
-        problems.append(f"the cluster died: its head, process {found.head_pid}, is gone -> `tandem up` starts it again")
+        problems.append(f"the cluster died: its head, process {found.head.pid}, is gone -> `tandem up` starts it again")
     said = answers.fetch(found, home.token, timeout_s) if up else Answers()
     book = _book(home, limit, problems)
     gpus, host = monitor.gpus(), monitor.host()
@@ -278,6 +278,7 @@ def _slots(found: Cluster, book: _Book | None) -> tuple[SlotReading, ...]:
             lease = book.leases.get((slot.name, role)) if book else None
             holding = {"holder": lease and lease.holder, "pid": lease and lease.pid}
             holding |= {"since": lease and lease.granted_at}
+            holding |= {"gone": bool(lease and lease.process) and not lease.process.lives}
             bad = book.quarantines.get(slot.name) if book else None
             readings.append(SlotReading(**slot.model_dump(), role=role, **holding, quarantine=bad and bad.reason))
     return tuple(readings)
@@ -333,7 +334,7 @@ def _is_starting(found: Cluster, said: Answers, running: tuple[ProcessReading, .
     died = any(process.has_died for process in own)
     whole = said.control is not None and all(process.is_up for process in own)
     busy = any("error" in stats for stats in (said.status.get("engines") or {}).values())
-    return abs(now - found.head_started) < STARTING_S and not died and said.control is not False and (busy or not whole)
+    return abs(now - found.started_at) < STARTING_S and not died and said.control is not False and (busy or not whole)
 
 
 def _on_their_way(overview: Overview) -> tuple[ProcessReading, ...]:
@@ -384,7 +385,7 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     for name, quarantine in overview.quarantines.items():
         yield f"slot {name} is in quarantine: {quarantine.reason}"
     for slot in overview.slots:
-        if slot.pid and not psutil.pid_exists(slot.pid):
+        if slot.gone:
             yield f"slot {slot.name} is held by {slot.holder}, whose process {slot.pid} is gone"
     for reading in overview.active:
         if reading.run.loss is not None and not math.isfinite(reading.run.loss):

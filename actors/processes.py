@@ -82,7 +82,7 @@ def read(found: Cluster, actors: Any, applications: Any) -> list[ProcessReading]
     `actors` and `applications` are the answers of ACTORS and SERVE; None for one that is not known. Raises KeyError,
     TypeError or ValueError if one has another shape.
     """
-    readings = [_measured("head", "head", "ALIVE", found.head_pid)]
+    readings = [_measured("head", "head", "ALIVE", found.head.pid)]
     if actors is not None:
         readings += _actors(actors["data"]["result"]["result"])
         if not any(reading.kind == "control" for reading in readings):

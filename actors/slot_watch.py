@@ -8,21 +8,17 @@ import math
 import time
 from collections.abc import Iterable
 
-from actors import health, holder
+from actors import health
 from actors.attempts import Attempts
 from actors.health import EngineWatch, GpuWatch, Sign
 from actors.ledger import Ledger
-from configs.paths import Home
 from configs.schema import Slot
 
 
 class SlotWatch:
     """Over one ledger and one cluster's slots."""
 
-    def __init__(
-        self, home: Home, slots: Iterable[Slot], ledger: Ledger, attempts: Attempts, engine_patience_s: float
-    ) -> None:
-        self._home = home
+    def __init__(self, slots: Iterable[Slot], ledger: Ledger, attempts: Attempts, engine_patience_s: float) -> None:
         self._slots = tuple(slots)
         self._ledger = ledger
         self._attempts = attempts
@@ -64,19 +60,9 @@ class SlotWatch:
         if time.monotonic() - self._engines_at < health.LOOK_S:
             return
         self._engines_at = time.monotonic()
-        serving = {lease.slot: lease.pid for lease in self._ledger.leases() if lease.role == "serve"}
+        up = {lease.slot: lease.process for lease in self._ledger.leases() if lease.role == "serve" and lease.is_up}
         for slot in self._slots:
             if "serve" in slot.roles:
-                pid = serving.get(slot.name)
-                loaded = pid is not None and pid == self._ledger.mark(_engine_mark(slot.name))
-                up = loaded and await asyncio.to_thread(holder.is_ours, pid, self._home)
-                if line := self._engines.see(slot.name, up):
-                    self._ledger.note("engine" if up else "engine_down", line)
-
-    def engine_is_up(self, slot: str, pid: int) -> None:
-        """The engine in process `pid` has loaded all that it serves; remembered over a restart of the control actor."""
-        self._ledger.set_mark(_engine_mark(slot), pid)
-
-
-def _engine_mark(slot: str) -> str:
-    return f"engine up on slot {slot}"
+                lives = slot.name in up and up[slot.name].lives
+                if line := self._engines.see(slot.name, lives):
+                    self._ledger.note("engine" if lives else "engine_down", line)

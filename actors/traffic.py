@@ -6,11 +6,13 @@ keep a `Rates` and show it every look.
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from actors.processes import ProcessReading
 
 if TYPE_CHECKING:
     from actors.overview import Overview
@@ -180,10 +182,16 @@ def _rate(first: "Overview", last: "Overview") -> Rate:
         pairs += ((a.prompt_tokens, b.prompt_tokens), (a.output_tokens, b.output_tokens))
         figures = [max(0, after - before) / seconds for before, after in pairs]
     latencies = {name: latency.since(a.latencies.get(name)) for name, latency in b.latencies.items()} if a and b else {}
-    before = {process.pid: process.cpu_seconds for process in first.processes}
-    cpu = {
-        process.pid: max(0.0, process.cpu_seconds - before[process.pid]) / seconds
-        for process in last.processes
-        if process.pid and process.cpu_seconds is not None and before.get(process.pid) is not None
-    }
-    return Rate(seconds, *figures, {name: one for name, one in latencies.items() if one.count > 0}, cpu)
+    shown = {name: one for name, one in latencies.items() if one.count > 0}
+    return Rate(seconds, *figures, shown, dict(_shares(first.processes, last.processes, seconds)))
+
+
+def _shares(
+    first: Iterable[ProcessReading], last: Iterable[ProcessReading], seconds: float
+) -> Iterator[tuple[int, float]]:
+    """Pid and share of one core, of every process that was there at both looks."""
+    before = {process.pid: process for process in first if process.cpu_seconds is not None}
+    for process in last:
+        was = before.get(process.pid)
+        if was is not None and process.cpu_seconds is not None and abs(process.started - was.started) < 1:
+            yield process.pid, max(0.0, process.cpu_seconds - was.cpu_seconds) / seconds

@@ -16,6 +16,7 @@ from typing import Any
 from actors import logs
 from actors.control_client import Directive, ask, find
 from actors.placement import actor_options, check_slot, die_with_parent
+from actors.process_id import ProcessId
 from configs.errors import TandemError
 from configs.paths import Home
 from configs.schema import Slot
@@ -40,7 +41,7 @@ class Link:
         self._control: Any = None
 
     def starting(self) -> Directive:
-        return self._tell("starting", pid=os.getpid())
+        return self._tell("starting", process=ProcessId.own())
 
     def training(self) -> Directive:
         return self._tell("training")

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
 from actors import control_client, logs
 from actors.placement import check_slot, die_with_parent
+from actors.process_id import ProcessId
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
@@ -33,12 +33,12 @@ class EngineReplica:
         self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
         actor = control_client.find()
-        await asyncio.to_thread(control_client.ask, actor.take_serve_slot, slot.name, holder, os.getpid())
+        await asyncio.to_thread(control_client.ask, actor.take_serve_slot, slot.name, holder, ProcessId.own())
         self._engine = await asyncio.to_thread(_build, config, base, device)
         aliases = await asyncio.to_thread(control_client.ask, actor.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(actor, version)
-        await asyncio.to_thread(control_client.ask, actor.engine_is_up, slot.name, os.getpid())
+        await asyncio.to_thread(control_client.ask, actor.engine_is_up, slot.name, ProcessId.own())
         log.info("the engine is up on %s", device)
 
     async def _bring_back(self, actor, version: str) -> None:

@@ -17,6 +17,7 @@ import psutil
 import pynvml
 
 from actors.cluster import Cluster
+from actors.process_id import ProcessId
 from actors.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
@@ -64,7 +65,7 @@ class Machine:
 
     def up(self) -> None:
         cluster = Cluster(
-            ME, psutil.Process().create_time(), "127.0.0.1:1", int(self.gateway.url.rpartition(":")[2]),
+            ProcessId.own(), psutil.Process().create_time(), "127.0.0.1:1", int(self.gateway.url.rpartition(":")[2]),
             self.ray.server_port, self.slots, ClusterConfig(),
         )  # fmt: skip
         described = asdict(cluster) | {

@@ -13,6 +13,7 @@ from actors.cluster import MARKER
 from actors.control import Control
 from actors.control_client import Directive
 from actors.ledger import Ledger
+from actors.process_id import ProcessId
 from actors.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
@@ -61,7 +62,7 @@ class Desk:
 
     async def begin(self, run_id: str) -> int:
         attempt = self.ledger.run(run_id).attempt
-        await self.control.starting(run_id, attempt, pid=os.getpid())
+        await self.control.starting(run_id, attempt, process=ProcessId.own())
         assert await self.control.training(run_id, attempt) is Directive.CONTINUE
         return attempt
 

@@ -1,15 +1,15 @@
 """What becomes of a run's attempt: stopped, lost, killed, queued again. Over a real ledger and real processes."""
 
 import asyncio
-import subprocess
-import sys
 import time
 import tracemalloc
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from actors.control_client import Directive
+from actors.process_id import ProcessId
 from actors.ray_jobs import JobState
 from actors.run import RunState
 from configs.errors import StateError
@@ -322,7 +322,7 @@ def test_no_slot_is_given_back_while_the_process_that_held_it_lives(drive, home,
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        await desk.control.starting("a", 1, pid=holder.pid)
+        await desk.control.starting("a", 1, process=ProcessId.of(holder.pid))
         clock.advance(6)
         await desk.tick()
         assert not psutil.pid_exists(holder.pid)
@@ -342,7 +342,7 @@ def test_a_process_that_exits_by_itself_is_not_killed(drive, home):
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        await desk.control.starting("a", 1, pid=holder.pid)
+        await desk.control.starting("a", 1, process=ProcessId.of(holder.pid))
         await desk.control.finish("a", 1, S.STOPPED, "done")
         assert goodbye.exists()
         assert desk.holders() == {}
@@ -351,13 +351,15 @@ def test_a_process_that_exits_by_itself_is_not_killed(drive, home):
     holder.wait()
 
 
-def test_a_process_number_that_was_given_to_somebody_else_is_left_alone(drive):
-    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+@pytest.mark.parametrize("then", [{"started": 1}, {"boot": "an earlier one"}, {"namespace": 1}])
+def test_a_process_number_that_another_has_by_now_is_left_alone(then, drive, home):
+    """Also if that one is of the same home: in a container it is the new cluster's that gets the old numbers."""
+    stranger = marked_process(home)
 
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        await desk.control.starting("a", 1, pid=stranger.pid)
+        await desk.control.starting("a", 1, process=replace(ProcessId.of(stranger.pid), **then))
         began = time.monotonic()
         await desk.control.finish("a", 1, S.STOPPED, "done")
         assert desk.holders() == {}
@@ -377,7 +379,7 @@ def test_a_stop_that_comes_while_a_dead_runs_process_is_waited_for_is_honoured(d
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        await desk.control.starting("a", 1, pid=holder.pid)
+        await desk.control.starting("a", 1, process=ProcessId.of(holder.pid))
         await desk.control.training("a", 1)
         desk.jobs.states["a-1"] = JobState.FAILED
         ticking = asyncio.create_task(desk.tick())

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
 
 from actors import control as control_module
 from actors.control_client import Directive
 from actors.ledger import AdapterState
+from actors.process_id import ProcessId
 from actors.ray_jobs import JobState
 from actors.run import RunState
 from configs.errors import ClusterError, NotFoundError, StateError
@@ -249,7 +249,7 @@ def test_an_older_attempt_is_told_to_stop_and_changes_nothing(drive):
         new = await desk.begin("a")
         assert (old, new) == (1, 2)
         before = desk.ledger.run("a")
-        assert await desk.control.starting("a", old, pid=1) is Directive.STOP
+        assert await desk.control.starting("a", old, process=ProcessId.own()) is Directive.STOP
         assert await desk.control.training("a", old) is Directive.STOP
         assert await desk.step("a", old, 7) is Directive.STOP
         assert (await desk.control.finish("a", old, S.FAILED, "late"))["state"] == "RUNNING"
@@ -265,21 +265,23 @@ def test_an_older_attempt_is_told_to_stop_and_changes_nothing(drive):
 
 def test_an_engine_takes_its_slot_and_takes_it_again_after_a_lost_answer(drive):
     async def scenario(desk):
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         assert desk.holders() == {"1": "engine_1"}
         assert (await desk.control.slots())[1]["leases"][0]["pid"] == os.getpid()
 
     drive(scenario)
 
 
-def test_an_engine_whose_process_is_gone_loses_its_slot_to_the_next(drive):
-    gone = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
-    gone.wait()
+def test_an_engine_whose_process_is_gone_loses_its_slot_to_the_next(drive, home):
+    program = marked_process(home)
+    gone = ProcessId.of(program.pid)
+    program.kill()
+    program.wait()
 
     async def scenario(desk):
-        await desk.control.take_serve_slot("1", "engine_1", gone.pid)
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", gone)
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         assert desk.ledger.leases()[0].pid == os.getpid()
 
     drive(scenario)
@@ -289,9 +291,9 @@ def test_an_engine_cannot_take_the_slot_of_one_that_lives(drive, home):
     living = marked_process(home)
 
     async def scenario(desk):
-        await desk.control.take_serve_slot("1", "engine_1", living.pid)
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.of(living.pid))
         with pytest.raises(StateError, match="held by engine_1"):
-            await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+            await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
 
     try:
         drive(scenario)
@@ -300,19 +302,22 @@ def test_an_engine_cannot_take_the_slot_of_one_that_lives(drive, home):
         living.wait()
 
 
-def test_a_process_number_that_was_given_to_a_stranger_does_not_keep_the_serve_slot(drive):
-    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+@pytest.mark.parametrize("then", [{"started": 1}, {"boot": "an earlier one"}, {"namespace": 1}])
+def test_a_process_number_that_another_has_by_now_does_not_keep_the_serve_slot(then, drive, home):
+    """Also if that one is of the same home: in a container it is the new cluster's that gets the old numbers."""
+    other = marked_process(home)
 
     async def scenario(desk):
-        await desk.control.take_serve_slot("1", "engine_1", stranger.pid)  # before the machine was restarted
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", replace(ProcessId.of(other.pid), **then))
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         assert desk.ledger.leases()[0].pid == os.getpid()
 
     try:
         drive(scenario)
+        assert other.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
 def test_aliases_are_answered_at_once_or_when_they_change(drive):

@@ -14,6 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from actors.ledger import AdapterState, Ledger
 from actors.ledger_schema import VERSION as SCHEMA_VERSION
+from actors.process_id import ProcessId
 from actors.run import FOLLOWING, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
@@ -33,6 +34,11 @@ def ledger(home):
 
 def submit(ledger: Ledger, run_id: str, **how):
     return ledger.submit(run_id, **TRAIN | how)
+
+
+def then(pid: int) -> ProcessId:
+    """A process of an earlier boot."""
+    return ProcessId(pid, started=100, boot="5f96b303", namespace=4026531836)
 
 
 def kinds(ledger: Ledger, run_id: str | None = None) -> list[str]:
@@ -204,14 +210,14 @@ def test_a_run_that_is_not_queued_is_not_granted_and_takes_no_lease(ledger):
 
 def test_one_slot_is_shared_by_role_but_never_within_one(ledger):
     submit(ledger, "a")
-    ledger.take("1", "serve", "engine_1", 42)
+    ledger.take("1", "serve", "engine_1", then(42))
     ledger.grant("a", BOTH)
     assert {(lease.role, lease.holder, lease.pid) for lease in ledger.leases()} == {
         ("train", "a", None),
         ("serve", "engine_1", 42),
     }
     with pytest.raises(StateError, match="held by engine_1"):
-        ledger.take("1", "serve", "other", 43)
+        ledger.take("1", "serve", "other", then(43))
 
 
 @pytest.mark.parametrize("end", [S.STOPPED, S.FAILED, S.SUCCEEDED])
@@ -235,7 +241,7 @@ def test_an_interrupted_run_gives_its_slot_back_and_counts_its_next_attempt(ledg
 
 
 def test_release_gives_back_what_is_held_and_nothing_held_is_no_error(ledger):
-    ledger.take("0", "serve", "engine_0", 7)
+    ledger.take("0", "serve", "engine_0", then(7))
     ledger.release("engine_0", "closing")
     ledger.release("engine_0", "closing")
     assert ledger.leases() == []
@@ -248,8 +254,19 @@ def test_release_gives_back_what_is_held_and_nothing_held_is_no_error(ledger):
 def test_a_leases_process_becomes_known_later(ledger):
     submit(ledger, "a")
     ledger.grant("a", SLOT)
-    ledger.set_lease_pid("a", 1234)
-    assert ledger.leases()[0].pid == 1234
+    ledger.set_lease_process("a", then(1234))
+    assert (ledger.leases()[0].process, ledger.leases()[0].pid) == (then(1234), 1234)
+
+
+def test_an_engine_is_up_for_as_long_as_it_holds_the_slot(ledger):
+    ledger.take("1", "serve", "engine_1", then(7))
+    ledger.set_lease_up("1", then(8))
+    assert not ledger.leases()[0].is_up, "another process says so"
+    ledger.set_lease_up("1", then(7))
+    assert ledger.leases()[0].is_up
+    ledger.release("engine_1", "its process is gone")
+    ledger.take("1", "serve", "engine_1", then(9))
+    assert not ledger.leases()[0].is_up
 
 
 # Adapters, aliases, swaps
@@ -413,16 +430,20 @@ def test_a_ledger_of_a_newer_version_is_refused_with_both_numbers(read_only, hom
     assert f"version {SCHEMA_VERSION + 1}, this Tandem knows {SCHEMA_VERSION}" in caught.value.message
 
 
-OLD = (Path(__file__).parent / "data" / "ledger_v1.sql").read_text()
-"""A file that version 1 wrote, as SQLite dumps it."""
+DATA = Path(__file__).parent / "data"
+"""Files that older versions wrote, as SQLite dumps them."""
+
+
+def restore(version: int, path: Path) -> Path:
+    with sqlite3.connect(path) as db:
+        db.executescript((DATA / f"ledger_v{version}.sql").read_text())
+    db.close()
+    return path
 
 
 @pytest.fixture
 def old(home) -> Path:
-    with sqlite3.connect(home.ledger) as db:
-        db.executescript(OLD)
-    db.close()
-    return home.ledger
+    return restore(1, home.ledger)
 
 
 def test_a_file_of_version_1_is_brought_up_to_date_and_keeps_all_it_has(old):
@@ -458,14 +479,32 @@ def test_a_reader_of_a_file_of_version_1_changes_nothing_and_follows_when_it_is_
     reader.close()
 
 
-def test_an_old_file_brought_up_to_date_has_the_same_tables_as_a_new_one(old, tmp_path):
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_old_file_brought_up_to_date_has_the_same_tables_as_a_new_one(version, tmp_path):
     def tables(path: Path) -> dict[str, str]:
         with sqlite3.connect(path) as db:
             return dict(db.execute("SELECT name, sql FROM sqlite_master ORDER BY name"))
 
+    old = restore(version, tmp_path / "old.db")
     Ledger(old).close()
     Ledger(tmp_path / "new.db").close()
     assert tables(old) == tables(tmp_path / "new.db")
+
+
+def test_a_bare_process_number_in_a_file_of_version_2_counts_as_not_known(home):
+    restore(2, home.ledger)
+    reader = Ledger(home.ledger, read_only=True)
+    before = [(lease.slot, lease.role, lease.holder, lease.process) for lease in reader.leases()]
+    assert before == [("0", "train", "works", None), ("1", "serve", "engine_1", None)]
+    book = Ledger(home.ledger)
+    assert [(lease.slot, lease.role, lease.holder, lease.process) for lease in book.leases()] == before
+    assert {run.id: (run.state, run.step) for run in book.runs()} == {"works": (S.RUNNING, 7), "waits": (S.QUEUED, 0)}
+    assert (book.mark("notify"), book.mark("engine up on slot 1")) == (3, None)
+    assert (book.quarantines()["2"].reason, book.aliases()["prod"]) == ("the fan rattles", "v1")
+    book.set_lease_process("works", then(412))
+    assert reader.leases()[0].process == then(412), "a reader follows"
+    for each in (reader, book):
+        each.close()
 
 
 # Quarantine

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
 
@@ -22,6 +22,7 @@ from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics, ray_targets
 from actors.monitor import GpuReading
+from actors.process_id import ProcessId
 from actors.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
@@ -51,7 +52,8 @@ def scrape(*collectors, registry: CollectorRegistry | None = None) -> dict[tuple
 def note_cluster(home, pid: int = os.getpid(), slots: tuple[Slot, ...] = SLOTS, http_port: int = 1) -> None:
     """Leave a cluster.json as `tandem up` does, with `pid` as the head."""
     started = psutil.Process(os.getpid()).create_time()
-    known = Cluster(pid, started, "127.0.0.1:1", http_port, 2, slots, ClusterConfig())
+    head = replace(ProcessId.own(), pid=pid)
+    known = Cluster(head, started, "127.0.0.1:1", http_port, 2, slots, ClusterConfig())
     cluster._write(home.cluster, known)
 
 

@@ -17,6 +17,7 @@ from actors import cluster, delivery, notices
 from actors.delivery import Command, Service
 from actors.ledger import Event, Ledger
 from actors.notifier import WAITING, Notifier
+from actors.process_id import ProcessId
 from actors.run import RunState
 from configs.errors import ConfigError, DeliveryError
 from configs.schema import ClusterConfig, NotifyConfig, Slot
@@ -420,7 +421,7 @@ def test_the_interruption_after_which_a_run_is_given_up_is_told_as_its_failure(w
 def test_a_url_is_masked_wherever_the_configuration_is_shown_and_kept_for_the_cluster(home):
     config = ClusterConfig(notify={"urls": [f"json://{SECRET}"]})
     assert SECRET not in "".join([repr(config), str(config), config.model_dump_json(), str(config.model_dump())])
-    known = cluster.Cluster(os.getpid(), 0.0, "127.0.0.1:1", 1, 2, (Slot(name="0", roles=("train",)),), config)
+    known = cluster.Cluster(ProcessId.own(), 0.0, "127.0.0.1:1", 1, 2, (Slot(name="0", roles=("train",)),), config)
     cluster._write(home.cluster, known)
     assert cluster.find(home).config.notify.urls[0].get_secret_value() == f"json://{SECRET}"
     assert SECRET not in repr(cluster.find(home))

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
@@ -18,6 +18,7 @@ from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.overview import age, read
+from actors.process_id import ProcessId
 from actors.run import RunState
 from cli.status import report
 from configs.schema import ClusterConfig, Slot
@@ -104,7 +105,7 @@ def up(home):
 def note_cluster(home, *, port=1, pid=ME, slots=SLOTS) -> Cluster:
     """Leave a cluster.json as `tandem up` does."""
     started = psutil.Process(os.getpid()).create_time()
-    made = Cluster(pid, started, "127.0.0.1:1", port, port, slots, ClusterConfig())
+    made = Cluster(replace(ProcessId.own(), pid=pid), started, "127.0.0.1:1", port, port, slots, ClusterConfig())
     cluster._write(home.cluster, made)
     return made
 
@@ -279,7 +280,7 @@ def test_adapters_have_their_state_aliases_and_whether_they_are_loaded(home, led
 
 
 def test_everything_is_there_while_all_is_well(home, ledger, up):
-    ledger.take("1", "serve", "engine_1", os.getpid())
+    ledger.take("1", "serve", "engine_1", ProcessId.own())
     found = up(
         answers(
             actors=[actor("Control", "tandem_control", restarts="2"), actor("Unknown", "x")],
@@ -431,7 +432,7 @@ def test_what_died_while_the_cluster_is_young_is_a_problem(engine, home, up, mon
 
 
 def test_a_holder_whose_process_is_gone_is_a_sentence(home, ledger, up):
-    ledger.take("1", "serve", "engine_1", NOBODY)
+    ledger.take("1", "serve", "engine_1", replace(ProcessId.own(), pid=NOBODY))
     up()
     assert f"slot 1 is held by engine_1, whose process {NOBODY} is gone" in read(home).problems
 

@@ -2,16 +2,16 @@
 
 import asyncio
 import math
-import os
 
 import pytest
 
 from actors import health, monitor
 from actors.monitor import GpuHealth
+from actors.process_id import ProcessId
 from actors.run import RunState
 from configs.errors import NotFoundError, StateError
 from configs.schema import Slot
-from tests.unit.actors.conftest import SERVE, TRAIN
+from tests.unit.actors.conftest import SERVE, TRAIN, marked_process
 
 S = RunState
 GPU = Slot(name="0", gpu=0, uuid="GPU-a", roles=("train",))
@@ -192,12 +192,12 @@ def test_a_memory_error_stops_new_runs_only_and_what_a_person_accepts_is_not_jud
 
 def test_a_serving_slot_in_quarantine_keeps_its_engine_and_an_engine_may_take_it_again(drive, nvml):
     async def scenario(desk):
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         nvml.change("GPU-b", recovery_action=1)
         await look(desk)
         assert desk.ledger.quarantines()["1"].reason.endswith("asks to reset the GPU")
         assert desk.holders() == {"1": "engine_1"}
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         await desk.submit("a", slot_wanted="1")
         await desk.tick()
         assert desk.state("a") is S.QUEUED
@@ -307,19 +307,18 @@ def test_a_driver_that_never_answers_does_not_hide_that_an_engine_is_gone(drive,
     drive(scenario, slots=(GPU, SERVE), engine_patience_s=30)
 
 
-def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive, clock, monkeypatch):
+def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive, clock):
     async def scenario(desk):
         await look(desk)
         clock.advance(13)
         await look(desk)
         found = [(event.kind, event.text) for event in desk.ledger.events()]
         assert found == [("engine_down", "no engine has been up on slot 1 for 12 s")]
-        monkeypatch.setattr("actors.holder.is_ours", lambda pid, home: pid == os.getpid())
-        await desk.control.take_serve_slot("1", "engine_1", os.getpid())
+        await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         clock.advance(health.LOOK_S)
         await look(desk)
         assert desk.ledger.events()[-1].kind != "engine", "it is loading"
-        await desk.control.engine_is_up("1", os.getpid())
+        await desk.control.engine_is_up("1", ProcessId.own())
         clock.advance(health.LOOK_S)
         await look(desk)
         assert desk.ledger.events()[-1].kind == "engine"
@@ -333,12 +332,14 @@ def test_an_engine_that_is_gone_for_long_is_an_event_and_so_is_its_return(drive,
     drive(scenario, engine_patience_s=12)
 
 
-def test_an_engine_that_dies_whenever_it_loads_is_missed_as_one_that_never_comes(drive, clock, monkeypatch):
+def test_an_engine_that_dies_whenever_it_loads_is_missed_as_one_that_never_comes(drive, clock, home):
     async def scenario(desk):
-        for pid in range(1001, 1005):
-            monkeypatch.setattr("actors.holder.is_ours", lambda held, home, pid=pid: held == pid)
-            await desk.control.take_serve_slot("1", "engine_1", pid)
+        for _ in range(4):
+            engine = marked_process(home)
+            await desk.control.take_serve_slot("1", "engine_1", ProcessId.of(engine.pid))
             await look(desk)
+            engine.kill()
+            engine.wait()
             clock.advance(11)
         await look(desk)
         assert [event.kind for event in desk.ledger.events() if event.kind.startswith("engine")] == ["engine_down"]

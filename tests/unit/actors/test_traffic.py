@@ -133,7 +133,10 @@ def test_a_gateway_that_began_again_and_a_clock_that_went_back_begin_a_new_windo
 
 def test_a_process_has_its_share_of_a_core():
     rates = Rates()
-    one = lambda seconds, pid=7: (SimpleNamespace(pid=pid, cpu_seconds=seconds),)  # noqa: E731
+    one = lambda seconds, pid=7, started=1.0: (  # noqa: E731
+        SimpleNamespace(pid=pid, cpu_seconds=seconds, started=started),
+    )
     rates.see(look(0, None, one(3.0)))
     assert rates.see(look(4, None, one(5.0))).cpu == {7: 0.5}
     assert rates.see(look(8, None, one(0.1, pid=8))).cpu == {}, "another process has another clock"
+    assert rates.see(look(9, None, one(9.0, started=8.5))).cpu == {}, "also if it has the number of one that is gone"

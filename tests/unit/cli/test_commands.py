@@ -293,9 +293,11 @@ def test_down_cleans_a_damaged_cluster_file_away(invoke, home):
 def test_a_cluster_that_died_is_told_from_one_that_never_was(invoke, home):
     from actors import cluster
     from actors.cluster import Cluster
+    from actors.process_id import ProcessId
     from configs.schema import ClusterConfig
 
-    cluster._write(home.cluster, Cluster(2**22 - 1, 1.0, "127.0.0.1:1", 1, 2, (SLOT,), ClusterConfig()))
+    gone = ProcessId(2**22 - 1, 1, "an earlier boot", 1)
+    cluster._write(home.cluster, Cluster(gone, 1.0, "127.0.0.1:1", 1, 2, (SLOT,), ClusterConfig()))
     line = invoke("swap", "latest").one_error_line()
     assert "Tandem's cluster died" in line
     assert "queued runs are kept" in line

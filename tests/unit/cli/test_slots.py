@@ -1,7 +1,6 @@
 """`tandem slots` against a real gateway and control actor over HTTP, and what train and status say of quarantine."""
 
 import json
-import os
 from collections.abc import Iterator
 
 import psutil
@@ -10,6 +9,7 @@ import pytest
 from actors import cluster
 from actors.cluster import Cluster
 from actors.ledger import Ledger
+from actors.process_id import ProcessId
 from configs.schema import ClusterConfig
 from tests.gateway_server import SLOTS, Server
 
@@ -19,7 +19,7 @@ def server(home) -> Iterator[Server]:
     """A gateway that the commands take for the home's cluster, with this process as its head."""
     with Server(home) as running:
         port = int(running.url.rpartition(":")[2])
-        head = (os.getpid(), psutil.Process().create_time())
+        head = (ProcessId.own(), psutil.Process().create_time())
         cluster._write(home.cluster, Cluster(*head, "127.0.0.1:1", port, 2, SLOTS, ClusterConfig()))
         yield running
 

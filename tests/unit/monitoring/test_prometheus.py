@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors import cluster
+from actors.process_id import ProcessId
 from configs.paths import SOURCE, Home
 from configs.schema import Slot
 from tests.debian import program
@@ -133,7 +134,7 @@ def test_no_alert_speaks_while_all_is_well_and_the_right_ones_begin_when_the_clu
 
     assert stage.prometheus.wait(lambda: stage.prometheus.query("tandem_up == 1") != [])
     assert stage.prometheus.wait(lambda: speaking() == set())
-    stage.restarted(head_pid=2**22 - 1)
+    stage.restarted(head=replace(ProcessId.own(), pid=2**22 - 1))
     assert stage.prometheus.wait(lambda: speaking() == {"TandemDown"}), speaking()
     assert stage.prometheus.query("tandem_gateway_up") != [] and stage.prometheus.query("tandem_engine_up") == []
     assert stage.prometheus.query('tandem_runs{state="STARTING"}')[0][1] == 1, "the ledger is still read"
