@@ -40,8 +40,7 @@ class Chat:
     async def prepare(self, request: ChatRequest) -> "Prepared":
         """All that can refuse the request without an engine. Raises RequestError."""
         started = time.perf_counter()
-        long = characters([request.messages, request.offered_tools]) >= LONG
-        prompt = await asyncio.to_thread(self._render, request) if long else self._render(request)
+        prompt = await self.prompt(request, self._max_context)
         return Prepared(request, prompt, request.samplings(self._stop_ids), request.constraint(), started)
 
     async def begin(self, ready: "Prepared") -> "Answer":
@@ -56,14 +55,21 @@ class Chat:
         """Both. Raises what `prepare` and `begin` raise."""
         return await self.begin(await self.prepare(request))
 
-    def _render(self, request: ChatRequest) -> list[int]:
+    async def prompt(self, request: ChatRequest, most_tokens: int | None = None) -> list[int]:
+        """Its token ids, however many; one of surely more than `most_tokens` is refused. Raises RequestError."""
+        long = characters([request.messages, request.offered_tools]) >= LONG
+        return (
+            await asyncio.to_thread(self._render, request, most_tokens) if long else self._render(request, most_tokens)
+        )
+
+    def _render(self, request: ChatRequest, most_tokens: int | None) -> list[int]:
         return harmony.render(
             self._tokenizer,
             request.messages,
             tools=request.offered_tools,
             reasoning_effort=request.reasoning_effort,
             response_format=request.response_format.description,
-            most_tokens=self._max_context,
+            most_tokens=most_tokens,
             answered=True,
         )
 

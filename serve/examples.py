@@ -14,6 +14,11 @@ WEATHER = {
     "description": "Weather of a city.",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+WEATHER_TOOL = {
+    "name": WEATHER["name"],
+    "description": WEATHER["description"],
+    "input_schema": WEATHER["parameters"],
+}
 ASKED = {"role": "user", "content": "What is the weather in Rome?"}
 
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -87,6 +92,37 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "Score token ids": {"model": "base", "prompt": [651, 695, 13], "max_tokens": 0, "prompt_logprobs": 0},
     },
+    "/v1/messages": {
+        "A question": {"model": "prod", "max_tokens": 300, "messages": [QUESTION], "temperature": 0},
+        "Streamed, with its reasoning": {
+            "model": "prod",
+            "max_tokens": 300,
+            "system": "Answer in one word.",
+            "messages": [QUESTION],
+            "thinking": {"type": "enabled", "budget_tokens": 2048},
+            "stream": True,
+        },
+        "With a tool": {"model": "prod", "max_tokens": 300, "messages": [ASKED], "tools": [WEATHER_TOOL]},
+        "With a tool's result": {
+            "model": "prod",
+            "max_tokens": 300,
+            "messages": [
+                ASKED,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}}
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny, 24 degrees"}],
+                },
+            ],
+            "tools": [WEATHER_TOOL],
+        },
+    },
+    "/v1/messages/count_tokens": {"A question": {"model": "prod", "messages": [QUESTION]}},
     "/v1/load_lora_adapter": {"A published version": {"lora_name": VERSION}},
     "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
 }

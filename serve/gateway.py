@@ -1,4 +1,4 @@
-"""HTTP: OpenAI's routes, health, metrics and the admin API, in front of the engines.
+"""HTTP: OpenAI's and Anthropic's routes, health, metrics and the admin API, in front of the engines.
 
 A deployment of its own, so that a dead engine becomes an error event or a retry and not a broken stream.
 """
@@ -22,7 +22,8 @@ from configs.paths import home
 from configs.schema import ServeConfig
 from models import checkpoint
 from models.registry import Registry
-from serve import admin, openai_routes, reference
+from serve import admin, anthropic_routes, openai_routes, reference
+from serve.anthropic import Messages
 from serve.catalog import PROD, Catalog
 from serve.chat import Chat
 from serve.completions import Completions
@@ -60,6 +61,7 @@ class Gateway:
         parts = (tokenizer, self.catalog, self.fleet, self.requests, config.max_context)
         self.chat = Chat(*parts)
         self.responses = Responses(self.chat)
+        self.messages = Messages(self.chat)
         self.completions = Completions(*parts, end_ids=checkpoint.end_token_ids(base))
         self.swapper = Swapper(
             self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
@@ -104,6 +106,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
     app.openapi = lambda: reference.openapi(app)
     app.include_router(openai_routes.routes(gateway))
+    app.include_router(anthropic_routes.routes(gateway))
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -139,6 +142,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         """Every route on one page that needs no internet."""
         return HTMLResponse(reference.page(app.openapi(), str(request.base_url)))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> dict:
         """What is here, for who opens the address in a browser."""

@@ -12,9 +12,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
+from serve.wire.anthropic_message import ErrorEvent
 from serve.wire.body import SampledRequest
 from serve.wire.no_effect import IGNORED
 
@@ -24,6 +25,7 @@ ABOUT = (
 )
 COMPONENT = "#/components/schemas/{model}"
 TEXT, LINK = {"schema": {"type": "string"}}, {"$ref": COMPONENT.format(model="Error")}
+ANTHROPICS = {"$ref": COMPONENT.format(model="ErrorEvent")}
 ERROR = {
     "type": "object",
     "description": "OpenAI's error shape.",
@@ -63,14 +65,26 @@ ANSWERS = {
 
 
 def documented(
-    path: str, body: type[BaseModel] | None = None, *, streams: bool = False, text: bool = False
+    path: str,
+    body: type[BaseModel] | None = None,
+    *,
+    streams: bool = False,
+    text: bool = False,
+    answer: Any = None,
+    event: Any = None,
 ) -> dict[str, Any]:
-    """A route's arguments that describe it: the body that it parses itself, with examples, and what it answers."""
+    """A route's arguments that describe it: the body that it parses itself, with examples, and what it answers.
+
+    `answer` and `event` are the types of a whole answer and of what each event of a stream holds.
+    """
     kind, events = ANSWERS.get(path, ("", ""))
     whole = {"type": "object", "properties": {"object": {"const": kind}}, "additionalProperties": True}
+    whole = whole if answer is None else _sent(answer)
     content: dict[str, Any] = {"text/plain": TEXT} if text else {"application/json": {"schema": whole}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string", "description": f"With stream: {events}."}}
+    if event is not None:
+        content["text/event-stream"] = {"schema": _sent(event) | {"description": "With stream: each event's data."}}
     extra: dict[str, Any] = {"responses": {"200": {"description": "The answer.", "content": content}}}
     if body is not None:
         shown = {title: {"value": value} for title, value in EXAMPLES[path].items()}
@@ -82,8 +96,14 @@ def documented(
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": shown}},
         }
-    described: dict[str, Any] = {"tags": ["adapters" if text else "openai"], "openapi_extra": extra}
+    tag = "adapters" if text else "anthropic" if path.startswith("/v1/messages") else "openai"
+    described: dict[str, Any] = {"tags": [tag], "openapi_extra": extra}
     return described | ({"response_class": PlainTextResponse} if text else {})
+
+
+def _sent(kind: Any) -> dict[str, Any]:
+    """The schema of a type, or of a union of types, as it is sent."""
+    return TypeAdapter(kind).json_schema(ref_template=COMPONENT, mode="serialization")
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -97,16 +117,20 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     )
     schemas = told.setdefault("components", {}).setdefault("schemas", {})
     for path, operation in ((path, each) for path, methods in told["paths"].items() for each in methods.values()):
+        for answered in operation["responses"].values():
+            for media in answered.get("content", {}).values():
+                schemas |= media["schema"].pop("$defs", {})
         for media in operation.get("requestBody", {}).get("content", {}).values():
             schemas |= media["schema"].pop("$defs", {})
             shown = ADMIN_EXAMPLES.get(path, {})
             media.setdefault("examples", {title: {"value": value} for title, value in shown.items()})
         operation["responses"].pop("422", None)  # FastAPI's own validation error is answered as a 400 here
-        refused = {"description": "Refused.", "content": {"application/json": {"schema": LINK}}}
+        error = ANTHROPICS if "anthropic" in operation.get("tags", ()) else LINK
+        refused = {"description": "Refused.", "content": {"application/json": {"schema": error}}}
         operation["responses"] |= {"4XX": refused, "5XX": refused | {"description": "Failed; some may be asked again."}}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["Error"] = ERROR
+    schemas |= {"Error": ERROR, "ErrorEvent": _sent(ErrorEvent)}
     return told
 
 

@@ -18,6 +18,7 @@ from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
 from models.checkpoint import end_token_ids
 from models.registry import Registry
+from serve.anthropic import Messages
 from serve.catalog import Catalog
 from serve.chat import Chat
 from serve.completions import Completions
@@ -105,6 +106,7 @@ class Server:
         )
         gateway.holds = Holds(gateway.swapper, gateway.fleet, gateway.catalog)
         gateway.responses = Responses(gateway.chat)
+        gateway.messages = Messages(gateway.chat)
         gateway.completions = Completions(*parts, end_ids=end_token_ids(TINY_MODEL))
         return gateway
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.errors import BodyTooLargeError, NotFoundError, OverloadError, PromptTooLongError
 from serve.wire import errors
+from serve.wire.anthropic_message import ErrorDetail, ErrorEvent
 
 STATUS = {BodyTooLargeError: 413, OverloadError: 529}
 """Where Anthropic's differs from OpenAI's."""
@@ -33,12 +34,8 @@ def error_body(error: Exception, status: int | None = None) -> tuple[int, dict[s
         message = _too_long(message)
     if isinstance(error, NotFoundError) and error.param == "model":
         message = f"model: {message}"
-    said: dict[str, Any] = {
-        "type": "error",
-        "error": {"type": TYPES.get(status, "api_error"), "message": message},
-        "request_id": openai["error"].get("request_id"),
-    }
-    return status, said
+    detail = ErrorDetail(type=TYPES.get(status, "api_error"), message=message)
+    return status, ErrorEvent(error=detail, request_id=openai["error"].get("request_id")).model_dump()
 
 
 def _too_long(message: str) -> str:

@@ -45,11 +45,14 @@ def _place(error: Error, body: Any) -> Place:
     if body is None or not error["loc"]:
         return tuple(error["loc"])
     found: list[str | int] = []
+    of_a_key = error["type"] in ("missing", "extra_forbidden")
     for step in error["loc"]:
         if (isinstance(body, Mapping) and step in body) or (isinstance(body, list) and step in range(len(body))):
+            if of_a_key and step != error["loc"][-1] and not isinstance(body[step], Mapping | list):
+                continue  # a member's tag that is also the name of a key: what lacks a key is an object
             found.append(step)
             body = body[step]
-    absent = error["type"] in ("missing", "extra_forbidden") and found[-1:] != [error["loc"][-1]]
+    absent = of_a_key and found[-1:] != [error["loc"][-1]]
     return (*found, error["loc"][-1]) if absent else tuple(found)
 
 
@@ -88,6 +91,11 @@ def _sentence(place: str, errors: list[Error]) -> str:
     if first["type"] in ("value_error", "assertion_error"):  # from a validator of ours, which says it all
         text = str(first["msg"]).partition(", ")[2]
         return f"{place}: {text}" if place else text
+    if first["type"] == "union_tag_invalid":
+        tags = first["ctx"]["expected_tags"]
+        return f"{place}.type: Input should be one of {tags}, not {_shown(first['ctx']['tag'])}"
+    if first["type"] == "union_tag_not_found":
+        return f"{place}.type: Field required"
     told = list(dict.fromkeys(WORDS.get(error["type"], error["msg"]) for error in errors))
     told[1:] = [each.removeprefix("Input should be ") for each in told[1:]]
     return f"{place or 'the body'}: {' or '.join(told)}, not {_shown(first['input'])}"

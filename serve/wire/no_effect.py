@@ -5,7 +5,9 @@ default. Each one that a body holds is named in the answer's header `x-tandem-ig
 nearest one that exists in `x-tandem-mapped`. Called by whatever reads a body; `serve.request_log` writes the headers.
 """
 
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, ValidationInfo
 
 from serve.request_log import current
 
@@ -45,3 +47,12 @@ def nearest(name: str, asked: object, taken: T) -> T:
     """`taken`, which stands for the value `asked` of the parameter `name`."""
     current().mapped[name] = f"{asked}->{taken}"
     return taken
+
+
+def _ignored(value: Any, field: ValidationInfo) -> Any:
+    ignore(str(field.field_name))
+    return value
+
+
+Ignored = Annotated[Any, AfterValidator(_ignored)]
+"""The type of a field that is accepted without effect, and says so if it is there."""

@@ -26,7 +26,7 @@ from jobs import train as train_job
 from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
-from serve.wire import chat, completions, errors, lora, no_effect, responses
+from serve.wire import anthropic, chat, completions, errors, lora, no_effect, responses
 from tests.unit.actors.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
@@ -42,6 +42,7 @@ BODIES = {
     r"/v1/chat/completions$": chat.parse_request,
     r"/v1/completions$": completions.parse_request,
     r"/v1/responses$": lambda body: responses.parse_request(body).chat(),
+    r"/v1/messages$": lambda body: anthropic.parse_request(body).chat(),
     r"/v1/load_lora_adapter$": lora.parse_load,
     r"/v1/unload_lora_adapter$": lora.parse_unload,
     r"/api/aliases/": SwapRequest.model_validate,
@@ -132,7 +133,7 @@ def test_every_command_shown_parses(words):
             for body in (json.loads(after) for word, after in pairwise(rest) if word == "-d"):
                 parse(body)
         case _:
-            assert program in ("./setup.sh", "source", "ssh", "printf") or words[:2] in (
+            assert program in ("./setup.sh", "source", "export", "ssh", "printf") or words[:2] in (
                 ["ray", "job"],
                 ["serve", "status"],
             )
@@ -289,6 +290,7 @@ def test_the_api_page_has_every_parameter_and_every_status():
     names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
     names |= responses.NEUTRAL.keys() | responses.ResponsesRequest.model_fields.keys()
     names |= lora.LoadRequest.model_fields.keys()
+    names |= anthropic.NEUTRAL.keys() | anthropic.MessagesRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
     declared = {(str(status), kind, code or "") for status, kind, code in errors.STATUS.values()}

@@ -3,11 +3,12 @@
 import pytest
 
 from configs.errors import RequestError
-from serve.wire import chat, completions, lora, responses
+from serve.wire import anthropic, chat, completions, lora, responses
 from tests.gateway_server import BASIC, Server
 from tests.samples import RUN_CONFIG
 
 COMPLETION = {"model": "prod", "prompt": "Hi"}
+MESSAGE = {"model": "prod", "max_tokens": 1}
 RESPONSE = {"model": "prod", "input": "Hi"}
 ALLOWED = {"type": "allowed_tools"}
 MODES = "'auto', 'none' or 'required'"
@@ -49,6 +50,18 @@ FORMAT = "json_schema goes with the type json_schema, and only with it"
             BASIC | {"tool_choice": 5},
             f"tool_choice: Input should be {MODES} or an object, not 5",
             "tool_choice",
+        ),
+        (
+            anthropic,
+            MESSAGE | {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "name": "a"}]}]},
+            "messages[0].content[0].name is not supported",
+            "messages",
+        ),
+        (
+            anthropic,
+            MESSAGE | {"messages": [{"role": "user", "content": [{"type": "search_result", "source": "a"}]}]},
+            "messages[0].content[0].title: Field required",
+            "messages",
         ),
         (chat, BASIC | {"stop": 5}, "stop: Input should be a text or a list, not 5", "stop"),
         (chat, BASIC | {"stop": ["a", 5]}, "stop[1]: Input should be a text, not 5", "stop"),

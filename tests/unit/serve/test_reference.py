@@ -60,6 +60,24 @@ def test_every_field_is_described_and_what_has_no_effect_is_listed(path):
     assert idle == IGNORED - ({"metadata", "user", "store"} if path == "/v1/responses" else set())
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_every_field_of_anthropics_is_described(path):
+    properties = TOLD["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert [name for name, about in properties.items() if not about.get("description")] == []
+
+
+def test_what_anthropics_routes_answer_is_told_whole_and_as_events(server):
+    told = TOLD["paths"]["/v1/messages"]["post"]["responses"]["200"]["content"]
+    body = EXAMPLES["/v1/messages"]["Streamed, with its reasoning"]
+    whole = server.post("/v1/messages", body | {"stream": False}).json()
+    assert set(told["application/json"]["schema"]["required"]) == set(whole)
+    names = [each["$ref"].rpartition("/")[2] for each in told["text/event-stream"]["schema"]["anyOf"]]
+    kinds = {TOLD["components"]["schemas"][name]["properties"]["type"]["const"] for name in names}
+    sent = {line.removeprefix("event: ") for line in server.post("/v1/messages", body).text.splitlines()
+            if line.startswith("event: ")}  # fmt: skip
+    assert sent == kinds - {"error"}
+
+
 def test_every_admin_field_is_described():
     for name in ("SwapRequest", "LoadRequest", "UnloadRequest", "RunRequest", "ExportRequest", "QuarantineRequest"):
         fields = TOLD["components"]["schemas"][name]["properties"]
@@ -103,7 +121,8 @@ def test_the_description_is_whole_and_tells_the_errors_that_there_are():
             assert "422" not in operation["responses"]
             for status in ("4XX", "5XX"):
                 schema = operation["responses"][status]["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/Error"}
+                error = "ErrorEvent" if operation["tags"] == ["anthropic"] else "Error"
+                assert schema == {"$ref": f"#/components/schemas/{error}"}
 
 
 def test_a_real_error_has_the_shape_that_is_told(refusing):
