@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import click
 import httpx
 
-from actors import cluster, delivery
+from actors import cluster, delivery, http_clients
 from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.placement import default_base
 from cli import output
-from configs import load, paths
+from configs import environment, load, paths
 from configs.errors import ClusterError
 from configs.paths import Home
 from configs.schema import ClusterConfig
@@ -28,6 +29,8 @@ READY_TIMEOUT_S = 1800
 """Loading a 20B model from a cold disk takes minutes; a failure shows long before."""
 PATIENCE_S = 180
 """For Ray and Serve to take what they are given, on a machine that is busy."""
+SERVE = "/api/serve/applications/"
+"""Where Ray's REST API takes and shows what Serve runs."""
 TOO_BUSY = "is the machine busy? `tandem up` again; TANDEM_HOME/ray/session_latest/logs has more"
 
 
@@ -41,14 +44,14 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
     _have_base(serving.get("base", "auto"), say)
     running = cluster.start(home, config, say)
     try:
-        os.environ.update(cluster.client_environment(home, running))  # before Ray's import, which reads it
-        from serve import app
-
         say("starting the control actor")
-        _start_control(running)
+        _start_control(home, running)
         say("deploying the chat endpoint")
-        _deploy(running, app.deployment_config(running.http_port, serving))
-        _await_ready(running, say)
+        from serve import app  # imports Ray, a second and a half
+
+        with http_clients.ray_client(running.dashboard, home.token, timeout=PATIENCE_S) as ray:
+            _deploy(ray, running, app.deployment_config(running.http_port, serving))
+            _await_ready(ray, running, say)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             say("not started; ending what was started")
@@ -73,59 +76,79 @@ def _have_base(name: str, say: Callable[[str], None]) -> None:
     checkpoint.inspect(checkpoint.resolve(name))
 
 
-def _start_control(running: Cluster) -> None:
+def _start_control(home: Home, running: Cluster) -> None:
     """In a process of its own, because Ray's C++ ends a driver whose raylet is too slow, and `up` has to clean up then.
 
     On a busy machine Ray may need several tries. Raises ClusterError with the last one's words.
     """
     command = [sys.executable, "-c", "from actors import control; control.main()"]
+    surroundings = environment.for_children(os.environ) | cluster.client_environment(home, running)
     deadline = time.monotonic() + PATIENCE_S
-    while (done := subprocess.run(command, cwd=paths.SOURCE, capture_output=True, text=True)).returncode:
-        if not running.is_alive:
-            raise ClusterError("Ray ended while the control actor was starting", hint="see logs/ray.log in TANDEM_HOME")
+    while True:
+        with tempfile.TemporaryFile() as said:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+            starter = subprocess.Popen(command, cwd=paths.SOURCE, env=surroundings, **streams)
+            try:
+                while starter.poll() is None and time.monotonic() < deadline:
+                    cluster.require_alive(running, "the control actor was starting")
+                    time.sleep(0.1)
+            finally:
+                starter.kill()
+                starter.wait()
+            if starter.returncode == 0:
+                return
+            said.seek(0)
+            words = _reason(said.read().decode(errors="replace"))
+        cluster.require_alive(running, "the control actor was starting")
         if time.monotonic() > deadline:
-            raise ClusterError(f"the control actor did not start: {_reason(done.stderr)}", hint=TOO_BUSY)
+            raise ClusterError(f"the control actor did not start: {words}", hint=TOO_BUSY)
         time.sleep(1)
 
 
-def _deploy(running: Cluster, config: dict[str, Any]) -> None:
+def _deploy(ray: httpx.Client, running: Cluster, config: dict[str, Any]) -> None:
     """Again while Serve itself is not up to it. Raises ClusterError with its words."""
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return ServeSubmissionClient(running.dashboard).deploy_applications(config)
-        except (RuntimeError, ConnectionError) as error:
-            if "status code 4" in str(error) or time.monotonic() > deadline or not running.is_alive:
-                raise ClusterError(f"Serve did not take the endpoint: {_reason(str(error))}", hint=TOO_BUSY) from error
+            answer = ray.put(SERVE, json=config)
+            if answer.is_success:
+                return
+            problem, final = answer.text, answer.is_client_error
+        except httpx.HTTPError as error:
+            problem, final = f"no answer ({type(error).__name__})", False
+        cluster.require_alive(running, "Serve was being told of the endpoint")
+        if final or time.monotonic() > deadline:
+            raise ClusterError(f"Serve did not take the endpoint: {_reason(problem)}", hint=TOO_BUSY)
         time.sleep(1)
 
 
-def _await_ready(running: Cluster, say: Callable[[str], None]) -> None:
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
-    serve = ServeSubmissionClient(running.dashboard)
+def _await_ready(ray: httpx.Client, running: Cluster, say: Callable[[str], None]) -> None:
     deadline, told = time.monotonic() + READY_TIMEOUT_S, ""
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{running.http}/readyz", timeout=10).status_code == 200:
-                return
-        if not running.is_alive:
-            raise ClusterError("Ray ended while the endpoint was starting", hint="see logs/ray.log in TANDEM_HOME")
-        status, problem = _progress(serve.get_serve_details())
-        if problem:
-            raise ClusterError(f"the endpoint could not be deployed: {problem}", hint="mend it and `tandem up` again")
-        if status != told:
-            say(f"endpoint: {status.lower()}")
-            told = status
-        time.sleep(0.3)
+    with http_clients.client(running.http, timeout=10) as endpoint:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                if endpoint.get("/readyz").status_code == 200:
+                    return
+            cluster.require_alive(running, "the endpoint was starting")
+            status, problem = _progress(ray)
+            if problem:
+                raise ClusterError(
+                    f"the endpoint could not be deployed: {problem}", hint="mend it and `tandem up` again"
+                )
+            if status != told:
+                say(f"endpoint: {status.lower()}")
+                told = status
+            time.sleep(0.3)
     raise ClusterError(f"the endpoint was not ready after {READY_TIMEOUT_S} s", hint="see TANDEM_HOME/ray for its logs")
 
 
-def _progress(details: dict[str, Any]) -> tuple[str, str]:
+def _progress(ray: httpx.Client) -> tuple[str, str]:
     """Serve's word for where the application is, and what went wrong if something did."""
     status = "WAITING"
+    try:
+        details = ray.get(SERVE).raise_for_status().json()
+    except (httpx.HTTPError, ValueError):  # asked again, while Ray lives
+        return status, ""
     for application in details["applications"].values():
         status = application["status"]
         parts = [application, *application["deployments"].values()]

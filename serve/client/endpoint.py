@@ -17,6 +17,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field
 
+from actors import http_clients
 from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
 
 Effort = Literal["low", "medium", "high"]
@@ -155,9 +156,7 @@ class Endpoint:
         self.url = url.rstrip("/")
         self._address = address
         timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http_client
-        )
+        self._client = http_clients.async_openai_client(self.url, api_key, timeout, http_client)
 
     async def __aenter__(self) -> Self:
         return self
