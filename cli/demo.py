@@ -18,7 +18,7 @@ from actors import cluster, http_clients
 from actors.ledger import Ledger
 from actors.run import Run, RunState, new_run_id
 from cli import output
-from cli.cluster import bring_up
+from cli.bring_up import bring_up
 from configs import load, paths
 from configs.errors import ClusterError, TrainingError
 from configs.paths import Home
