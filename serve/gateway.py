@@ -32,9 +32,11 @@ from serve.holds import Holds
 from serve.loopback import stay_on_loopback
 from serve.origin import OwnPagesOnly
 from serve.request_log import RequestLog
+from serve.request_path import PlainPaths
 from serve.responses import Responses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
+from serve.wire.models import model
 from serve.wire.complaints import complaint
 from serve.wire.error_answer import respond
 
@@ -48,6 +50,7 @@ class Gateway:
         described = checkpoint.inspect(base)
         self.started = time.time()
         self.allowed_hosts = config.allowed_hosts
+        self.max_context = config.max_context
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
         self.control = control_client.Client(control_client.find())
@@ -71,10 +74,14 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self, in_serve=True)
 
-    def created(self) -> dict[str, int]:
-        """Every servable name with its creation time in Unix seconds."""
+    def models(self) -> list[dict[str, Any]]:
+        """Every servable name as `GET /v1/models` has it."""
         published = {manifest.version: int(manifest.created_at) for manifest in self.registry.list()}
-        return {name: published.get(version or "", int(self.started)) for name, version in self.catalog.names().items()}
+        about = {"base": self.catalog.base, "context": self.max_context}
+        return [
+            model(name, version, published.get(version or "", int(self.started)), **about)
+            for name, version in self.catalog.names().items()
+        ]
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether an engine answers, and each engine's state."""
@@ -103,6 +110,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(PlainPaths)
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
     app.openapi = lambda: reference.openapi(app)
     app.include_router(openai_routes.routes(gateway))
