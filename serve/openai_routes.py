@@ -35,8 +35,10 @@ def routes(gateway: Any) -> APIRouter:
 
     @v1.get("/models", **documented("/v1/models"))
     async def models() -> dict:
-        """The base under its own name and as `base`, the aliases and the loaded adapter versions; `root` is what answers,
-        `max_model_len` the tokens that prompt and answer may have together."""
+        """The base under its own name and as `base`, the aliases and the loaded adapter versions.
+
+        `root` is what answers, `max_model_len` the tokens that prompt and answer may have together.
+        """
         return {"object": "list", "data": gateway.models()}
 
     @v1.get("/models/{name:path}", **documented("/v1/models/{name}"))

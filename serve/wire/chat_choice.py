@@ -46,9 +46,9 @@ class Part:
 class ChoiceWriter:
     """One generation as parts.
 
-    Analysis becomes `reasoning` and, the same again, `reasoning_content`; final text and commentary to the user become `content`; commentary to a
-    function becomes a tool call with streamed arguments. Separate messages of one kind are set apart by an empty line.
-    Stop strings end final text only. Log-probabilities are those of content tokens.
+    Analysis becomes `reasoning` and the same again as `reasoning_content`; final text and commentary to the user become
+    `content`; commentary to a function becomes a tool call with streamed arguments. Separate messages of one kind are
+    set apart by an empty line. Stop strings end final text only. Log-probabilities are those of content tokens.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", request: ChatRequest) -> None:
