@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli import output
+from cli.printable import REVERSING
 from configs import load
 from configs.errors import DataError, TandemError
 from configs.schema import DataConfig, MaskMode
@@ -23,6 +24,7 @@ from models import checkpoint
 COLOURS = {"analysis": "bold cyan", "commentary": "bold magenta", "tool_call": "bold yellow", "final": "bold green"}
 BAR = 40
 """Characters of the longest bar."""
+_OBEYED = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(map(chr, REVERSING))}]")
 LOST_SHOWN = 200
 """Characters shown of what a row loses."""
 
@@ -54,7 +56,7 @@ def inspect(name, profile, mask, max_seq_length, max_bad_rows, rows, row, sets, 
     What is learned is bright, by part; everything else is dim. Without a terminal, learned text stands in [[ ]].
     Exit code 2 with the reason if training would refuse.
     """
-    flags = [f"data.dataset={json.dumps(name)}", *sets]
+    flags = [f"data.dataset={json.dumps(name, ensure_ascii=False)}", *sets]
     given = {"data.mask": mask, "model.max_seq_length": max_seq_length, "data.max_bad_rows": max_bad_rows}
     flags += [f"{key}={value}" for key, value in given.items() if value is not None]
     config = load.load_run(profile or request.default_profile(), flags)
@@ -127,6 +129,8 @@ def _print_report(report: gate.Report) -> None:
     click.echo()
     click.echo("\n".join(_histogram(report)))
     click.echo(f"\nmask {report.mask}\ndata {report.data_fingerprint}\ntemplate and date {report.template_fingerprint}")
+    for note in report.notes():
+        click.echo(f"note: {_plain(note)}")
     for reason in report.bad:
         click.echo(f"left out: {_plain(reason)}")
     click.echo()
@@ -231,5 +235,5 @@ def _instead(segment: Segment) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Without what a terminal would obey; unlike `printable`, with the code of each, because a row is read exactly."""
+    return re.sub(_OBEYED, lambda found: ascii(found[0])[1:-1], text)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-_REVERSING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+REVERSING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Marks that change the direction of text, so that it reads differently from what it says."""
 
 _LONE_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
@@ -18,7 +18,7 @@ _LONE_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 _SIGNS: dict[int, int | str | None] = {
     **{code: 0x2400 + code for code in range(0x20)},  # Unicode's control pictures
     0x7F: 0x2421,
-    **dict.fromkeys((*range(0x80, 0xA0), *_REVERSING), "\ufffd"),
+    **dict.fromkeys((*range(0x80, 0xA0), *REVERSING), "\ufffd"),
     **_LONE_SURROGATES,
     ord("\n"): "\n",
     ord("\t"): "\t",

@@ -23,7 +23,7 @@ from models import checkpoint, outline
 
 @click.command()
 @request.options
-@click.option("--validate", is_flag=True, help="Check base and every row of the data with the tokenizer first.")
+@click.option("--validate", is_flag=True, help="Check the base's files too before queuing, and fetch them if needed.")
 @click.option("--dry-run", is_flag=True, help="Check everything, predict memory, disk and time, queue nothing.")
 @click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
 @output.json_option
@@ -89,13 +89,15 @@ def _report(wanted: TrainRequest, predicted: Prediction, as_json: bool) -> None:
 
 
 def _predicted(place: Home, wanted: TrainRequest, validate: bool = False) -> Prediction:
-    """From the data as it is here, or, if asked, as the tokenizer has it. No base is downloaded for the sake of a run
-    that cannot fit."""
+    """From the data as the tokenizer has it: a row that its template refuses is named before anything is queued.
+
+    The hub is not asked for the sake of a run that cannot fit. Raises what the run would fail with.
+    """
     rows = _rows(wanted) if dataset.locate(wanted.config.data.dataset) is not None else None
     predicted = estimate.predict(place, wanted, _size(wanted, rows))
-    if not validate or (predicted.refusal and not outline.is_here(wanted.config.model.base)):
+    if predicted.refusal and not (validate and outline.is_here(wanted.config.model.base)):
         return predicted
-    return estimate.predict(place, wanted, _validated(wanted, rows))
+    return estimate.predict(place, wanted, _rendered(wanted, rows, validate))
 
 
 def _size(wanted: TrainRequest, rows: Rows | None) -> DataSize:
@@ -111,15 +113,18 @@ def _rows(wanted: TrainRequest) -> Rows:
     return rows
 
 
-def _validated(wanted: TrainRequest, rows: Rows | None) -> DataSize:
-    """Resolve the base, render and mask every row; says what would be learned. Raises what a run would fail with."""
-    path = checkpoint.resolve(wanted.config.model.base)
-    base = checkpoint.inspect(path)
+def _rendered(wanted: TrainRequest, rows: Rows | None, validate: bool) -> DataSize:
+    """Render and mask every row, with `validate` by a base whose files are looked at; says what would be learned."""
+    name = wanted.config.model.base
+    if validate:
+        path = checkpoint.resolve(name)
+        base = checkpoint.inspect(path)
+    tokenizer = checkpoint.load_tokenizer(path) if validate else checkpoint.tokenizer_of(name)
     rows = rows or _rows(wanted)
-    tokenizer = checkpoint.load_tokenizer(path)
     report = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length).report
     output.say(f"rendered: {report}")
-    output.say(f"base: {base.name} ({base.layout}) in {path}")
+    if validate:
+        output.say(f"base: {base.name} ({base.layout}) in {path}")
     return datasize.tokenised(report, wanted.config)
 
 

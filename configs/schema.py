@@ -13,6 +13,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     SerializationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -107,13 +108,19 @@ class DataConfig(Section):
     """What is learned from."""
 
     dataset: str = "HuggingFaceH4/Multilingual-Thinking"
-    """A file (.jsonl, .json, .csv, .parquet), a folder made by `datasets`, a hub name, or `tiny-demo`."""
+    """A file (.jsonl, .json, .csv, .tsv, .parquet, .arrow, also packed), a folder, a hub name, or `tiny-demo`."""
     split: str = "train"
     """Which split of a hub data set or of a folder."""
     format: DataFormat = "auto"
     """How a row is laid out: chat (`messages`), prompt_completion, alpaca or sharegpt. auto tells by the columns."""
     columns: dict[str, str] = {}
     """Columns under other names, as `ours: theirs`, for example `{prompt: question, completion: answer}`."""
+    encoding: str = "utf-8"
+    """How the text of files is encoded, as Python calls it: utf-8, cp1252 (Windows), latin-1, utf-16. A byte order mark
+    wins over it."""
+    special_tokens: Literal["split", "text"] = "split"
+    """Channel tags, thinking tags, calls and end tokens in the text of answers: split takes them for what they mean, or
+    refuses the row; text learns them as they stand, for data about tokens."""
     max_bad_rows: int = Field(0, ge=0)
     """Rows that cannot be used are named and left out; more of them than this stop the run before it starts."""
     reasoning_effort: ReasoningEffort = "medium"
@@ -129,6 +136,15 @@ class DataConfig(Section):
     stays on its side whatever is added to the data."""
     current_date: str = Field("2026-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date in the system message, fixed so that tokenisation does not change from day to day."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _a_text_encoding(cls, name: str) -> str:
+        try:
+            "".encode(name)
+        except (LookupError, ValueError):
+            raise ValueError("no text encoding of Python; known are utf-8, cp1252, latin-1, utf-16, ...") from None
+        return name
 
 
 class TrainingConfig(Section):

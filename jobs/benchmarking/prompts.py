@@ -120,4 +120,4 @@ def _question(messages: Sequence[dict[str, Any]]) -> Messages:
     plain = list(takewhile(lambda each: each["role"] != "tool" and not each.get("tool_calls"), messages))
     if len(plain) == len(messages):
         plain = plain[: max(index for index, each in enumerate(messages) if each["role"] == "assistant")]
-    return [{key: value for key, value in each.items() if key != "thinking"} for each in plain]
+    return [{key: value for key, value in each.items() if key not in ("thinking", "weight")} for each in plain]

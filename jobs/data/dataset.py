@@ -4,6 +4,7 @@
 the gate judge. Called by training jobs, by evaluation and by the command line.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 from configs import paths
 from configs.errors import DataError
 from configs.schema import DataConfig
-from jobs.data import files, formats, gate, split
+from jobs.data import arrow, content, files, formats, gate, split, values
 from jobs.data.dialogue import Dialogue
 from jobs.data.encoding import Encoded, Encoder
 
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 SHOWN_PROBLEMS = 5
-FILE_SUFFIXES = (*files.SUFFIXES, ".txt", ".arrow", ".gz", ".tsv", ".zip", ".zst")
+FILE_SUFFIXES = (*files.SUFFIXES, *content.PACKED, *files.FOREIGN, ".txt")
 """What makes a name a file's; other dots are part of a hub name, as in owner/data-v1.5."""
 
 
@@ -74,20 +75,21 @@ def read(config: DataConfig) -> Rows:
     """
     formats.check_columns(config.columns)
     path = locate(config.dataset)
-    found = files.hub_rows(config.dataset, config.split) if path is None else files.rows(path, config.split)
+    found = files.rows(path, config.split, config.encoding) if path else arrow.hub(config.dataset, config.split)
+    keep_tokens = config.special_tokens == "text"
     dialogues: list[Dialogue] = []
     bad: list[str] = []
     for where, row in found:
         try:
             if isinstance(row, DataError):
                 raise DataError(f"{where}: {row.message}")
-            dialogues.append(formats.dialogue_of(row, where, config.format, config.columns))
+            dialogues.append(formats.dialogue_of(row, where, config.format, config.columns, keep_tokens=keep_tokens))
         except DataError as error:
             bad.append(error.message)
-    check_bad(bad, config)
     if not dialogues:
         what = f"has no row that can be used: {_listed(bad)}" if bad else "is empty"
-        raise DataError(f"data set '{config.dataset}' {what}", hint="it needs at least one dialogue")
+        raise DataError(f"data set '{config.dataset}' {what}", hint="it needs at least one dialogue; see docs/data.md")
+    check_bad(bad, config)
     return Rows(dialogues, bad)
 
 
@@ -127,6 +129,27 @@ def check_bad(bad: Sequence[str], config: DataConfig) -> None:
         )
 
 
+_PLACE = re.compile(r"(.+?(?::\d+|\[\d+\])): (.*)", re.DOTALL)
+
+
 def _listed(bad: Sequence[str]) -> str:
-    more = f"; and {len(bad) - SHOWN_PROBLEMS} more" if len(bad) > SHOWN_PROBLEMS else ""
-    return "; ".join(bad[:SHOWN_PROBLEMS]) + more
+    """The first reasons, each once, with the rows that have the same."""
+    rows: dict[str, list[str]] = {}
+    for each in bad:
+        found = _PLACE.fullmatch(each)
+        where, reason = (found[1], found[2]) if found else ("", each)
+        rows.setdefault(reason, []).append(where)
+    said = [
+        f"{where[0]}: {reason}{_likewise(where[1:])}" if where[0] else reason
+        for reason, where in [*rows.items()][:SHOWN_PROBLEMS]
+    ]
+    left = sum(len(where) for where in [*rows.values()][SHOWN_PROBLEMS:])
+    return "; ".join(said) + (f"; and {left} more" if left else "")
+
+
+def _likewise(where: list[str]) -> str:
+    return (
+        f" (the same in {len(where)} more: {values.names(where[:3])}{', ...' if len(where) > 3 else ''})"
+        if where
+        else ""
+    )

@@ -58,7 +58,7 @@ class Encoder:
     def encode(self, dialogue: Dialogue) -> Encoded:
         """Raises DataError, beginning with where the row is, for a dialogue that the template refuses."""
         whole = self._render(dialogue)
-        spans = masking.spans(whole, self.tokenizer, self.marks)
+        spans = masking.marked(masking.spans(whole, self.tokenizer, self.marks), dialogue.messages)
         ids = whole[: self.max_seq_length]
         labels = masking.labels(ids, spans, self.config.mask, self.marks)
         return Encoded(dialogue, whole, spans, ids, labels)

@@ -1,230 +1,118 @@
-"""Rows as they stand in a file, a folder or on the hub: pairs of where a row is and what is there.
+"""Rows as they stand in a file or a folder: pairs of where a row is and what is there.
 
 Where is `file:line` of the row's beginning, or `name[row]` where there are no lines. What is there is a value, or a
 DataError that takes the place of a row which cannot be read. Knows no layouts. Called by `jobs.data.dataset`.
 """
 
-import csv
-import io
-import json
-import sys
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from jobs.data import dialogue
+from jobs.data import arrow, content, delimited, json_file
 
 Rows = Iterator[tuple[str, Any]]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_UTF_16_32 = (b"\xff\xfe", b"\xfe\xff")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+FOREIGN = {
+    ".xlsx": "save the sheet as CSV UTF-8", ".xls": "save the sheet as CSV UTF-8", ".ods": "save the sheet as CSV",
+    ".zip": "unpack it: unzip FILE, then name the file or the folder", ".7z": "unpack it, then name the file",
+    ".tar": "unpack it: tar xf FILE, then name the file or the folder", ".tgz": "unpack it: tar xf FILE",
+    ".pkl": "a pickle can run code and is never opened: write df.to_parquet(...)",
+    ".pickle": "a pickle can run code and is never opened: write df.to_parquet(...)",
+    ".pt": "a pickle can run code and is never opened: write rows as .jsonl",
+    ".yaml": "write its rows as .jsonl", ".yml": "write its rows as .jsonl",
+    ".db": "export the table as CSV", ".sqlite": "export the table as CSV",
+    ".npy": "write the rows as .jsonl", ".npz": "write the rows as .jsonl",
+    ".avro": "write it as Parquet", ".orc": "write it as Parquet",
+}  # fmt: skip
+"""Suffixes of files that hold rows somewhere else, and what to do with them."""
+_ABOUT = ("dataset_info.json", "dataset_infos.json", *arrow.SAVED)
+"""Files beside the rows that describe them."""
+_SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")
+_SPLIT = re.compile(r"(?<![a-z])(train|training|test|testing|validation|valid|val|dev|eval)(?![a-z])")
+_SAME = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
 
 
-def rows(path: Path, split: str) -> Rows:
-    """The rows of a file, by its suffix, or of a folder made by `datasets`.
+def rows(path: Path, split: str, encoding: str = content.UTF_8) -> Rows:
+    """The rows of a file, of a folder made by `datasets`, or of the files in a folder that belong to `split`.
 
     Raises DataError for what cannot be read at all, immediately or on the way.
     """
-    if path.is_dir():
-        return _folder(path, split)
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} is not a file of rows", hint=f"one of {', '.join(SUFFIXES)}, or a folder of datasets")
-    return reader(path)
+    if not path.is_dir():
+        return _file(path, path.name, encoding)
+    if any((path / name).is_file() for name in arrow.SAVED):
+        return arrow.folder(path, split)
+    chosen = _of_split(path, split)
+    return (row for file in chosen for row in _file(file, file.relative_to(path).as_posix(), encoding))
 
 
-def hub_rows(name: str, split: str) -> Rows:
-    """Raises DataError if the data set cannot be had."""
-    from datasets import load_dataset  # imports pyarrow and pandas
+def _file(path: Path, name: str, encoding: str) -> Rows:
+    reader = _reader(path)
+    if reader in (arrow.parquet, arrow.arrow):
+        return reader(path, name)
+    return reader(content.text(path, encoding), name)
 
-    try:
-        data = load_dataset(name, split=split)
-    except Exception as error:  # the hub client, pyarrow and datasets each raise their own
+
+def _reader(path: Path) -> Callable[..., Rows]:
+    suffix = Path(content.name_of(path)).suffix.lower()
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return json_file.rows
+    if suffix in (".csv", ".tsv"):
+        return delimited.rows
+    if suffix == ".parquet":
+        return arrow.parquet
+    if suffix in (".arrow", ".feather"):
+        return arrow.arrow
+    if suffix not in FOREIGN and (told := _by_content(content.head(path))):
+        return told
+    raise DataError(
+        f"{path} is not a file of rows",
+        hint=FOREIGN.get(
+            suffix, f"one of {', '.join(SUFFIXES)}, packed ({', '.join(content.PACKED)}) or not, or a folder"
+        ),
+    )
+
+
+def _by_content(head: bytes) -> Callable[..., Rows] | None:
+    """For a name that says nothing."""
+    if head.startswith(b"PAR1"):
+        return arrow.parquet
+    if head.startswith(b"ARROW1"):
+        return arrow.arrow
+    return json_file.rows if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else None
+
+
+def _of_split(folder: Path, split: str) -> list[Path]:
+    """The files of rows below `folder` that belong to `split`, by the names of files and folders.
+
+    A file that names no split belongs to `train`. Raises DataError if there is none.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if _holds_rows(path.relative_to(folder)) and path.is_file()]
+    if not files:
         raise DataError(
-            f"cannot load data set '{name}' ({split}): {_reason(error)}", hint="check the name and the network"
-        ) from None
-    return _arrow(data, name)
-
-
-def _text(path: Path) -> str:
-    """The file's text; bytes that are not UTF-8 become lone surrogates, which no dialogue may hold."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}", hint="check its permissions") from None
-    if content.startswith(_UTF_16_32):
-        raise DataError(f"{path} is UTF-16 or UTF-32", hint=f"UTF-8 it is: iconv -f UTF-16 -t UTF-8 {path.name}")
-    return content.decode("utf-8-sig", "surrogateescape")
-
-
-def _jsonl(path: Path) -> Rows:
-    return _json_lines(_text(path), path.name)
-
-
-def _json_lines(text: str, name: str) -> Rows:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028, which JSON allows
-        if line.strip():
-            yield f"{name}:{number}", _parsed(line)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return dialogue.parsed(text)
-    except DataError as error:
-        return error
-
-
-def _json(path: Path) -> Rows:
-    """A list of rows, one row, or lines as in .jsonl."""
-    text = _text(path)
-    if text.lstrip().startswith("["):
-        yield from _json_list(text, path)
-    elif isinstance(whole := _parsed(text), dict):
-        yield f"{path.name}:{_line(text, len(text) - len(text.lstrip()))}", whole
-    else:
-        yield from _json_lines(text, path.name)
-
-
-def _json_list(text: str, path: Path) -> Rows:
-    """Element by element, so that each knows its line and a bad one does not hide the others."""
-    decoder = json.JSONDecoder()
-    position, line, closed = text.index("[") + 1, 1, False
-    counted = 0
-    while not closed:
-        position = _after_space(text, position)
-        line, counted = line + text.count("\n", counted, position), position
-        if text[position : position + 1] == "]":
-            break
-        try:
-            _, stop = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path.name}:{error.lineno}: not JSON: {error.msg} at column {error.colno}",
-                hint="the list is broken here and cannot be read on",
-            ) from None
-        except (ValueError, RecursionError) as error:  # more digits than Python's limit; nested too deep
-            raise DataError(
-                f"{path.name}:{line}: {_reason(error)}", hint="the list cannot be read beyond this row"
-            ) from None
-        yield f"{path.name}:{line}", _parsed(text[position:stop])
-        position = _after_space(text, stop)
-        mark = text[position : position + 1]
-        if mark not in (",", "]"):
-            raise DataError(
-                f"{path.name}:{_line(text, position)}: not JSON: expected ',' or ']' after a row",
-                hint="the list is broken here and cannot be read on",
-            )
-        position, closed = position + 1, mark == "]"
-
-
-def _after_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\n", "\r"):
-        position += 1
-    return position
-
-
-def _line(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
-
-
-def _csv(path: Path) -> Rows:
-    """Comma-separated with a header; a record may span lines inside quotes."""
-    before = csv.field_size_limit(sys.maxsize)  # a cell may be a long text
-    try:
-        yield from _records(csv.reader(io.StringIO(_text(path), newline=""), strict=True), path.name)
-    finally:
-        csv.field_size_limit(before)
-
-
-def _records(reader, name: str) -> Rows:
-    header: list[str] | None = None
-    while True:
-        where = f"{name}:{reader.line_num + 1}"
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            cells = DataError(f"not CSV: {error}")
-        if cells is None:
-            return
-        if header is None:
-            header = _header(cells, where)
-        elif isinstance(cells, DataError):
-            yield where, cells
-        elif cells and len(cells) != len(header):
-            yield where, DataError(f"{len(cells)} cells, the header has {len(header)}")
-        elif cells:
-            yield where, {column: cell for column, cell in zip(header, cells, strict=True) if cell}
-
-
-def _header(cells: list[str] | DataError, where: str) -> list[str]:
-    if isinstance(cells, DataError):
-        raise DataError(f"{where}: {cells.message}", hint="the first line names the columns")
-    header = [cell.strip() for cell in cells]
-    if not all(header) or len(set(header)) < len(header):
-        raise DataError(
-            f"{where}: the header {dialogue.short(header)} has a column without a name or one twice",
-            hint="the first line names the columns",
+            f"{folder} holds no files of rows", hint=f"put {', '.join(SUFFIXES)} files there, or name one file"
         )
-    return header
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    wanted = _SAME.get(split, split)
+    if wanted not in found:
+        raise DataError(f"{folder} has no split '{split}'", hint=arrow.splits(found))
+    return found[wanted]
 
 
-def _parquet(path: Path) -> Rows:
-    from pyarrow import parquet
-
-    index = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for position in range(batch.num_rows):
-                    yield f"{path.name}[{index}]", _arrow_row(batch, position)
-                    index += 1
-    except Exception as error:  # Arrow's own, OSError, EOFError and, for a column's broken name, UnicodeDecodeError
-        raise DataError(
-            f"{path.name}[{index}]: not readable as Parquet: {_reason(error)}", hint="the file is cut off or no Parquet"
-        ) from None
+def _holds_rows(path: Path) -> bool:
+    kind = Path(content.name_of(path)).suffix.lower()
+    return kind in SUFFIXES and path.name not in _ABOUT and not any(part.startswith(".") for part in path.parts)
 
 
-def _arrow_row(batch, position: int) -> Any:
-    try:
-        return _without_nulls(batch.slice(position, 1).to_pylist()[0])
-    except (UnicodeDecodeError, ValueError, OverflowError) as error:
-        return DataError(f"not readable: {_reason(error)}")
-
-
-def _folder(path: Path, split: str) -> Rows:
-    from datasets import DatasetDict, load_from_disk  # imports pyarrow and pandas
-
-    try:
-        data = load_from_disk(str(path))
-    except Exception as error:  # pyarrow, json and datasets each raise their own for a broken folder
-        raise DataError(
-            f"{path} is not a folder made by datasets: {_reason(error)}", hint="save it with save_to_disk"
-        ) from None
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise DataError(f"{path} has no split '{split}'", hint=f"splits: {dialogue.names(data)}")
-        data = data[split]
-    return _arrow(data, path.name)
-
-
-def _arrow(data: Iterable[Any], name: str) -> Rows:
-    index = 0
-    try:
-        for index, row in enumerate(data):
-            yield f"{name}[{index}]", _without_nulls(row)
-    except Exception as error:  # a broken Arrow file shows itself only here, as one of many errors
-        raise DataError(
-            f"{name}[{index}]: not readable: {_reason(error)}", hint="make or fetch the data anew"
-        ) from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Arrow gives every object the keys of all objects in its column, with null where there was none."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _reason(error: BaseException) -> str:
-    return dialogue.one_line(next(iter(str(error).splitlines()), ""), 300) or type(error).__name__
+def _split_of(path: Path) -> str:
+    """`train-00000-of-00002.parquet` and `data/train_sft-...` say their split; other names may hold a usual one."""
+    if shard := _SHARD.match(path.name):
+        return shard[1]
+    for part in reversed(path.parts):
+        if found := _SPLIT.search(part.lower()):
+            return _SAME.get(found[1], found[1])
+    return "train"

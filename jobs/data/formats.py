@@ -1,22 +1,27 @@
-"""The layouts in which people keep dialogues, each as one function from a row to a Dialogue.
+"""The layouts in which people keep dialogues, each as one function from a row to messages.
 
     chat               messages [{role, content, thinking, tool_calls}], tools
     prompt_completion  prompt, completion (text or lists of messages), system, thinking, tools
     alpaca             instruction, input, output, system, thinking
     sharegpt           conversations [{from, value}], system, tools
 
-Any of them may have `expect`, what an evaluation compares the answer with. Knows columns, not files. Called by
+Any of them may have `system`, `tools`, `history` (earlier turns) and `expect`, what an evaluation compares the answer
+with. Columns of other names are read where they can mean one thing only. Knows columns, not files. Called by
 `jobs.data.dataset`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from configs.errors import DataError
 from configs.schema import DataFormat
-from jobs.data import dialogue
-from jobs.data.dialogue import Dialogue, short
+from jobs.data import columns as column_names
+from jobs.data import dialogue, keys, parts, rendered, values
+from jobs.data.columns import Row
+from jobs.data.dialogue import Dialogue
+from jobs.data.keys import Notes
 from jobs.evaluation import expectation
 
 REQUIRED: dict[DataFormat, tuple[str, ...]] = {
@@ -26,12 +31,12 @@ REQUIRED: dict[DataFormat, tuple[str, ...]] = {
     "alpaca": ("instruction", "output"),
 }
 """Layout to the columns that tell it, in the order in which `auto` tries them."""
-COLUMNS = (*(column for columns in REQUIRED.values() for column in columns), "input", "system", "thinking", "tools")
-SPEAKERS = {
-    "system": "system", "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant",
-    "assistant": "assistant", "observation": "tool", "tool": "tool",
-}  # fmt: skip
-"""ShareGPT's `from` to a role; function_call is the assistant's as well."""
+COLUMNS = (
+    *(column for required in REQUIRED.values() for column in required), "input", "system", "thinking", "tools",
+    "history",
+)  # fmt: skip
+EFFORTS = ("on", "off", "true", "false", "yes", "no", "none", "minimal", "low", "medium", "high", "enabled", "disabled")
+"""What a column `reasoning` says in data that switch it on and off: no thoughts."""
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -44,103 +49,205 @@ def check_columns(columns: Mapping[str, str]) -> None:
         )
 
 
-def dialogue_of(row: Any, where: str, layout: DataFormat, columns: Mapping[str, str]) -> Dialogue:
+def dialogue_of(
+    row: Any, where: str, layout: DataFormat, columns: Mapping[str, str], *, keep_tokens: bool = False
+) -> Dialogue:
     """One row in `layout` (auto: by its columns), with `columns` renamed as `ours: theirs`.
 
-    Raises DataError that begins with `where`.
+    With `keep_tokens` tags in the assistant's text stay text. Raises DataError that begins with `where`.
     """
+    notes = Notes()
     try:
-        if not isinstance(row, Mapping):
-            raise DataError(f"a row is an object with columns, not {short(row)}")
-        renamed = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
-        row = {key: value for key, value in {**row, **renamed}.items() if value is not None}
-        messages = _LAYOUTS[_told(row, columns) if layout == "auto" else _complete(row, layout, columns)](row)
+        given = Row({"messages": row} if _is_conversation(row) else row, columns)
+        given, read = (_told if layout == "auto" else _complete)(given, layout)
+        messages = _with_earlier(given, _with_thinking(given, read(given, notes), notes))
+        tools = given.optional("tools")
+        expect = given.take("expect") if expectation.is_ours(given.given.get("expect")) else None
+        given.check_rest(notes)
+        _check_preference(given, messages)
     except DataError as error:
         raise DataError(f"{where}: {error.message}") from None
-    found = dialogue.of(messages, row.get("tools"), where)
-    if expectation.is_ours(row.get("expect")):
-        return replace(found, expect=expectation.checked(row["expect"], where))
-    return found
+    found = dialogue.of(messages, tools, where, notes, keep_tokens=keep_tokens)
+    return replace(found, expect=expectation.checked(expect, where)) if expect else found
 
 
-def _told(row: Mapping[str, Any], columns: Mapping[str, str]) -> DataFormat:
+# Which layout
+
+Reader = Callable[[Row, Notes], list[Any]]
+
+
+def _told(row: Row, _: str) -> tuple[Row, Reader]:
+    """The row, perhaps with columns renamed, and how its messages are read."""
     for layout, required in REQUIRED.items():
-        if all(column in row for column in required):
-            return layout
+        if all(map(row.has, required)):
+            return row, _LAYOUTS[layout]
+    if "completion" in row.columns and row.has("completion") and "prompt" not in {*row.columns, *row.row}:
+        return row, _completion
+    if conversations := [name for name in row.called("messages") if _is_list(row.given[name])]:
+        return row.renamed(messages=conversations[0]), _chat
+    if pair := _pair(row):
+        return pair
+    if isinstance(row.given.get("text"), str) and rendered.conversation(row.given["text"]):
+        return row, _text_of_template
+    for required in REQUIRED.values():
+        if all(row.has(name) or name in row.row for name in required):
+            nothing = next(name for name in required if not row.has(name))
+            raise DataError(f"`{nothing}` is empty: null, or a cell that says nan, None or null")
     expected = " or ".join("+".join(required) for required in REQUIRED.values())
-    raise DataError(f"cannot tell the layout: found {_found(row)}; expected {expected}{_mapped(columns)}")
+    advice = column_names.advice(row)
+    raise DataError(
+        f"cannot tell the layout: found {_found(row)}; expected {expected}{_mapped(row)}{advice and '; '}{advice}"
+    )
 
 
-def _complete(row: Mapping[str, Any], layout: DataFormat, columns: Mapping[str, str]) -> DataFormat:
-    if missing := [column for column in REQUIRED[layout] if column not in row]:
-        raise DataError(f"no {' and no '.join(missing)} for {layout}: found {_found(row)}{_mapped(columns)}")
-    return layout
+def _pair(row: Row) -> tuple[Row, Reader] | None:
+    """A question and its answer under other names; None if the row has no such two columns.
+
+    Raises DataError, with the mapping to choose, where more than one column could be meant.
+    """
+    below, answers = row.called("input"), row.called("completion")
+    asks = row.called("prompt") or (below if below == ["input"] else [])
+    if not asks or not answers:
+        return None
+    ask, answer = asks[0], answers[0]
+    below = [name for name in below if name != ask and not values.empty(row.given[name])]
+    alpaca = {"instruction": ask, "output": answer} | ({"input": below[0]} if below else {})
+    if len(asks) > 1 or len(answers) > 1 or len(below) > 1 or (below and keys.folded(ask) != "instruction"):
+        mapping = alpaca if below else {"prompt": ask, "completion": answer}
+        raise DataError(
+            f"cannot tell which columns ask and answer: found {_found(row)}; say which, for example "
+            f"{column_names.setting(mapping)}"
+        )
+    if keys.folded(ask) == "instruction":
+        return row.renamed(**alpaca), _alpaca
+    return row.renamed(prompt=ask, completion=answer), _prompt_completion
 
 
-def _found(row: Mapping[str, Any]) -> str:
-    return f"columns {dialogue.names(row)}" if row else "no columns"
+def _complete(row: Row, layout: DataFormat) -> tuple[Row, Reader]:
+    if missing := [column for column in REQUIRED[layout] if not row.has(column)]:
+        raise DataError(f"no {' and no '.join(missing)} for {layout}: found {_found(row)}{_mapped(row)}")
+    return row, _LAYOUTS[layout]
 
 
-def _mapped(columns: Mapping[str, str]) -> str:
-    return f" (data.columns: {', '.join(f'{ours} is {theirs}' for ours, theirs in columns.items())})" if columns else ""
+def _is_conversation(row: Any) -> bool:
+    """A row that is the list of its messages."""
+    return isinstance(row, list) and bool(row) and all(isinstance(each, Mapping | list | str) for each in row)
 
 
-def _chat(row: Mapping[str, Any]) -> Any:
-    return row["messages"]
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
-def _prompt_completion(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [*_system(row), *_turn(row, "prompt", "user"), *_turn(row, "completion", "assistant")]
+def _found(row: Row) -> str:
+    return f"columns {values.names(row.given)}" if row.given else "no columns"
 
 
-def _alpaca(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    asked = _text(row, "instruction")
-    if isinstance(row.get("input", ""), str) and row.get("input", "").strip():
-        asked += f"\n\n{row['input']}"
-    return [*_system(row), {"role": "user", "content": asked}, *_turn(row, "output", "assistant")]
+def _mapped(row: Row) -> str:
+    said = ", ".join(f"{ours} is {theirs}" for ours, theirs in row.columns.items())
+    return f" (data.columns: {said})" if said else ""
 
 
-def _sharegpt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    spoken = dialogue.listed(row["conversations"], "conversations")
-    messages: list[dict[str, Any]] = _system(row)
-    for index, entry in enumerate(spoken, 1):
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), str):
-            raise DataError(f"entry {index}: no `value` that is text")
-        if entry.get("from") == "function_call":
-            _add_calls(messages, dialogue.parsed_part(entry["value"], f"entry {index}: function_call"))
-        elif entry.get("from") in [*SPEAKERS]:  # a list or an object may stand there, which no dict can be asked for
-            messages.append({"role": SPEAKERS[entry["from"]], "content": entry["value"]})
-        else:
-            known = ", ".join([*SPEAKERS, "function_call"])
-            raise DataError(f"entry {index}: from {short(entry.get('from'))} is none of {known}")
+# The layouts
+
+
+def _chat(row: Row, notes: Notes) -> list[Any]:
+    return values.listed(row.take("messages"), "messages")
+
+
+def _sharegpt(row: Row, notes: Notes) -> list[Any]:
+    return values.listed(row.take("conversations"), "conversations")
+
+
+def _prompt_completion(row: Row, notes: Notes) -> list[Any]:
+    prompt, completion = row.take("prompt"), row.take("completion")
+    if isinstance(prompt, str) and isinstance(completion, str) and rendered.begins(prompt):
+        name, messages = rendered.conversation(prompt + completion)
+        notes.remarks.append(f"a prompt rendered for {name} became messages")
+        return messages
+    return [*_turn(prompt, "prompt", "user", notes), *_turn(completion, "completion", "assistant", notes)]
+
+
+def _completion(row: Row, notes: Notes) -> list[Any]:
+    """Text that answers nothing, because `data.columns` says so."""
+    notes.remarks.append("an answer without a question")
+    return _turn(row.take("completion"), "completion", "assistant", notes)
+
+
+def _alpaca(row: Row, notes: Notes) -> list[Any]:
+    asked = _text(row.take("instruction"), "instruction", notes)
+    below = row.optional("input")
+    if not values.empty(below):
+        asked += f"\n\n{_text(below, 'input', notes)}"
+    return [{"role": "user", "content": asked}, *_turn(row.take("output"), "output", "assistant", notes)]
+
+
+def _text_of_template(row: Row, notes: Notes) -> list[Any]:
+    name, messages = rendered.conversation(row.take("text"))
+    notes.remarks.append(
+        f"a chat rendered for {name} in `text` became messages; the run's own system message stands first"
+    )
     return messages
 
 
-def _add_calls(messages: list[dict[str, Any]], calls: Any) -> None:
-    """Calls that follow each other are parallel, so that the observations after them find theirs by order."""
-    if not messages or "tool_calls" not in messages[-1]:
-        messages.append({"role": "assistant", "tool_calls": []})
-    messages[-1]["tool_calls"].extend(calls if isinstance(calls, list) else [calls])
-
-
-def _system(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
-
-
-def _turn(row: Mapping[str, Any], column: str, role: str) -> list[Any]:
-    """A column that is text or a list of messages, as messages."""
-    if row[column] and isinstance(row[column], list):
-        return row[column]
-    message = {"role": role, "content": _text(row, column)}
-    if role == "assistant" and row.get("thinking"):
-        message["thinking"] = row["thinking"]
-    return [message]
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    if not isinstance(row[column], str) or not row[column].strip():
-        raise DataError(f"`{column}` is {short(row[column])}, not text")
-    return row[column]
-
-
 _LAYOUTS = {"chat": _chat, "prompt_completion": _prompt_completion, "alpaca": _alpaca, "sharegpt": _sharegpt}
+
+
+def _turn(value: Any, column: str, role: str, notes: Notes) -> list[Any]:
+    """A column that is text, a message or a list of messages, as messages."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with suppress(DataError):  # text that only begins like a list
+            value = values.without_nulls(values.unpacked(value, column))
+    if keys.is_entry(value):
+        return [value]
+    if isinstance(value, list) and value and all(map(keys.is_entry, value)):
+        return value
+    return [{"role": role, "content": _text(value, column, notes)}]
+
+
+def _text(value: Any, column: str, notes: Notes) -> str:
+    found = parts.read(value, f"`{column}`", notes) if not isinstance(value, list | Mapping) else parts.Content("")
+    if not found.text.strip():
+        raise DataError(f"`{column}` is {values.short(value)}, not text")
+    return found.text
+
+
+def _with_thinking(row: Row, messages: list[Any], notes: Notes) -> list[Any]:
+    """A column of reasoning belongs to the last answer, unless that has its own."""
+    names = [name for name in row.called("thinking") if not values.empty(row.given[name])]
+    if all(_switch(row.given[name]) for name in names) and "thinking" not in row.columns:
+        return messages
+    last = next((each for each in reversed(messages) if keys.is_entry(each) and column_names.answers(each)), None)
+    if last is None or any(not values.empty(last.get(key)) for key in THINKING):
+        return messages
+    thinking = row.optional("thinking")
+    return [{**each, "thinking": thinking} if each is last else each for each in messages]
+
+
+THINKING = tuple(name for name, key in keys.MESSAGE.items() if key.fate == "read" and key.about == "thinking")
+
+
+def _switch(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in EFFORTS)
+
+
+def _with_earlier(row: Row, messages: list[Any]) -> list[Any]:
+    """With the columns `system` and `history` before the other messages, in this order."""
+    earlier = []
+    system, history = row.optional("system"), row.optional("history")
+    if not values.empty(system):
+        said = parts.read(system, "`system`", Notes()).text
+        first = messages[0] if messages and keys.is_entry(messages[0]) else {}
+        if said.strip() not in (first.get("content"), first.get("value")):
+            earlier = [{"role": "system", "content": system}]
+    if not values.empty(history):
+        history = values.listed(history, "history")
+        if all(isinstance(each, str) for each in history):
+            history = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(history)]
+        earlier += history
+    return [*earlier, *messages]
+
+
+def _check_preference(row: Row, messages: list[Any]) -> None:
+    """Messages that end before the answer, which stands in two columns, one of them the unwanted one."""
+    if "chosen" in row.given and "chosen" not in row.used and not column_names.answers(messages[-1]):
+        raise DataError(f"preference data (DPO): {column_names.advice(row)}")

@@ -5,17 +5,20 @@ start of every run and by `tandem data inspect`.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from configs.errors import TrainingError
 from configs.schema import DataConfig
-from jobs.data import masking
+from jobs.data import keys, masking, values
 from jobs.data.dialogue import Dialogue
 from jobs.data.encoding import Encoded, Encoder
 from jobs.data.masking import IGNORED, Part
 from models.harmony import CALL, END, RETURN
 
+MAX_UNUSED = 100
+"""Different columns and keys without effect that a report names; rows may hold any number of them."""
 PERCENTILES = (50, 90, 95, 99)
 BINS = 12
 ENDS_WITH = {Part.FINAL: RETURN, Part.TOOL_CALL: CALL, Part.ANALYSIS: END, Part.COMMENTARY: END}
@@ -35,8 +38,8 @@ class Ends:
     """One token that ends messages of the assistant, counted in messages."""
 
     expected: int
-    """Messages that end with it before cutting; of an answer in an earlier turn too, which has to end in `<|return|>`
-    whatever the template writes there."""
+    """Messages that end with it before cutting, without those that are context; of an answer in an earlier turn too,
+    which has to end in `<|return|>` whatever the template writes there."""
     present: int
     """Of these, what is left after cutting."""
     learned: int
@@ -64,6 +67,11 @@ class Report:
     """Of `rows`, those left out because nothing in them is learned."""
     empty: tuple[str, ...]
     """Where these are."""
+    remarks: dict[str, int]
+    """What reading the usable rows did with them besides taking them as they stand, and what is seldom meant, with the
+    number of rows."""
+    unused: dict[str, int]
+    """Columns and keys that have no effect, as "column `x`" and "key `x`", with the number of rows."""
     mask: str
     max_seq_length: int
     tokens: int
@@ -107,7 +115,17 @@ class Report:
             text += f"; {self.empty_rows} rows teach nothing and are left out"
         if self.bad_rows:
             text += f"; {self.bad_rows} bad rows are left out: {'; '.join(self.bad)}"
-        return text
+        return "; ".join((text, *self.notes()))
+
+    def notes(self) -> list[str]:
+        """Remarks with their rows, and what has no effect, each as one line."""
+        lines = [f"{remark} ({_rows(count)})" for remark, count in self.remarks.items()]
+        explained: dict[str, list[str]] = {}
+        for name, count in self.unused.items():
+            explained.setdefault(keys.reason(*_kind_and_name(name)), []).append(f"{name} ({_rows(count)})")
+        for why, found in explained.items():
+            lines.append(f"without effect: {values.names(found)}{f', because it {why}' if why else ''}")
+        return lines
 
 
 def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Sequence[str], encoder: Encoder) -> Report:
@@ -129,6 +147,8 @@ def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Seque
         training_rows=len(rows),
         empty_rows=len(empty),
         empty=tuple(empty),
+        remarks=_counted(each.dialogue.remarks for each in both),
+        unused=_counted(each.dialogue.unused for each in both),
         mask=mode,
         max_seq_length=encoder.max_seq_length,
         tokens=sum(len(each.input_ids) for each in training),
@@ -148,6 +168,24 @@ def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Seque
         data_fingerprint=hashlib.sha256("\n".join(fingerprints).encode()).hexdigest(),
         template_fingerprint=encoder.fingerprint,
     )
+
+
+def _counted(found: Iterable[Iterable[str]]) -> dict[str, int]:
+    """Most frequent first, at most MAX_UNUSED and one more for the rest."""
+    counts = Counter(each for row in found for each in row)
+    out = dict(counts.most_common(MAX_UNUSED))
+    if len(counts) > len(out):
+        out[f"{len(counts) - len(out)} others"] = sum(counts.values()) - sum(out.values())
+    return out
+
+
+def _kind_and_name(unused: str) -> tuple[str, str]:
+    kind, _, name = unused.partition(" ")
+    return kind, name.strip("`")
+
+
+def _rows(count: int) -> str:
+    return f"{count} rows" if count > 1 else "1 row"
 
 
 def check(report: Report, config: DataConfig) -> None:
@@ -213,7 +251,7 @@ def _ends(rows: Iterable[Encoded], end: str, mode: str) -> Ends:
     expected = present = learned = 0
     for each in rows:
         for span in each.spans:
-            if ENDS_WITH[span.part] == end and span.ended:
+            if ENDS_WITH[span.part] == end and span.ended and span.taught:
                 here = span.stop <= len(each.input_ids)
                 expected, present = expected + 1, present + here
                 learned += here and each.labels[span.stop - 1] != IGNORED

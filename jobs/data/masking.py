@@ -7,10 +7,11 @@ never stops, so their label is `<|return|>`.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 from configs.schema import MaskMode
 from models import harmony
@@ -52,6 +53,8 @@ class Span:
     """One past the last token."""
     ended: bool
     """The last token closes the message; False where the dialogue was cut."""
+    taught: bool = True
+    """False where the data says that this message is context."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,26 @@ def spans(ids: Sequence[int], tokenizer, marks: Marks) -> list[Span]:
     return found
 
 
+def marked(found: Sequence[Span], messages: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """The spans of a rendered dialogue, those of messages with `weight: 0` not taught.
+
+    A message is as many spans as it has calls, or one answer; reasoning and commentary belong to what they precede.
+    """
+    weights = [
+        message.get("weight") != 0
+        for message in messages
+        if message["role"] == "assistant"
+        for _ in message.get("tool_calls") or (None,)
+    ]
+    if all(weights):
+        return [*found]
+    out, at = [], 0
+    for span in found:
+        out.append(replace(span, taught=weights[at]))
+        at = min(at + (span.part in (Part.TOOL_CALL, Part.FINAL)), len(weights) - 1)
+    return out
+
+
 _RECIPIENT = re.compile(r"\bto=[\w.\-]+")
 _CHANNEL = re.compile(re.escape(harmony.CHANNEL) + r"\s*(analysis|commentary)\b")
 
@@ -130,6 +153,6 @@ def labels(ids: Sequence[int], found: Sequence[Span], mode: MaskMode, marks: Mar
 
 def learned_from(span: Span, mode: MaskMode) -> int | None:
     """The first position of `span` that `mode` learns; the rest of the span follows. None: nothing of it."""
-    if span.part not in LEARNED[mode]:
+    if not span.taught or span.part not in LEARNED[mode]:
         return None
     return span.body if mode == "final_only" else span.begin

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.errors import DataError
-from jobs.data.dialogue import names, one_line
+from jobs.data.values import names, one_line
 
 KINDS = ("exact", "regex", "call")
 

@@ -43,7 +43,8 @@ def choose(home: Home, manifest: Manifest, name: str | None, part: str | None, l
     data = run.data.model_copy(update={"dataset": name or run.data.dataset, "split": part or run.data.split})
     own = _place(data) == _place(run.data)
     if not own:
-        data = data.model_copy(update={"split": part or "train", "format": "auto", "columns": {}})
+        fresh = DataConfig().model_dump(include={"format", "columns", "encoding", "special_tokens"})
+        data = data.model_copy(update={"split": part or "train", **fresh})
     rows = dataset.read(data)
     notes = [f"left out, because it cannot be used: {reason}" for reason in rows.bad]
     trained = _trained(run, rows.dialogues if own else None, notes)

@@ -9,6 +9,7 @@ from jobs.data import dataset
 from jobs.data.dialogue import Dialogue
 from jobs.data.gate import Report
 from jobs.prediction.costs import Range
+from models import checkpoint
 
 CHARACTERS = 4
 """Per token of English text, about; the ranges allow for 2.7 to 5.7."""
@@ -31,10 +32,10 @@ class DataSize:
 
 
 def of_data(config: RunConfig) -> DataSize:
-    """Of data on this machine by reading it, of a hub's data set what is known without asking. Raises DataError."""
-    if dataset.locate(config.data.dataset) is None:
-        return unknown(config)
-    return of_dialogues(dataset.read(config.data).dialogues, config)
+    """By reading and rendering every row. Raises what the run would fail with on its data."""
+    tokenizer = checkpoint.tokenizer_of(config.model.base)
+    rows = dataset.read(config.data)
+    return tokenised(dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length).report, config)
 
 
 def of_dialogues(dialogues: Iterable[Dialogue], config: RunConfig) -> DataSize:

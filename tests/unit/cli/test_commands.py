@@ -362,9 +362,9 @@ def test_a_wrong_request_is_one_line_and_queues_nothing(arguments, words, invoke
 
 def test_a_bad_row_is_named_with_its_line(invoke, tmp_path):
     data = tmp_path / "chats.jsonl"
-    data.write_text(f'{GOOD_ROW}{{"messages": [{{"role": "bot", "content": "x"}}]}}\n{GOOD_ROW}not json\n')
+    data.write_text(f'{GOOD_ROW}{{"messages": [{{"role": "narrator", "content": "x"}}]}}\n{GOOD_ROW}not json\n')
     line = invoke("train", "--profile", "tiny", "--dataset", str(data)).one_error_line(2)
-    assert "chats.jsonl:2: message 1: role 'bot' is none of system, developer, user, assistant, tool" in line
+    assert "chats.jsonl:2: message 1: role 'narrator' is none of system, developer, user, assistant, tool" in line
     assert "chats.jsonl:4: not JSON" in line
 
 

@@ -140,7 +140,7 @@ def test_training_leaves_bad_rows_out_when_it_may_and_says_which(invoke, chats):
 def test_what_a_terminal_would_obey_is_shown_as_text(inspect, chats):
     row = {"messages": [{"role": "user", "content": "\x1b[31mHi\r"}, {"role": "assistant", "content": "Hello."}]}
     out = inspect(chats(row), "--row", "1").out
-    assert "\\x1b[31mHi\\x0d" in out
+    assert "\\x1b[31mHi\\r" in out
     assert "\x1b" not in out
 
 

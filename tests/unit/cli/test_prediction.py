@@ -12,10 +12,12 @@ from actors.monitor import GpuReading
 from actors.run import RunState
 from cli import prediction
 from configs import load
+from configs.paths import TINY_MODEL
 from configs.schema import Slot
 from jobs.prediction import datasize, estimate
 from jobs.prediction.costs import GIB
 from jobs.request import TrainRequest
+from models import checkpoint
 from tests.samples import RUN_CONFIG
 
 
@@ -38,9 +40,9 @@ def test_a_dry_run_is_a_table_with_every_component_and_json_has_all(invoke):
 
 def test_before_queuing_memory_disk_and_time_are_told_on_stderr(invoke):
     lines = invoke("train", "--profile", "tiny").err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["data", "memory", "disk", "time", "error"]
-    assert "on CPU, micro-batch 8" in lines[1]
-    assert re.search(r"for 60 steps, .* a step; from measured baselines", lines[3])
+    assert [line.partition(":")[0] for line in lines] == ["data", "rendered", "memory", "disk", "time", "error"]
+    assert "on CPU, micro-batch 8" in lines[2]
+    assert re.search(r"for 60 steps, .* a step; from measured baselines", lines[4])
     assert "Tandem is not running" in lines[-1]
 
 
@@ -80,7 +82,17 @@ def test_a_dry_run_without_a_network_says_in_one_line_where_the_base_comes_from(
     )
 
 
-def test_of_a_base_that_is_not_here_one_line_says_so(invoke):
+def test_a_base_whose_tokenizer_cannot_be_had_is_refused_before_anything_is_queued(invoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = invoke("train", "--profile", "tiny", "--set", "model.base=owner/name")
+    assert done.err.splitlines()[-1].startswith(
+        "error: the tokenizer of base model 'owner/name' is not in the local cache"
+    )
+    assert "not running" not in done.err
+
+
+def test_of_a_base_that_is_not_here_the_size_is_unknown(invoke, monkeypatch):
+    monkeypatch.setattr(checkpoint, "tokenizer_of", lambda name: checkpoint.load_tokenizer(TINY_MODEL))
     done = invoke("train", "--profile", "tiny", "--set", "model.base=owner/name")
     assert "prediction: base owner/name is not on this machine, so its size is unknown\n" in done.err
 

@@ -18,29 +18,33 @@ ANSWER = {"role": "assistant", "content": "Hello."}
 GOOD = {"messages": [USER, ANSWER]}
 BAD_ROWS = {
     "not JSON": ("{nope", "not JSON: "),
-    "a list": ("[1, 2]", "a row is an object with columns, not [1, 2]"),
+    "a list": ("[1, 2]", "a row is an object with columns or a list of messages, not [1, 2]"),
     "no known columns": (
         '{"text": "Hi", "label": 1}',
         "cannot tell the layout: found columns text, label; "
-        "expected messages or conversations or prompt+completion or instruction+output",
+        "expected messages or conversations or prompt+completion or instruction+output; "
+        'to learn it as answers without questions: --set "data.columns={completion: text}"',
     ),
     "empty messages": ('{"messages": []}', "no list `messages`"),
     "messages that are text": ('{"messages": "Hi"}', "no list `messages`"),
     "a message that is text": ('{"messages": ["Hi"]}', "message 1: role 'Hi' is none of"),
-    "an unknown role": ('{"messages": [{"role": "bot", "content": "x"}]}', "message 1: role 'bot' is none of system"),
-    "no role": ('{"messages": [{"content": "x"}]}', "message 1: role None is none of"),
-    "a number as content": (
-        json.dumps({"messages": [USER, {"role": "assistant", "content": 5}]}),
-        "message 2: `content` and `thinking` must be text",
+    "an unknown role": (
+        '{"messages": [{"role": "narrator", "content": "x"}]}',
+        "message 1: role 'narrator' is none of",
     ),
-    "a number as thinking": (
-        json.dumps({"messages": [USER, ANSWER | {"thinking": 5}]}),
-        "message 2: `content` and `thinking` must be text",
+    "no role": ('{"messages": [{"content": "x"}]}', "message 1: role None is none of"),
+    "a flag as content": (
+        json.dumps({"messages": [USER, {"role": "assistant", "content": True}]}),
+        "message 2: `content` is True, not text",
+    ),
+    "an object as thinking": (
+        json.dumps({"messages": [USER, ANSWER | {"thinking": {"steps": 5}}]}),
+        "message 2: `thinking` is {'steps': 5}, not text",
     ),
     "nothing said": (json.dumps({"messages": [USER, {"role": "assistant"}]}), "message 2: neither `content` nor"),
     "null said": (json.dumps({"messages": [USER, ANSWER | {"content": None}]}), "message 2: neither `content` nor"),
     "no assistant": (json.dumps({"messages": [USER]}), "no assistant message, so nothing to learn"),
-    "tools that are text": (json.dumps(GOOD | {"tools": "weather"}), "`tools` is not a list"),
+    "tools that are text": (json.dumps(GOOD | {"tools": "weather"}), "`tools`: not JSON: "),
 }
 
 
@@ -92,8 +96,12 @@ def test_all_bad_rows_are_found_at_once_and_many_are_counted(tmp_path):
     rows = [GOOD, "{", GOOD, *(["[]"] * 7)]
     message = refused(write(tmp_path / "chats.jsonl", *rows)).message
     assert "chats.jsonl:2: not JSON" in message
-    assert "chats.jsonl:4: a row is an object with columns, not []" in message
-    assert message.endswith("; and 3 more")
+    assert message.endswith(
+        "chats.jsonl:4: a row is an object with columns or a list of messages, not [] "
+        "(the same in 6 more: chats.jsonl:5, chats.jsonl:6, chats.jsonl:7, ...)"
+    )
+    different = [json.dumps({"messages": [{"role": f"role {number}"}]}) for number in range(8)]
+    assert refused(write(tmp_path / "chats.jsonl", GOOD, *different)).message.endswith("; and 3 more")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,7 @@ def test_another_kind_of_file_is_refused(tmp_path):
     path.write_text("a,b")
     error = refused(str(path))
     assert error.message == f"{path} is not a file of rows"
-    assert error.hint.startswith("one of .jsonl, .json, .csv, .parquet")
+    assert error.hint.startswith("one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, packed (.gz")
 
 
 @pytest.mark.parametrize("name", ["nope.jsonl", "./nope", "/nope/chats.jsonl", "~/nope.jsonl", "nope", "a/b/c"])
@@ -191,11 +199,12 @@ def test_a_split_that_does_not_exist_lists_those_that_do(tmp_path):
     assert len(read(str(tmp_path / "data"), split="test")) == 1
     error = refused(str(tmp_path / "data"), split="validation")
     assert "no split 'validation'" in error.message
-    assert error.hint == "splits: train, test"
+    assert error.hint == "splits: train, test; choose one: --set data.split=train"
 
 
-def test_a_folder_that_datasets_did_not_make_is_refused(tmp_path):
-    assert "is not a folder made by datasets" in refused(str(tmp_path)).message
+def test_a_folder_without_rows_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("Hi")
+    assert refused(str(tmp_path)).message == f"{tmp_path} holds no files of rows"
 
 
 # Preparing

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from configs import load
 from configs.errors import DataError
 from configs.paths import SOURCE
 from jobs.data import formats
@@ -154,12 +155,17 @@ def test_columns_under_other_names_are_mapped():
     assert read({"turns": [USER, ANSWER]}, messages="turns").messages == [USER, ANSWER]
 
 
-def test_a_layout_that_cannot_be_told_names_columns_found_and_expected():
-    reason = refused({"question": "Rome?", "answer": "Sunny."}, prompt="frage")
+def test_a_layout_that_cannot_be_told_names_columns_found_and_expected_and_the_mapping_that_reads_it():
+    row = {"Frage 1": "Rome?", "reply": "Sunny."}
+    reason = refused(row, prompt="frage")
     assert reason == (
-        "cannot tell the layout: found columns question, answer; expected messages or conversations or "
-        "prompt+completion or instruction+output (data.columns: prompt is frage)"
+        "cannot tell the layout: found columns Frage 1, reply; expected messages or conversations or "
+        "prompt+completion or instruction+output (data.columns: prompt is frage); "
+        """to read it: --set "data.columns={prompt: 'Frage 1', completion: reply}\""""
     )
+    (flag,) = re.findall(r'--set "(.*)"', reason)
+    config = load.load_run("tiny", [flag])
+    assert read(row, **config.data.columns).messages == [USER, ANSWER]
 
 
 def test_a_layout_that_was_asked_for_wins_and_says_what_is_missing():
@@ -180,14 +186,17 @@ def test_a_mapping_to_a_column_of_ours_that_does_not_exist_is_refused():
     ("row", "reason"),
     [
         ({"prompt": "", "completion": "x"}, "`prompt` is '', not text"),
-        ({"prompt": "x", "completion": 5}, "`completion` is 5, not text"),
+        ({"prompt": "x", "completion": True}, "`completion` is True, not text"),
+        ({"prompt": "x", "completion": [5]}, "`completion` is [5], not text"),
+        ({"prompt": "x", "completion": float("nan")}, "`completion` is empty: null, or a cell that says nan"),
         ({"prompt": [], "completion": "x"}, "`prompt` is [], not text"),
         ({"instruction": "x", "output": "  "}, "`output` is '  ', not text"),
         ({"conversations": []}, "no list `conversations`"),
-        ({"conversations": ["x"]}, "entry 1: no `value` that is text"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, "entry 1: from 'bot' is none of system, human"),
-        ({"conversations": [{"from": ["human"], "value": "x"}]}, "entry 1: from ['human'] is none of system, human"),
-        ({"conversations": [{"from": "function_call", "value": "x"}]}, "entry 1: function_call: not JSON: "),
+        ({"conversations": [5]}, "message 1: role 5 is none of system, developer, user"),
+        ({"conversations": [{"from": "human"}]}, "message 1: no `content`"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "message 1: role 'narrator' is none of system"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "message 1: role ['human'] is none of system"),
+        ({"conversations": [{"from": "function_call", "value": "x"}]}, "message 1: a call: not JSON: "),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "message 2: call 1: no function"),
         (
             {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{x"}]}]},
@@ -197,7 +206,7 @@ def test_a_mapping_to_a_column_of_ours_that_does_not_exist_is_refused():
             {"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[1]"}]}]},
             "message 2: call 1: `arguments` is not an object",
         ),
-        ({"messages": [USER, ANSWER], "tools": "{x"}, "`tools` is not a list: not JSON"),
+        ({"messages": [USER, ANSWER], "tools": "{x"}, "`tools`: not JSON"),
         ({"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tool 1: no function with a `name`"),
         ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "a lone surrogate"),
         ({"messages": [USER, {"role": "assistant", "content": "a\0b"}]}, "a NUL character"),
