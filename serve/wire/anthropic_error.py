@@ -24,6 +24,9 @@ TYPES = {
 }
 """By status; every other one is `api_error`."""
 
+CODES = {"thread": "thread_unsupported_request"}
+"""By parameter: at this one Anthropic's tool runner sends the whole conversation instead."""
+
 
 def error_body(error: Exception, status: int | None = None) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body; `status` is for what no error class has one of."""
@@ -34,7 +37,9 @@ def error_body(error: Exception, status: int | None = None) -> tuple[int, dict[s
         message = _too_long(message)
     if isinstance(error, NotFoundError) and error.param == "model":
         message = f"model: {message}"
-    detail = ErrorDetail(type=TYPES.get(status, "api_error"), message=message)
+    code = CODES.get(openai["error"]["param"] or "")
+    details = {"error_code": code} if code else None
+    detail = ErrorDetail(type=TYPES.get(status, "api_error"), message=message, details=details)
     return status, ErrorEvent(error=detail, request_id=openai["error"].get("request_id")).model_dump()
 
 

@@ -135,6 +135,8 @@ class Ping(Sent):
 class ErrorDetail(Sent):
     type: str
     message: str
+    details: dict[str, str] | None
+    """Its `error_code`, where clients go on by one."""
 
 
 class ErrorEvent(Sent):

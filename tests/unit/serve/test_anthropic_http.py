@@ -8,7 +8,7 @@ import pytest
 from configs.errors import ClusterError, OverloadError, PromptTooLongError
 from serve import generating
 from serve.wire import anthropic_answer
-from tests.gateway_server import HELLO, Server, tokens
+from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
 
 anthropic = pytest.importorskip("anthropic", reason="comes with the dev extra")
 
@@ -45,7 +45,7 @@ def refusal(server: Server, status: int, body: dict | None = None, path: str = P
     said = response.json()
     assert (set(said), said["type"]) == ({"type", "error", "request_id"}, "error")
     assert said["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
-    assert set(said["error"]) == {"type", "message"}
+    assert set(said["error"]) == {"type", "message", "details"}
     return said["error"]
 
 
@@ -123,6 +123,19 @@ def test_parameters_without_effect_are_named_in_a_header(server):
     response = server.post(PATH, ASK | {"metadata": {"user_id": "a"}, "output_config": {"effort": "max"}})
     assert response.headers["x-tandem-ignored"] == "metadata"
     assert response.headers["x-tandem-mapped"] == "output_config.effort=max->high"
+
+
+def test_anthropics_tool_runner_goes_on_without_a_conversation_kept_by_the_server(server):
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Weather of a city."""
+        server.engine.script = tokens(HELLO)
+        return f"sunny in {city}"
+
+    server.engine.script = tokens(CALL)
+    runner = client(server).beta.messages.tool_runner(**ASK, tools=[get_weather])
+    assert [message.content[0].type for message in runner] == ["tool_use", "text"]
+    assert "sunny in Rome" in TOKENIZER.decode(server.engine.requests[-1].prompt_ids)
 
 
 # Streams
@@ -214,6 +227,7 @@ def test_an_unknown_model_is_a_404_of_anthropics(refusing):
         assert error == {
             "type": "not_found_error",
             "message": "model: the model 'claude-sonnet' does not exist -> models: tiny, base, prod",
+            "details": None,
         }
     with pytest.raises(anthropic.NotFoundError):
         client(refusing).messages.create(**ASK | {"model": "claude-sonnet"})
