@@ -2,12 +2,10 @@
 
 import difflib
 import importlib
-import os
 
 import click
 
 from cli.edge import run
-from configs import environment
 
 COMMANDS = {
     "up": ("cli.cluster", "Start Ray, the control actor and the chat endpoint."),
@@ -78,6 +76,4 @@ def tandem() -> None:
 
 
 def main() -> None:
-    environment.begin_anew_without_breaking()
-    environment.tidy(os.environ)
     run(tandem)

@@ -12,8 +12,9 @@
     ├── StateError         a change that the ledger's state machine does not allow
     ├── NotFoundError      a run, adapter, alias or model that does not exist
     ├── RequestError       a chat request that cannot be served as asked
-    │   ├── PromptTooLongError  its prompt leaves no room in the context
-    │   └── BodyTooLargeError   more bytes than are read
+    │   ├── PromptTooLongError     its prompt leaves no room in the context
+    │   ├── PreviousResponseError  it goes on from a response that is not kept
+    │   └── BodyTooLargeError      more bytes than are read
     ├── OverloadError      no room for one more request now; the same request may pass later
     └── DeliveryError      a notice did not reach whom it was for; its message holds no part of a URL
 
@@ -83,22 +84,8 @@ class RequestError(TandemError): ...
 class PromptTooLongError(RequestError):
     """A prompt that does not fit into the context, together with its answer."""
 
-    @classmethod
-    def of(
-        cls, prompt: int, context: int, *, answer: int = 1, param: str = "prompt", least: bool = False
-    ) -> "PromptTooLongError":
-        """In the words that clients look for in order to shorten a conversation: OpenAI's, which other servers share.
 
-        `prompt` and `answer` are tokens, `context` is how many both together may have; `least` says that the prompt
-        was not counted to its end.
-        """
-        about, where = "at least " if least else "", "messages" if param == "messages" else "prompt"
-        return cls(
-            f"This model's maximum context length is {context} tokens. However, you requested {about}{prompt + answer} "
-            f"tokens ({prompt} in the {where}, {answer} in the completion)",
-            hint=f"shorten the {where}, or start with a larger max_context",
-            param=param,
-        )
+class PreviousResponseError(RequestError): ...
 
 
 class BodyTooLargeError(RequestError): ...

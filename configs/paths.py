@@ -51,6 +51,11 @@ class Home:
         return self.root / "conversations"
 
     @property
+    def responses(self) -> Path:
+        """Responses and conversations of clients, if they are kept on disk."""
+        return self.root / "responses.db"
+
+    @property
     def chat_history(self) -> Path:
         """What was typed into `tandem chat`, for the arrow keys."""
         return self.root / "chat_history"

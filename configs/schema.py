@@ -363,9 +363,6 @@ class ClusterConfig(Section):
     launch failure`, the slot is given to nobody until `tandem slots release`."""
     engine_patience_s: float = Field(300, gt=0)
     """Seconds that a serving slot may be without an engine that is up before it is an event; loading counts."""
-    environment: tuple[str, ...] = ()
-    """Names of environment variables that the cluster's processes get beside those that they always get, such as one
-    that a notification's command reads."""
     notify: NotifyConfig = NotifyConfig()
     energy: EnergyConfig = EnergyConfig()
     logs: LogsConfig = LogsConfig()
@@ -386,6 +383,21 @@ class ClusterConfig(Section):
         return self
 
 
+class ResponsesConfig(Section):
+    """What is kept of `/v1/responses` and `/v1/conversations` for later requests; see
+    [Stored responses](api.md#stored-responses)."""
+
+    keep: Literal["memory", "disk", "nothing"] = "memory"
+    """memory: until the gateway is restarted. disk: in responses.db in the home, which only its owner can read.
+    nothing: `store` has no effect, and clients send whole conversations."""
+    hours: float = Field(1, gt=0, le=8760)
+    """Hours that a response or a conversation is kept after its last use."""
+    most: int = Field(1000, ge=1)
+    """Responses and conversations that are kept; those that were not used for the longest time go first."""
+    max_mib: int = Field(64, ge=1, le=65536)
+    """MiB that they may have together."""
+
+
 class ServeConfig(Section):
     """The chat endpoint: the arguments of `serve.app:build`, in serve.yaml and from `tandem up`."""
 
@@ -402,3 +414,4 @@ class ServeConfig(Section):
     allowed_hosts: tuple[str, ...] = ()
     """Host names, without port, that the endpoint answers to beside localhost and 127.0.0.1, and whose pages may use
     it: for a reverse proxy in front of it."""
+    responses: ResponsesConfig = ResponsesConfig()

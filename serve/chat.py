@@ -33,14 +33,14 @@ class Chat:
         self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics, max_context: int | None = None
     ) -> None:
         self._tokenizer = tokenizer
-        self._max_context = max_context
+        self.max_context = max_context
         self._stop_ids = harmony.stop_token_ids(tokenizer)
         self._pinner = Pinner(catalog, fleet, metrics)
 
     async def prepare(self, request: ChatRequest) -> "Prepared":
         """All that can refuse the request without an engine. Raises RequestError."""
         started = time.perf_counter()
-        prompt = await self.prompt(request, self._max_context)
+        prompt = await self.prompt(request, self.max_context)
         return Prepared(request, prompt, request.samplings(self._stop_ids), request.constraint(), started)
 
     async def begin(self, ready: "Prepared") -> "Answer":

@@ -81,6 +81,15 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "tools": [{"type": "function"} | WEATHER],
         },
     },
+    "/v1/responses/input_tokens": {"A question": {"model": "prod", "input": "What is the capital of Italy?"}},
+    "/v1/conversations": {
+        "With what was said before": {
+            "metadata": {"topic": "capitals"},
+            "items": [QUESTION, {"role": "assistant", "content": "The capital of Italy is Rome."}],
+        },
+    },
+    "/v1/conversations/{conversation_id}": {"Another topic": {"metadata": {"topic": "cities"}}},
+    "/v1/conversations/{conversation_id}/items": {"A question": {"items": [QUESTION]}},
     "/v1/completions": {
         "Go on with a text": {"model": "base", "prompt": "Rome is", "max_tokens": 8, "stop": ["."]},
         "Several prompts, twice each, streamed": {
@@ -127,7 +136,10 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
 }
 
-IN_PATHS = {"alias": "prod", "version": VERSION, "run_id": "my-run-1", "slot": "0", "name": "prod"}
+IN_PATHS = {
+    "alias": "prod", "version": VERSION, "run_id": "my-run-1", "slot": "0", "name": "prod",
+    "response_id": "resp_1", "conversation_id": "conv_1", "item_id": "msg_1",
+}  # fmt: skip
 """What stands in an example's path for a name in braces."""
 
 ADMIN_EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {

@@ -4,7 +4,7 @@ Knows HTTP and no format: a body's parser and a service are handed in. Errors ar
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from fastapi import Request
@@ -32,7 +32,7 @@ class Generating:
             if not body.stream:
                 return Response(encode(await service.complete(body)), media_type="application/json")
             events = (await service.open(body)).events()
-        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return event_stream(events)
 
     @contextlib.contextmanager
     def _counted(self, request: Request) -> Iterator[Callable[[str], None]]:
@@ -50,6 +50,10 @@ class Generating:
             requests.labels(label, status).inc()
             raise
         requests.labels(label, 200).inc()
+
+
+def event_stream(events: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
 async def read_body(request: Request) -> bytes:

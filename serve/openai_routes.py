@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse, Response
 from serve.generating import Generating, read_body
 from serve.reference import documented
 from serve.wire import chat, completions, lora, responses
+from serve.wire.models import model_list
 
 
 def routes(gateway: Any) -> APIRouter:
@@ -35,17 +36,15 @@ def routes(gateway: Any) -> APIRouter:
 
     @v1.get("/models", **documented("/v1/models"))
     async def models() -> dict:
-        """The base under its own name and as `base`, the aliases and the loaded adapter versions.
-
-        `root` is what answers, `max_model_len` the tokens that prompt and answer may have together.
-        """
-        return {"object": "list", "data": gateway.models()}
+        """The base under its own name (`root`) and as `base`, the aliases and the loaded adapter versions."""
+        return model_list(gateway.created(), root=gateway.catalog.base)
 
     @v1.get("/models/{name:path}", **documented("/v1/models/{name}"))
     async def model(name: str) -> dict:
         """One of them."""
         gateway.catalog.resolve(name)
-        return next(each for each in gateway.models() if each["id"] == name)
+        created = gateway.created()
+        return model_list({name: created.get(name, int(gateway.started))}, root=gateway.catalog.base)["data"][0]
 
     @v1.post("/load_lora_adapter", **documented("/v1/load_lora_adapter", lora.LoadRequest, text=True))
     async def load_lora_adapter(request: Request) -> PlainTextResponse:

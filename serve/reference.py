@@ -58,6 +58,7 @@ ANSWERS = {
     "/v1/chat/completions": ("chat.completion", "chat.completion.chunk events, then [DONE]"),
     "/v1/responses": ("response", "response.* events, the last one response.completed, .incomplete or .failed"),
     "/v1/completions": ("text_completion", "text_completion chunks, then [DONE]"),
+    "/v1/responses/{response_id}": ("response", "those of the response, from the first or after `starting_after`"),
     "/v1/models": ("list", ""),
     "/v1/models/{name}": ("model", ""),
 }
@@ -68,6 +69,7 @@ def documented(
     path: str,
     body: type[BaseModel] | None = None,
     *,
+    kind: str | None = None,
     streams: bool = False,
     text: bool = False,
     answer: Any = None,
@@ -75,10 +77,12 @@ def documented(
 ) -> dict[str, Any]:
     """A route's arguments that describe it: the body that it parses itself, with examples, and what it answers.
 
-    `answer` and `event` are the types of a whole answer and of what each event of a stream holds.
+    `answer` and `event` are the types of a whole answer and of what each event of a stream holds. Without `answer`,
+    `kind` is its `object` where ANSWERS does not say it, empty for one without.
     """
-    kind, events = ANSWERS.get(path, ("", ""))
-    whole = {"type": "object", "properties": {"object": {"const": kind}}, "additionalProperties": True}
+    told, events = ANSWERS.get(path, ("", ""))
+    kind = told if kind is None else kind
+    whole = {"type": "object", "properties": {"object": {"const": kind}} if kind else {}, "additionalProperties": True}
     whole = whole if answer is None else _sent(answer)
     content: dict[str, Any] = {"text/plain": TEXT} if text else {"application/json": {"schema": whole}}
     if streams:

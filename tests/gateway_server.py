@@ -15,17 +15,21 @@ from transformers import AutoTokenizer
 from actors.control import Control
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.paths import TINY_MODEL, Home
-from configs.schema import ClusterConfig, Slot
+from configs.schema import ClusterConfig, ResponsesConfig, Slot
 from models.checkpoint import end_token_ids
 from models.registry import Registry
 from serve.anthropic import Messages
+from serve.background import Background
 from serve.catalog import Catalog
 from serve.chat import Chat
 from serve.completions import Completions
+from serve.conversations import Conversations
 from serve.fleet import Fleet
 from serve.gateway import Gateway, build_app
 from serve.holds import Holds
+from serve.kept import open_kept
 from serve.responses import Responses
+from serve.stored_responses import StoredResponses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
@@ -49,8 +53,9 @@ def tokens(text: str) -> list[int]:
 class Server:
     """A gateway on `port`, 0 for a free one, in a thread of its own; its engines belong to the test."""
 
-    def __init__(self, home: Home, port: int = 0) -> None:
+    def __init__(self, home: Home, port: int = 0, keeping: ResponsesConfig | None = None) -> None:
         self.home = home
+        self.keeping = keeping or ResponsesConfig()
         self.engine = FakeEngine(tokens(HELLO))
         self.remote = FakeRemote("engine_1", self.engine)
         self.registry = Registry(home.models)
@@ -80,7 +85,8 @@ class Server:
         self.socket.close()
 
     async def _serve(self) -> None:
-        config = uvicorn.Config(build_app(await self._gateway()), log_level="critical", timeout_graceful_shutdown=1)
+        self.gateway = await self._gateway()
+        config = uvicorn.Config(build_app(self.gateway), log_level="critical", timeout_graceful_shutdown=1)
         self.server = uvicorn.Server(config)
         await self.server.serve(sockets=[self.socket])
         self.control._ledger.close()
@@ -92,7 +98,6 @@ class Server:
         await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
         gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
         gateway.allowed_hosts = ("chat.example",)
-        gateway.max_context = MAX_CONTEXT
         gateway.sampling = model_defaults(TINY_MODEL)
         gateway.fleet = Fleet([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
@@ -106,7 +111,10 @@ class Server:
             self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
         )
         gateway.holds = Holds(gateway.swapper, gateway.fleet, gateway.catalog)
-        gateway.responses = Responses(gateway.chat)
+        gateway.kept, background = open_kept(self.keeping, self.home), Background()
+        gateway.responses = Responses(gateway.chat, gateway.kept, background)
+        gateway.stored_responses = StoredResponses(gateway.kept, background)
+        gateway.conversations = Conversations(gateway.kept)
         gateway.messages = Messages(gateway.chat)
         gateway.completions = Completions(*parts, end_ids=end_token_ids(TINY_MODEL))
         return gateway
@@ -118,6 +126,9 @@ class Server:
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=10)
+
+    def delete(self, path: str) -> httpx.Response:
+        return httpx.delete(self.url + path, timeout=10)
 
     def post(self, path: str = "/v1/chat/completions", body: dict | None = None, **how) -> httpx.Response:
         return httpx.post(self.url + path, **(how or {"json": BASIC if body is None else body}), timeout=10)

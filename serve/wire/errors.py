@@ -11,6 +11,7 @@ from configs.errors import (
     ConfigError,
     NotFoundError,
     OverloadError,
+    PreviousResponseError,
     PromptTooLongError,
     RequestError,
     StateError,
@@ -21,6 +22,7 @@ from serve.wire.body import request_error
 
 STATUS = {
     PromptTooLongError: (400, "invalid_request_error", "context_length_exceeded"),
+    PreviousResponseError: (400, "invalid_request_error", "previous_response_not_found"),
     RequestError: (400, "invalid_request_error", None),
     ConfigError: (400, "invalid_request_error", None),
     NotFoundError: (404, "invalid_request_error", "not_found"),

@@ -6,7 +6,7 @@ beyond OpenAI's is `system_fingerprint`: what answered.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from openai.types import CompletionUsage
@@ -15,25 +15,22 @@ from openai.types.chat.chat_completion_chunk import Choice
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
-    ResponseContentPartAddedEvent,
-    ResponseContentPartDoneEvent,
     ResponseCreatedEvent,
     ResponseError,
     ResponseFailedEvent,
     ResponseIncompleteEvent,
     ResponseInProgressEvent,
-    ResponseOutputItemAddedEvent,
-    ResponseOutputItemDoneEvent,
+    ResponseQueuedEvent,
     ResponseUsage,
 )
 from openai.types.responses.response import IncompleteDetails
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from pydantic import BaseModel
 
-from serve.request_log import current
+from configs.errors import OverloadError, RequestError
 from serve.wire.errors import error_body
-from serve.wire.response_output import Call, Item, Message, Reasoning
-from serve.wire.responses import ResponsesRequest
+from serve.wire.response_output import Call, Message, OutputItem, Reasoning, SummarisedReasoning, Told
+from serve.wire.responses import ENCRYPTED, ResponsesRequest
 
 Event = TypeVar("Event", bound=BaseModel)
 
@@ -41,80 +38,112 @@ TERMINAL = {
     "completed": (ResponseCompletedEvent, "response.completed"),
     "incomplete": (ResponseIncompleteEvent, "response.incomplete"),
     "failed": (ResponseFailedEvent, "response.failed"),
+    "cancelled": (ResponseFailedEvent, "response.failed"),
 }
+"""OpenAI has no event for a response that is cancelled."""
 
 
 class EventWriter:
-    """One answer's events. `begin`, `write` for every chunk, and `fail` if no more chunks come."""
+    """One answer's events: `queue` in the background, `begin`, `write` for every chunk, `fail` or `cancel` if no more
+    chunks come, and `end`."""
 
-    def __init__(self, request: ResponsesRequest, *, fingerprint: str) -> None:
-        self.id = f"resp_{current().id}"
+    def __init__(self, request: ResponsesRequest, response_id: str, *, stored: bool) -> None:
+        self.id = response_id
+        self.stored = stored
+        """Whether the response can be asked for by its id."""
         self.created = int(time.time())
+        self.output: list[BaseModel] = []
+        """Items that are done."""
         self._request = request
-        self._fingerprint = fingerprint
         self._events = 0
-        self._done: list[BaseModel] = []
-        self._item: Item | None = None
-        self._status = "in_progress"
+        self._item: OutputItem | None = None
+        self.status = "queued" if request.background else "in_progress"
+        self._completed: int | None = None
+        self._fingerprint: str | None = None
         self._usage: ResponseUsage | None = None
         self._error: ResponseError | None = None
 
-    def begin(self) -> list[BaseModel]:
+    def queue(self) -> list[BaseModel]:
+        """The request waits for an engine, and its client does not."""
         return [
             self._event(ResponseCreatedEvent, "response.created", response=self.response()),
-            self._event(ResponseInProgressEvent, "response.in_progress", response=self.response()),
+            self._event(ResponseQueuedEvent, "response.queued", response=self.response()),
         ]
 
+    def begin(self, fingerprint: str) -> list[BaseModel]:
+        """The first token is here; `fingerprint` is what answers, such as the adapter version."""
+        self.status, self._fingerprint = "in_progress", fingerprint
+        begun = [(ResponseCreatedEvent, "response.created"), (ResponseInProgressEvent, "response.in_progress")]
+        return [self._event(kind, name, response=self.response()) for kind, name in begun[bool(self._events) :]]
+
     def write(self, chunk: ChatCompletionChunk) -> list[BaseModel]:
-        """Events of one chunk; the one with the usage, which is the last, ends the response."""
+        """Events of one chunk."""
         events: list[BaseModel] = []
         for choice in chunk.choices:
             events += self._gain(choice)
             if choice.finish_reason:
-                self._status = "incomplete" if choice.finish_reason == "length" else "completed"
-                events += self._close(self._status)
+                events += self._finish("incomplete" if choice.finish_reason == "length" else "completed")
         if chunk.usage:
             self._usage = _usage(chunk.usage)
-        return events + self._end() if self._usage else events
+        return events
 
     def fail(self, error: Exception) -> list[BaseModel]:
         """The answer breaks off here."""
-        self._error = ResponseError(code="server_error", message=error_body(error)[1]["error"]["message"])
-        self._status = "failed"
-        return self._close("incomplete") + self._end()
+        code = "server_error"
+        if isinstance(error, OverloadError | RequestError):
+            code = "rate_limit_exceeded" if isinstance(error, OverloadError) else "invalid_prompt"
+        self._error = ResponseError(code=code, message=error_body(error)[1]["error"]["message"])
+        return self._finish("failed")
+
+    def cancel(self) -> list[BaseModel]:
+        """Nothing of the answer is kept, as at OpenAI."""
+        self.status, self._item, self.output = "cancelled", None, []
+        return []
+
+    def end(self) -> list[BaseModel]:
+        """The last event, with the whole response."""
+        kind, name = TERMINAL[self.status]
+        return [self._event(kind, name, response=self.response())]
 
     def response(self) -> Response:
         """The response as it is now; whole once `write` has had the last chunk."""
-        request = self._request
+        request, more = self._request, {}
+        if request.conversation_id:
+            more["conversation"] = {"id": request.conversation_id}
+        if self._fingerprint:
+            more["system_fingerprint"] = self._fingerprint
         choice = request.tool_choice
         return Response(
             id=self.id,
             object="response",
             created_at=self.created,
-            completed_at=int(time.time()) if self._status == "completed" else None,
-            status=self._status,
+            completed_at=self._completed,
+            status=self.status,
             error=self._error,
-            incomplete_details=IncompleteDetails(reason="max_output_tokens") if self._status == "incomplete" else None,
+            incomplete_details=IncompleteDetails(reason="max_output_tokens") if self.status == "incomplete" else None,
             model=request.model,
-            system_fingerprint=self._fingerprint,
-            output=self._done,
+            output=self.output,
             usage=self._usage,
             instructions=request.instructions,
             max_output_tokens=request.max_output_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
             top_logprobs=request.top_logprobs,
-            reasoning={"effort": request.reasoning.effort or "medium", "summary": request.reasoning.summary},
-            text={"format": request.text.format or {"type": "text"}},
+            reasoning={"effort": request.effort or "medium", "summary": request.summary},
+            text={"format": request.text.format or {"type": "text"}, "verbosity": "medium"},
             tools=[tool.model_dump() for tool in request.tools],
             tool_choice=choice if isinstance(choice, str) else choice.model_dump(),
             parallel_tool_calls=False,
             metadata=request.metadata,
             user=request.user,
-            background=False,
-            store=False,
-            previous_response_id=None,
-            truncation="disabled",
+            safety_identifier=request.safety_identifier,
+            prompt_cache_key=request.prompt_cache_key,
+            max_tool_calls=request.max_tool_calls,
+            background=request.background,
+            store=self.stored,
+            previous_response_id=request.previous_response_id,
+            truncation=request.truncation,
+            **more,
         )
 
     def _gain(self, choice: Choice) -> list[BaseModel]:
@@ -126,53 +155,49 @@ class EventWriter:
             events += self._grow(Message, delta.content, _logprobs(choice))
         for call in delta.tool_calls or []:
             if call.id:
-                events += self._open(Call(len(self._done) + bool(self._item), call.id, call.function.name))
+                events += self._open(Call(self._next, call.id, call.function.name))
             events += self._add(call.function.arguments or "")
         return events
 
-    def _grow(self, kind: type[Item], text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
+    def _grow(self, kind: type[OutputItem], text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
         if isinstance(self._item, kind):
             return self._add(text, logprobs)
         # The chunks set messages of one kind apart by an empty line; here they are items of their own.
-        again = any(isinstance(item, kind.made) for item in self._done)
-        events = self._open(kind(len(self._done) + bool(self._item)))
+        again = any(isinstance(item, kind.made) for item in self.output)
+        events = self._open(Message(self._next) if kind is Message else self._reasoning())
         return events + self._add(text.removeprefix("\n\n") if again else text, logprobs)
 
-    def _open(self, item: Item) -> list[BaseModel]:
+    def _reasoning(self) -> Reasoning:
+        kind = SummarisedReasoning if self._request.summary else Reasoning
+        return kind(self._next, sealed=ENCRYPTED in self._request.include)
+
+    @property
+    def _next(self) -> int:
+        """The index of the next item, which ends the one that grows."""
+        return len(self.output) + bool(self._item)
+
+    def _open(self, item: OutputItem) -> list[BaseModel]:
         events = self._close("completed")
         self._item = item
-        opened = {"output_index": item.index, "item": item.item("in_progress")}
-        events.append(self._event(ResponseOutputItemAddedEvent, "response.output_item.added", **opened))
-        if part := item.part():
-            events.append(
-                self._event(ResponseContentPartAddedEvent, "response.content_part.added", **item.at(), part=part)
-            )
-        return events
+        return events + self._numbered(item.begin())
 
     def _add(self, text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
-        if not text:
-            return []
-        kind, name = self._item.delta
-        more = self._item.gain(text, logprobs)
-        return [self._event(kind, f"{name}.delta", **self._item.at(), **more, delta=text)]
+        return self._numbered(self._item.grow(text, logprobs)) if text else []
 
     def _close(self, status: str) -> list[BaseModel]:
         item, self._item = self._item, None
         if item is None:
             return []
-        kind, name = item.done
-        events = [self._event(kind, f"{name}.done", **item.at(), **item.said())]
-        if part := item.part():
-            events.append(
-                self._event(ResponseContentPartDoneEvent, "response.content_part.done", **item.at(), part=part)
-            )
-        self._done.append(item.item(status))
-        ended = {"output_index": item.index, "item": self._done[-1]}
-        return [*events, self._event(ResponseOutputItemDoneEvent, "response.output_item.done", **ended)]
+        self.output.append(item.item(status))
+        return self._numbered(item.end(status))
 
-    def _end(self) -> list[BaseModel]:
-        kind, name = TERMINAL[self._status]
-        return [self._event(kind, name, response=self.response())]
+    def _finish(self, status: str) -> list[BaseModel]:
+        self.status = status
+        self._completed = int(time.time()) if status == "completed" else None
+        return self._close("completed" if status == "completed" else "incomplete")
+
+    def _numbered(self, told: Iterable[Told]) -> list[BaseModel]:
+        return [self._event(each.kind, each.type, **each.fields) for each in told]
 
     def _event(self, kind: type[Event], name: str, **fields: Any) -> Event:
         event = kind(type=name, sequence_number=self._events, **fields)

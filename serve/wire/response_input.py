@@ -1,12 +1,13 @@
 """The items of a Responses body, `input`, as the chat messages that they stand for. Knows formats only.
 
-Called by `responses`; `response_output` writes the items of the answer.
+Called by `response_turn` and `conversations`; `response_output` writes the items of the answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs.errors import RequestError
+from serve.wire.response_items import Item, unseal
 
 
 class Conversation:
@@ -15,55 +16,59 @@ class Conversation:
     What the model said between two words of others is one message there: reasoning, text and calls together.
     """
 
-    def __init__(self, instructions: str | None, items: list[dict[str, Any]]) -> None:
+    def __init__(self, instructions: str | None, earlier: Iterable[Item], items: Iterable[Item]) -> None:
+        """`earlier` are kept items that come before those of the body. Raises RequestError for what is not text."""
         self.messages: list[dict[str, Any]] = []
-        self.origins: list[int] = []
-        """For each message the number of the item that began it."""
+        self.origins: list[str] = []
+        """For each message the item that began it, as errors name it."""
         if instructions:
-            self._begin(0, {"role": "developer", "content": instructions})
+            self._begin("instructions", {"role": "developer", "content": instructions})
+        for item in earlier:
+            self._add(f"the earlier item {item['id']}", item)
         for index, item in enumerate(items):
-            self._add(index, item)
+            self._add(f"input[{index}]", item)
 
-    def _begin(self, index: int, message: dict[str, Any]) -> dict[str, Any]:
+    def _begin(self, where: str, message: dict[str, Any]) -> dict[str, Any]:
         self.messages.append(message)
-        self.origins.append(index)
+        self.origins.append(where)
         return message
 
-    def _add(self, index: int, item: Mapping[str, Any]) -> None:
-        where = f"input[{index}]"
-        match item.get("type", "message"):
+    def _add(self, where: str, item: Mapping[str, Any]) -> None:
+        if item.get("id") is not None:
+            _string(item, "id", where)
+        match item.get("type") or "message":
             case "message" if item.get("role") == "assistant":
-                self._say(index, "content", _text(item.get("content"), f"{where}.content"))
+                self._say(where, "content", _text(item.get("content"), f"{where}.content"))
             case "message" if item.get("role") in ("user", "system", "developer"):
                 text = _text(item.get("content"), f"{where}.content")
-                self._begin(index, {"role": item["role"], "content": text})
+                self._begin(where, {"role": item["role"], "content": text})
             case "message":
                 raise _refused(f"{where}.role {item.get('role')!r} is not one of user, assistant, system, developer")
             case "reasoning":
-                self._say(index, "reasoning_content", _reasoning(item, where))
+                self._say(where, "reasoning_content", _reasoning(item, where))
             case "function_call":
                 function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
-                calls = self._turn(index, calling=True).setdefault("tool_calls", [])
+                calls = self._turn(where, calling=True).setdefault("tool_calls", [])
                 calls.append({"id": _string(item, "call_id", where), "type": "function", "function": function})
             case "function_call_output":
                 text = _text(item.get("output"), f"{where}.output")
-                self._begin(index, {"role": "tool", "tool_call_id": _string(item, "call_id", where), "content": text})
+                self._begin(where, {"role": "tool", "tool_call_id": _string(item, "call_id", where), "content": text})
             case "item_reference":
-                raise _refused(f"{where} refers to a stored item", hint="no item is kept: send it whole")
+                raise _refused(f"{where} refers to a kept item", hint="send it whole")
             case kind:
                 known = "message, reasoning, function_call, function_call_output"
                 raise _refused(f"{where}.type {kind!r} is not one of {known}")
 
-    def _say(self, index: int, field: str, text: str) -> None:
-        turn = self._turn(index, calling=False)
+    def _say(self, where: str, field: str, text: str) -> None:
+        turn = self._turn(where, calling=False)
         turn[field] = "\n\n".join(part for part in (turn.get(field), text) if part)
 
-    def _turn(self, index: int, *, calling: bool) -> dict[str, Any]:
+    def _turn(self, where: str, *, calling: bool) -> dict[str, Any]:
         """The assistant's message that goes on, or a new one: after a call only calls do."""
         last = self.messages[-1] if self.messages else {}
         if last.get("role") == "assistant" and (calling or "tool_calls" not in last):
             return last
-        return self._begin(index, {"role": "assistant", "content": ""})
+        return self._begin(where, {"role": "assistant", "content": ""})
 
 
 def _text(content: Any, where: str) -> str:
@@ -80,12 +85,19 @@ def _text(content: Any, where: str) -> str:
 
 def _reasoning(item: Mapping[str, Any], where: str) -> str:
     """The reasoning of an item, its summary if there is nothing else."""
-    parts = item.get("content") or item.get("summary") or []
-    if not parts and item.get("encrypted_content"):
-        raise _refused(f"{where} has encrypted reasoning only", hint="leave the item out")
+    content, summary = (_reasoning_texts(item, name, where) for name in ("content", "summary"))
+    if content or summary or not item.get("encrypted_content"):
+        return "\n\n".join(content or summary)
+    if (text := unseal(_string(item, "encrypted_content", where))) is None:
+        raise _refused(f"{where} has reasoning that was encrypted elsewhere", hint="leave the item out")
+    return text
+
+
+def _reasoning_texts(item: Mapping[str, Any], name: str, where: str) -> list[str]:
+    parts = item.get(name) or []
     if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
-        raise _refused(f"{where}.content is not a list of parts")
-    return "\n\n".join(_string(part, "text", where) for part in parts)
+        raise _refused(f"{where}.{name} is not a list of parts")
+    return [_string(part, "text", where) for part in parts]
 
 
 def _string(item: Mapping[str, Any], field: str, where: str) -> str:

@@ -1,66 +1,70 @@
-"""The body of OpenAI's `POST /v1/responses`, as the chat request that it stands for. Knows formats only.
+"""The body of OpenAI's `POST /v1/responses`, checked. Knows formats only.
 
-`parse_request` checks a body; `ResponsesRequest.chat` turns it into a ChatRequest, so that both routes have one way to
-the model. No state is kept between requests, so everything that would need one is refused with what to send instead.
-What comes out is written by `response_events`. The format: https://developers.openai.com/api/docs/api-reference/responses
+`response_turn` makes a chat request of it and of what came before it, so that both routes have one way to the model;
+what comes out is written by `response_events`. What OpenAI's own models do and this one does not is mapped to the
+nearest or taken without effect, and the answer's headers say so.
+The format: https://developers.openai.com/api/docs/api-reference/responses
 """
 
-import contextlib
-import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import to_json
 
 from configs.errors import RequestError
+from serve.catalog import PROD
 from serve.wire import chat
 from serve.wire.body import Part, SampledRequest, checked
-from serve.wire.chat import ChatRequest
-from serve.wire.response_input import Conversation
+from serve.wire.no_effect import ignore, nearest
 
-NEUTRAL = {
-    "background": (False,),
-    "previous_response_id": (),
-    "conversation": (),
-    "prompt": (),
-    "truncation": ("disabled",),
-    "max_tool_calls": (),
-    "context_management": ([],),
-}
+NEUTRAL: dict[str, tuple] = {"prompt": ()}
 """Parameters that are not supported, with the values that ask for nothing."""
 
 INSTEAD = {
-    "background": "keep the connection, or set stream",
-    "previous_response_id": "no answer is kept: send the earlier items, output included, in input",
-    "conversation": "no conversation is kept: send the earlier items, output included, in input",
     "prompt": "no prompt is kept: send its text as instructions or input",
-    "truncation": "shorten input; only 'disabled' is supported",
     "tools": "functions only: {'type': 'function', 'name': ..., 'parameters': ...}",
 }
 """What to do about a parameter that is refused."""
 
-LOGPROBS = "message.output_text.logprobs"
+LOGPROBS, ENCRYPTED = "message.output_text.logprobs", "reasoning.encrypted_content"
 
-CHAT_NAMES = {
-    "messages": "input",
-    "response_format": "text.format",
-    "reasoning_effort": "reasoning.effort",
-    "max_completion_tokens": "max_output_tokens",
-}
-"""Chat parameters that errors may name, and what they are called here."""
+Include = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+"""All but the first two add to items that are never made here."""
+
+EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts that the model does not know, and the nearest that it does."""
+
+EITHER = "Mutually exclusive parameters: ensure you are only providing one of 'previous_response_id' or 'conversation'"
+ONE_OF = "one of input, previous_response_id or conversation must be provided"
 
 
 class ReasoningOptions(Part):
-    effort: Literal["low", "medium", "high"] | None = None
-    summary: Literal["auto"] | None = None
-    """`auto` is whatever there is: the reasoning itself."""
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """`none` and `minimal` are `low` here, `xhigh` and `max` are `high`."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Any of them gives the reasoning itself a second time, as the summary."""
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    """The older name of `summary`, which wins."""
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    """The model sees the reasoning of the current turn: that since the user last spoke."""
+    mode: str | None = None
+    """No effect."""
 
 
 class TextOptions(Part):
     format: dict[str, Any] | None = None
     """`{"type": "text"}`, `{"type": "json_object"}` or `{"type": "json_schema", "name": ..., "schema": ...}`."""
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    """The model knows no other than `medium`."""
 
 
 class FunctionTool(Part):
@@ -83,32 +87,45 @@ class AllowedTools(Part):
 
 
 class EventOptions(Part):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
+    """No effect: nothing is added to hide how long an event is."""
+
+
+class ConversationId(Part):
+    id: str
 
 
 def _text_or_items(value: Any) -> Any:
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
         raise ValueError("is neither a text nor a list of items")
-    if not value:
-        raise ValueError("is empty")
     return value
 
 
 class ResponsesRequest(SampledRequest):
     """The body of POST /v1/responses. Make it with `parse_request`, which refuses what is not listed here."""
 
-    model: str = Field(min_length=1)
+    model: str = Field(default=PROD, min_length=1)
     """`prod`, `base`, the base's name or a loaded adapter version."""
-    input: Annotated[str | list[dict[str, Any]], BeforeValidator(_text_or_items)]
-    """A text, or a list of items: messages, `reasoning`, `function_call`, `function_call_output`."""
+    input: Annotated[str | list[dict[str, Any]], BeforeValidator(_text_or_items)] = []
+    """A text, or a list of items: messages, `reasoning`, `function_call`, `function_call_output`, `item_reference`."""
+    previous_response_id: str | None = None
+    """A stored response to go on from: its input and output come before `input`, its instructions do not."""
+    conversation: str | ConversationId | None = None
+    """A conversation to go on with: its items come before `input`; `input` and the answer are added to it."""
+    store: bool = True
+    """Keep the response, so that it can be read and gone on from."""
+    background: bool = False
+    """Answer at once, generate without a connection; ask for the response to see how far it is."""
     instructions: str | None = None
-    """A text that goes before `input`."""
+    """A text that goes before all items."""
     stream: bool = False
     """True: server-sent events, each with its name."""
     stream_options: EventOptions = EventOptions()
     """How they are framed."""
     max_output_tokens: int | None = Field(default=None, ge=1)
     """How long the answer may be, reasoning included; what the context has left by default."""
+    truncation: Literal["auto", "disabled"] = "disabled"
+    """`auto`: the oldest turns are left out where the items do not fit into the context."""
     reasoning: ReasoningOptions = ReasoningOptions()
     """How much the model thinks before it answers."""
     text: TextOptions = TextOptions()
@@ -117,16 +134,23 @@ class ResponsesRequest(SampledRequest):
     """Functions that the model may call."""
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | AllowedTools = "auto"
     """Whether it calls one of them, and which."""
-    include: list[Literal["reasoning.encrypted_content", "message.output_text.logprobs"]] = []
-    """Reasoning is sent in the open anyway."""
+    max_tool_calls: int | None = Field(default=None, ge=1)
+    """Of OpenAI's built-in tools, which do not exist here: no effect."""
+    include: list[Include] = []
+    """`message.output_text.logprobs`, and `reasoning.encrypted_content`: the reasoning once more as one opaque text,
+    for clients that send nothing else of it back."""
     top_logprobs: int = Field(default=0, ge=0, le=chat.MOST_TOP_LOGPROBS)
     """Beside `include` of the logprobs."""
     metadata: dict[str, str] = {}
     """Told back in the answer."""
     user: str | None = None
     """Told back in the answer."""
-    store: bool = False
-    """Nothing is stored either way, and the answer says so."""
+    safety_identifier: str | None = None
+    """Told back in the answer."""
+    prompt_cache_key: str | None = None
+    """Told back in the answer."""
+    context_management: list[dict[str, Any]] = []
+    """No effect: nothing is compacted."""
 
     @field_validator("text", "tools")
     @classmethod
@@ -137,64 +161,60 @@ class ResponsesRequest(SampledRequest):
             raise ValueError("is nested too deep") from error
         return value
 
-    def chat(self) -> ChatRequest:
-        """The same as a chat request that streams its usage. Raises RequestError in this route's words."""
-        body: dict[str, Any] = self.model_dump(include=set(SampledRequest.model_fields))
-        body |= {"model": self.model, "messages": self._conversation().messages, "stream": True}
-        body |= {
-            "stream_options": {"include_usage": True},
-            "max_completion_tokens": self.max_output_tokens,
-            "reasoning_effort": self.reasoning.effort,
-            "response_format": _response_format(self.text.format),
-            "tools": [_nested(tool) for tool in self.tools],
-            "tool_choice": _tool_choice(self.tool_choice),
-        }
-        if LOGPROBS in self.include:
-            body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
-        with self.in_own_words():
-            return chat.parse_request(body)
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.previous_response_id and self.conversation:
+            raise RequestError(EITHER, param="previous_response_id")
+        if not (self.input or self.previous_response_id or self.conversation):
+            raise RequestError(f"input is empty: {ONE_OF}", param="input")
+        return self
 
-    @contextlib.contextmanager
-    def in_own_words(self) -> Iterator[None]:
-        """A RequestError that names chat's parameters names this route's instead, and items of `input` by number."""
-        try:
-            yield
-        except RequestError as error:
-            name = (error.param or "").split(".")[0]
-            if name not in CHAT_NAMES:
-                raise
-            origins = self._conversation().origins
-            message = re.sub(r"messages\[(\d+)\]", lambda at: f"input[{origins[int(at[1])]}]", error.message)
-            message = message.replace(name, CHAT_NAMES[name], 1) if message.startswith(name) else message
-            raise type(error)(message, hint=error.hint, param=CHAT_NAMES[name]) from error
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}] if self.input else []
+        return self.input
 
-    def _conversation(self) -> Conversation:
-        items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
-        return Conversation(self.instructions, items)
+    @property
+    def conversation_id(self) -> str | None:
+        return self.conversation.id if isinstance(self.conversation, ConversationId) else self.conversation
+
+    @property
+    def effort(self) -> str | None:
+        """One that the model knows."""
+        return EFFORTS.get(self.reasoning.effort or "", self.reasoning.effort)
+
+    @property
+    def summary(self) -> str | None:
+        return self.reasoning.summary or self.reasoning.generate_summary
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ResponsesRequest:
     """A checked request; see `body.checked`. Refusals say what to do instead."""
     try:
-        return checked(body, ResponsesRequest, NEUTRAL)
+        request = checked(body, ResponsesRequest, NEUTRAL)
     except RequestError as error:
-        raise RequestError(error.message, hint=INSTEAD.get(error.param or "", ""), param=error.param) from error
+        hint = error.hint or INSTEAD.get(error.param or "", "")
+        raise RequestError(error.message, hint=hint, param=error.param) from error
+    _say_what_is_not_done(request)
+    return request
 
 
-def _nested(tool: FunctionTool | FunctionChoice) -> dict[str, Any]:
-    """Chat's form of a function or of its name: one level deeper."""
-    return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-
-
-def _tool_choice(choice: str | FunctionChoice | AllowedTools) -> str | dict[str, Any]:
-    if isinstance(choice, AllowedTools):
-        allowed = {"mode": choice.mode, "tools": [_nested(tool) for tool in choice.tools]}
-        return {"type": "allowed_tools", "allowed_tools": allowed}
-    return choice if isinstance(choice, str) else _nested(choice)
-
-
-def _response_format(text_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Chat's form of `text.format`: a schema is one level deeper there."""
-    if text_format is None or text_format.get("type") != "json_schema":
-        return text_format
-    return {"type": "json_schema", "json_schema": {k: v for k, v in text_format.items() if k != "type"}}
+def _say_what_is_not_done(request: ResponsesRequest) -> None:
+    """Name in the answer's headers what is mapped to the nearest, or has no effect."""
+    asked, text = request.reasoning, request.text
+    if asked.effort in EFFORTS:
+        nearest("reasoning.effort", asked.effort, request.effort)
+    if request.summary:
+        nearest("reasoning.summary", request.summary, "full")
+    if asked.context == "all_turns":
+        nearest("reasoning.context", asked.context, "current_turn")
+    if text.verbosity not in (None, "medium"):
+        nearest("text.verbosity", text.verbosity, "medium")
+    if asked.mode not in (None, "standard"):
+        ignore("reasoning.mode")
+    if request.stream_options.include_obfuscation:
+        ignore("stream_options.include_obfuscation")
+    for name in ("max_tool_calls", "context_management", "prompt_cache_key"):
+        if getattr(request, name):
+            ignore(name)

@@ -27,6 +27,7 @@ from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
 from serve.wire import anthropic, chat, completions, errors, lora, no_effect, responses
+from serve.wire.response_turn import Turn
 from tests.unit.actors.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
@@ -41,7 +42,7 @@ PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
 BODIES = {
     r"/v1/chat/completions$": chat.parse_request,
     r"/v1/completions$": completions.parse_request,
-    r"/v1/responses$": lambda body: responses.parse_request(body).chat(),
+    r"/v1/responses$": lambda body: Turn(request := responses.parse_request(body), own=request.items).chat(),
     r"/v1/messages$": lambda body: anthropic.parse_request(body).chat(),
     r"/v1/load_lora_adapter$": lora.parse_load,
     r"/v1/unload_lora_adapter$": lora.parse_unload,

@@ -14,6 +14,7 @@ from serve.engine.sampling import Sampler, SamplingParams, sample
 from serve.engine.transformers import TransformersEngine
 from serve.wire import chat, completions, responses
 from serve.wire.chat_answer import ChunkWriter, ResponseWriter
+from serve.wire.response_turn import Turn
 from tests.gateway_server import BASIC, tokens
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
@@ -61,7 +62,8 @@ def test_the_models_stop_tokens_end_nothing_when_ignored_and_the_requests_own_st
 
 def test_the_three_routes_take_both():
     asked = {"min_tokens": 3, "ignore_eos": True}
-    of_responses = responses.parse_request({"model": "prod", "input": "Hi"} | asked).chat()
+    request = responses.parse_request({"model": "prod", "input": "Hi"} | asked)
+    of_responses = Turn(request, own=request.items).chat()
     of_completions = completions.parse_request({"model": "prod", "prompt": "a"} | asked)
     for request in (chat.parse_request(BASIC | asked), of_responses, of_completions):
         assert (request.samplings(EOS)[0].min_tokens, request.samplings(EOS)[0].ignored_stop_ids) == (3, EOS)

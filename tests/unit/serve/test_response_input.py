@@ -4,13 +4,15 @@ import pytest
 
 from configs.errors import RequestError
 from models import harmony
+from serve.wire.response_turn import Turn
 from serve.wire.responses import parse_request
 from tests.gateway_server import HELLO, TOKENIZER, tokens
 from tests.unit.serve.test_responses import ASK, THOUGHT_THEN_CALL, TOOL
 
 
 def messages(*items, **body) -> list[dict]:
-    return parse_request(ASK | {"input": list(items)} | body).chat().messages
+    request = parse_request(ASK | {"input": list(items)} | body)
+    return Turn(request, own=request.items).chat().messages
 
 
 def test_an_answers_output_goes_back_in_as_it_came(server):
@@ -71,11 +73,10 @@ def test_items_of_one_turn_are_one_message():
         ([{"role": "user"}], "input[0].content is neither text nor a list"),
         ([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], "'input_image' parts"),
         ([{"role": "user", "content": [5]}], "input[0].content[0]: 'int' parts"),
-        ([{"type": "item_reference", "id": "x"}], "input[0] refers to a stored item"),
         ([{"type": "web_search_call"}], "input[0].type 'web_search_call'"),
         ([{"type": "function_call", "call_id": "a", "name": "f"}], "input[0].arguments is None"),
         ([{"type": "function_call_output", "output": "x"}], "input[0].call_id is None"),
-        ([{"type": "reasoning", "encrypted_content": "x"}], "input[0] has encrypted reasoning only"),
+        ([{"type": "reasoning", "encrypted_content": "x"}], "input[0] has reasoning that was encrypted elsewhere"),
         ([{"type": "reasoning", "content": "x"}], "input[0].content is not a list"),
     ],
 )
