@@ -22,9 +22,9 @@ from typing import Any
 import httpx
 import psutil
 
-from actors import home_locks, http_front, placement
+from actors import home_locks, http_clients, http_front, placement
 from actors.process_id import ProcessId, namespace_of, own_namespace
-from configs import durable, paths
+from configs import durable, environment
 from configs.errors import ClusterError
 from configs.paths import Home
 from configs.schema import REVEAL, ClusterConfig, Slot
@@ -34,6 +34,8 @@ MARKER = "TANDEM_CLUSTER"
 START_TIMEOUT_S = 90
 OBJECT_STORE_BYTES = 256 * 2**20  # tokens and metrics are all that travels; weights are read from disk
 KEPT_SESSIONS = 2
+NEEDED = ("gcs_server", "raylet")
+"""Children of the head process without which there is no cluster."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,15 @@ def require(home: Home) -> Cluster:
     return cluster
 
 
+def require_alive(cluster: Cluster, doing: str) -> None:
+    """Raises ClusterError, saying what was going on, if a process is gone without which there is no cluster."""
+    if gone := _missing(cluster):
+        raise ClusterError(
+            f"Ray ended while {doing}: {gone} is gone",
+            hint="`tandem up` again; TANDEM_HOME/logs/ray.log and TANDEM_HOME/ray/session_latest/logs say more",
+        )
+
+
 def start(home: Home, config: ClusterConfig, say: Callable[[str], None] = lambda text: None) -> Cluster:
     """Start Ray on loopback with token authentication and one custom resource per slot.
 
@@ -154,6 +165,9 @@ def client_environment(home: Home, cluster: Cluster) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps 127.0.0.1 as node address; Ray replaces it otherwise
         "TANDEM_HOME": str(home.root),
+        "PYTHONOPTIMIZE": "",  # Ray's commands fail with 2
+        "PYTHONWARNINGS": "",  # and with error
+        **environment.past_proxies(os.environ),
     }
 
 
@@ -196,6 +210,21 @@ def end_processes(home: Home, grace_s: float = 3) -> int:
         ended |= {process.pid for process in alive}
         psutil.wait_procs(alive, timeout=0.5)
     return len(ended)
+
+
+def _missing(cluster: Cluster) -> str:
+    """Which process of Ray's own is not there; empty if all are.
+
+    The head itself goes on when its raylet ends by itself, as that does if Ray's agent is not up within 15 s.
+    """
+    if not cluster.is_alive:
+        return "the head process"
+    alive = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(cluster.head.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                alive |= {child.name()} if child.status() != psutil.STATUS_ZOMBIE else set()
+    return next((name for name in NEEDED if name not in alive), "")
 
 
 def _find_damaged(home: Home) -> Cluster | None:
@@ -261,12 +290,12 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], clai
     command += [f"--temp-dir={home.ray}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false"]
     command += [f"--num-gpus={sum(slot.gpu is not None for slot in slots)}"]
     command += [f"--resources={json.dumps(placement.cluster_resources(slots))}"]
-    environment = _head_environment(home, config, unused)
+    surroundings = _head_environment(home, config, unused)
     log = home.logs / "ray.log"
     with log.open("w") as out:
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
         streams |= {"pass_fds": (claim,), "start_new_session": True}
-        head = subprocess.Popen(command, env=environment, cwd=home.root, **streams)
+        head = subprocess.Popen(command, env=surroundings, cwd=home.root, **streams)
     cluster = Cluster(
         head=ProcessId.of(head.pid),
         started_at=time.time(),
@@ -283,10 +312,8 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], clai
 
 def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> dict[str, str]:
     """The environment that every process of the cluster inherits."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    inherited |= http_front.prepare(home, ports[2:])
+    inherited = environment.for_children(os.environ, config.environment) | http_front.prepare(home, ports[2:])
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    python_path = os.pathsep.join(filter(None, (str(paths.SOURCE), os.environ.get("PYTHONPATH"))))
     return inherited | {
         MARKER: str(home.root),
         "TANDEM_HOME": str(home.root),
@@ -294,7 +321,6 @@ def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> di
         "AUTOSCALER_METRIC_PORT": str(ports[0]),  # fixed ports otherwise, so two clusters on one machine would collide
         "DASHBOARD_METRIC_PORT": str(ports[1]),
         "PATH": binaries,
-        "PYTHONPATH": python_path,
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(home.root / "tmp"),
         "TRITON_CACHE_DIR": str(home.cache / "triton"),
@@ -313,15 +339,15 @@ def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> di
 
 
 def _await_head(head: subprocess.Popen, cluster: Cluster, home: Home, log: Path) -> None:
-    headers = {"Authorization": f"Bearer {home.token.read_text().strip()}"}
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if head.poll() is not None:
-            raise ClusterError(f"Ray did not start: {_last_line(log)}", hint=f"see {log}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{cluster.dashboard}/api/jobs/", headers=headers, timeout=2).status_code == 200:
-                return
-        time.sleep(0.2)
+    with http_clients.ray_client(cluster.dashboard, home.token, timeout=2) as ray:
+        while time.monotonic() < deadline:
+            if head.poll() is not None:
+                raise ClusterError(f"Ray did not start: {_last_line(log)}", hint=f"see {log}")
+            with contextlib.suppress(httpx.HTTPError):
+                if ray.get("/api/jobs/").status_code == 200 and not _missing(cluster):
+                    return
+            time.sleep(0.2)
     raise ClusterError(f"Ray was not ready after {START_TIMEOUT_S} s", hint=f"see {log}")
 
 

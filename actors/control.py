@@ -331,7 +331,7 @@ def start(place: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard
     options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
     options |= {"num_cpus": 0, "max_restarts": -1}
     handle = ray.remote(Control).options(**options, max_task_retries=3, max_concurrency=1000).remote(
-        place, slots, config, RayJobs(dashboard)
+        place, slots, config, RayJobs(dashboard, place.token)
     )  # fmt: skip
     ray.get(handle.ready.remote())
     return handle

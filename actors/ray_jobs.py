@@ -1,9 +1,17 @@
-"""Ray's job API as the control actor uses it: start a run's driver, ask how it is, end it. Blocking calls."""
+"""Ray's job API as the control actor uses it: start a run's driver, ask how it is, end it. Blocking calls.
+
+Ray's REST API, not its client: that one goes by the proxies and the .netrc of the environment, secret and all.
+"""
 
 import shlex
 import sys
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
+import httpx
+
+from actors import http_clients
 from actors.run import RunKind, check_run_id
 
 
@@ -25,19 +33,15 @@ _STATES = {
 
 
 class RayJobs:
-    """Jobs of one cluster, by the address of its dashboard."""
+    """Jobs of one cluster, by the address of its dashboard and the file of its secret.
 
-    def __init__(self, address: str) -> None:
+    Every method raises RuntimeError if Ray does not answer, or with its words for what it refuses.
+    """
+
+    def __init__(self, address: str, token: Path) -> None:
         self.address = address
-        self._client = None
-
-    @property
-    def client(self):
-        if self._client is None:
-            from ray.job_submission import JobSubmissionClient
-
-            self._client = JobSubmissionClient(self.address)
-        return self._client
+        self._token = token
+        self._http: httpx.Client | None = None  # made where it is used: the control actor gets its jobs through Ray
 
     def submit(self, job_id: str, run_id: str, kind: RunKind) -> None:
         """Start the driver of a run of this kind.
@@ -46,20 +50,31 @@ class RayJobs:
         """
         entrypoint = f"{shlex.quote(sys.executable)} -m jobs.{RunKind(kind)} --run-id {check_run_id(run_id)}"
         env = {"CUDA_VISIBLE_DEVICES": ""}  # a driver sees no GPU
-        self.client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env={"env_vars": env})
+        job = {"entrypoint": entrypoint, "submission_id": job_id, "runtime_env": {"env_vars": env}}
+        self._checked(self._ask("POST", "/api/jobs/", job))
 
     def state(self, job_id: str) -> JobState:
-        try:
-            return _STATES[str(self.client.get_job_status(job_id).value)]
-        except RuntimeError as error:  # the client's only exception; its text carries the HTTP status
-            if "404" in str(error) or "does not exist" in str(error):
-                return JobState.UNKNOWN
-            raise
+        response = self._ask("GET", f"/api/jobs/{job_id}")
+        if response.status_code == 404:
+            return JobState.UNKNOWN
+        return _STATES[self._checked(response)["status"]]
 
     def message(self, job_id: str) -> str:
         """Ray's own word on how the job ended."""
-        return str(self.client.get_job_info(job_id).message or "")
+        return self._checked(self._ask("GET", f"/api/jobs/{job_id}"))["message"] or ""
 
     def stop(self, job_id: str) -> None:
         """SIGTERM to the driver, SIGKILL after RAY_JOB_STOP_WAIT_TIME_S. Does not wait."""
-        self.client.stop_job(job_id)
+        self._checked(self._ask("POST", f"/api/jobs/{job_id}/stop"))
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            self._http = self._http or http_clients.ray_client(self.address, self._token)
+            return self._http.request(method, path, json=body)
+        except (httpx.HTTPError, OSError) as error:
+            raise RuntimeError(f"Ray's job API does not answer ({type(error).__name__})") from error
+
+    def _checked(self, response: httpx.Response) -> dict[str, Any]:
+        if not response.is_success:
+            raise RuntimeError(f"Ray's job API answers {response.status_code}: {response.text}")
+        return response.json()

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from actors import cluster
+from actors import cluster, http_clients
 from configs.errors import ClusterError, TandemError
 from configs.paths import home
 
@@ -16,7 +16,7 @@ class Api:
 
     def __init__(self) -> None:
         self.cluster = cluster.require(home())
-        self._http = httpx.Client(base_url=self.cluster.http, timeout=httpx.Timeout(30, read=SWAP_TIMEOUT_S))
+        self._http = http_clients.client(self.cluster.http, httpx.Timeout(30, read=SWAP_TIMEOUT_S))
 
     def get(self, path: str) -> Any:
         return self._send("GET", path)

@@ -14,11 +14,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from actors import cluster
+from actors import cluster, http_clients
 from actors.ledger import Ledger
 from actors.run import Run, RunState, new_run_id
 from cli import output
-from cli.cluster import bring_up
+from cli.bring_up import bring_up
 from configs import load, paths
 from configs.errors import ClusterError, TrainingError
 from configs.paths import Home
@@ -151,11 +151,7 @@ class Load:
 
 def ask(running: cluster.Cluster, question: str, max_tokens: int | None = None) -> str:
     """A streamed answer, whole. Raises ClusterError if the stream ends without its finish reason."""
-    import openai
-
-    with closing(
-        openai.OpenAI(base_url=f"{running.http}/v1", api_key="none", max_retries=0, timeout=ANSWER_TIMEOUT_S)
-    ) as client:
+    with closing(http_clients.openai_client(f"{running.http}/v1", "none", ANSWER_TIMEOUT_S)) as client:
         messages = [{"role": "user", "content": question}]
         text, finish = "", None
         how = {"max_tokens": max_tokens} if max_tokens else {}

@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import os
 
 import click
 
 from cli.edge import run
+from configs import environment
 
 COMMANDS = {
     "up": ("cli.cluster", "Start Ray, the control actor and the chat endpoint."),
@@ -76,4 +78,6 @@ def tandem() -> None:
 
 
 def main() -> None:
+    environment.begin_anew_without_breaking()
+    environment.tidy(os.environ)
     run(tandem)

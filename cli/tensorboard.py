@@ -16,6 +16,7 @@ import click
 from actors.placement import die_with_parent
 from cli import output
 from cli.signals import terminated_as_interrupted
+from configs import environment
 from configs.errors import ClusterError, NotFoundError
 from configs.paths import Home, home
 
@@ -113,6 +114,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen:
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
             command,
+            env=environment.for_children(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

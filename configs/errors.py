@@ -84,6 +84,23 @@ class RequestError(TandemError): ...
 class PromptTooLongError(RequestError):
     """A prompt that does not fit into the context, together with its answer."""
 
+    @classmethod
+    def of(
+        cls, prompt: int, context: int, *, answer: int = 1, param: str = "prompt", least: bool = False
+    ) -> "PromptTooLongError":
+        """In the words that clients look for in order to shorten a conversation: OpenAI's, which other servers share.
+
+        `prompt` and `answer` are tokens, `context` is how many both together may have; `least` says that the prompt
+        was not counted to its end.
+        """
+        about, where = "at least " if least else "", "messages" if param == "messages" else "prompt"
+        return cls(
+            f"This model's maximum context length is {context} tokens. However, you requested {about}{prompt + answer} "
+            f"tokens ({prompt} in the {where}, {answer} in the completion)",
+            hint=f"shorten the {where}, or start with a larger max_context",
+            param=param,
+        )
+
 
 class PreviousResponseError(RequestError): ...
 

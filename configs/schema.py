@@ -363,6 +363,9 @@ class ClusterConfig(Section):
     launch failure`, the slot is given to nobody until `tandem slots release`."""
     engine_patience_s: float = Field(300, gt=0)
     """Seconds that a serving slot may be without an engine that is up before it is an event; loading counts."""
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that the cluster's processes get beside those that they always get, such as one
+    that a notification's command reads."""
     notify: NotifyConfig = NotifyConfig()
     energy: EnergyConfig = EnergyConfig()
     logs: LogsConfig = LogsConfig()

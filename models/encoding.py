@@ -40,11 +40,7 @@ class Encoder:
         for text in texts:
             fewest = -(-len(text.encode("utf-8", "replace")) // self._longest)
             if fewest > most_tokens:
-                raise PromptTooLongError(
-                    f"the prompt has at least {fewest} tokens, prompt and answer together may have {most_tokens}",
-                    hint="shorten it",
-                    param=param,
-                )
+                raise PromptTooLongError.of(fewest, most_tokens, param=param, least=True)
 
 
 def characters(value: Any) -> int:

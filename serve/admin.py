@@ -1,10 +1,12 @@
 """The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors import monitor
@@ -99,9 +101,23 @@ class QuarantineRequest(Body):
     """Shown wherever the slot is shown."""
 
 
+class JsonRoute(APIRoute):
+    """Reads every body as JSON: `curl -d` says that it is a form. Web pages are kept out by `serve.origin`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            others = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+            headers = [*others, (b"content-type", b"application/json")]
+            return await handle(Request({**request.scope, "headers": headers}, request.receive))
+
+        return handle_json
+
+
 def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
     """The routes; `control` has the control actor's coroutine methods."""
-    api = APIRouter(prefix="/api", tags=["admin"])
+    api = APIRouter(prefix="/api", tags=["admin"], route_class=JsonRoute)
 
     @api.get("/status")
     async def status() -> dict:

@@ -12,8 +12,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CollectorRegistry
 
 from actors import control_client, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
@@ -22,7 +22,7 @@ from configs.paths import home
 from configs.schema import ServeConfig
 from models import checkpoint
 from models.registry import Registry
-from serve import admin, anthropic_routes, openai_routes, reference, response_routes
+from serve import admin, anthropic_routes, health, openai_routes, reference, response_routes
 from serve.anthropic import Messages
 from serve.background import Background
 from serve.catalog import PROD, Catalog
@@ -35,12 +35,14 @@ from serve.kept import open_kept
 from serve.loopback import stay_on_loopback
 from serve.origin import OwnPagesOnly
 from serve.request_log import RequestLog
+from serve.request_path import PlainPaths
 from serve.responses import Responses
 from serve.stored_responses import StoredResponses
 from serve.swap import Swapper
 from serve.wire.body import model_defaults
 from serve.wire.complaints import complaint
 from serve.wire.error_answer import respond
+from serve.wire.models import model
 
 
 class Gateway:
@@ -52,6 +54,7 @@ class Gateway:
         described = checkpoint.inspect(base)
         self.started = time.time()
         self.allowed_hosts = config.allowed_hosts
+        self.max_context = config.max_context
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
         self.control = control_client.Client(control_client.find())
@@ -78,10 +81,14 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self, in_serve=True)
 
-    def created(self) -> dict[str, int]:
-        """Every servable name with its creation time in Unix seconds."""
+    def models(self) -> list[dict[str, Any]]:
+        """Every servable name as `GET /v1/models` has it."""
         published = {manifest.version: int(manifest.created_at) for manifest in self.registry.list()}
-        return {name: published.get(version or "", int(self.started)) for name, version in self.catalog.names().items()}
+        about = {"base": self.catalog.base, "context": self.max_context}
+        return [
+            model(name, version, published.get(version or "", int(self.started)), **about)
+            for name, version in self.catalog.names().items()
+        ]
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether an engine answers, and each engine's state."""
@@ -111,10 +118,12 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(PlainPaths)
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
     app.openapi = lambda: reference.openapi(app)
     app.include_router(openai_routes.routes(gateway))
     app.include_router(anthropic_routes.routes(gateway))
+    app.include_router(health.routes(gateway))
     app.include_router(response_routes.routes(gateway))
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
     app.add_exception_handler(TandemError, _tandem_error)
@@ -123,28 +132,6 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
     app.add_middleware(RequestLog, respond=respond, echo=not in_serve)
-
-    @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict:
-        """The gateway itself lives."""
-        return {"ok": True}
-
-    @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", tags=["health"], responses=reference.READINESS)
-    async def readyz() -> JSONResponse:
-        """An engine answers; 503 while none does."""
-        ready, state = await gateway.readiness()
-        return JSONResponse(state, status_code=200 if ready else 503)
-
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Prometheus metrics of requests, engines, slots, queue, runs, adapters and GPUs."""
-        for name, stats in describe(await gateway.fleet.stats()).items():
-            gateway.engine_metrics.update(name, None if "error" in stats else stats)
-        return PlainTextResponse(
-            await asyncio.to_thread(generate_latest, gateway.scrape), media_type=CONTENT_TYPE_LATEST
-        )
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

@@ -11,7 +11,6 @@ from fastapi.responses import PlainTextResponse, Response
 from serve.generating import Generating, read_body
 from serve.reference import documented
 from serve.wire import chat, completions, lora, responses
-from serve.wire.models import model_list
 
 
 def routes(gateway: Any) -> APIRouter:
@@ -36,15 +35,17 @@ def routes(gateway: Any) -> APIRouter:
 
     @v1.get("/models", **documented("/v1/models"))
     async def models() -> dict:
-        """The base under its own name (`root`) and as `base`, the aliases and the loaded adapter versions."""
-        return model_list(gateway.created(), root=gateway.catalog.base)
+        """The base under its own name and as `base`, the aliases and the loaded adapter versions.
+
+        `root` is what answers, `max_model_len` the tokens that prompt and answer may have together.
+        """
+        return {"object": "list", "data": gateway.models()}
 
     @v1.get("/models/{name:path}", **documented("/v1/models/{name}"))
     async def model(name: str) -> dict:
         """One of them."""
         gateway.catalog.resolve(name)
-        created = gateway.created()
-        return model_list({name: created.get(name, int(gateway.started))}, root=gateway.catalog.base)["data"][0]
+        return next(each for each in gateway.models() if each["id"] == name)
 
     @v1.post("/load_lora_adapter", **documented("/v1/load_lora_adapter", lora.LoadRequest, text=True))
     async def load_lora_adapter(request: Request) -> PlainTextResponse:

@@ -26,8 +26,8 @@ from actors.logs import REQUEST
 LONGEST_ROUTE = 200
 LONGEST_NAME = 100
 IGNORED, MAPPED = b"x-tandem-ignored", b"x-tandem-mapped"
-READY = "/readyz"
-"""Answers 503 to whoever waits for it, `tandem up` first of all: nothing to warn of."""
+READY = ("/readyz", "/health", "/ping")
+"""Answer 503 to whoever waits for them, `tandem up` first of all: nothing to warn of."""
 _SANE_ID = re.compile(REQUEST_ID.encode())
 _EXCHANGE: ContextVar["Exchange | None"] = ContextVar("tandem_exchange", default=None)
 
@@ -153,7 +153,7 @@ def _log(scope: Scope, exchange: Exchange) -> None:
 def _level(method: str, route: str, exchange: Exchange) -> int:
     if exchange.error is not None or exchange.status == 500:
         return logging.ERROR
-    if exchange.ended == "broken" or ((exchange.status or 0) > 500 and route != READY):
+    if exchange.ended == "broken" or ((exchange.status or 0) > 500 and route not in READY):
         return logging.WARNING
-    looks = method in ("GET", "HEAD") and (route == READY or (exchange.status or 0) < 400)
+    looks = method in ("GET", "HEAD") and (route in READY or (exchange.status or 0) < 400)
     return logging.DEBUG if looks else logging.INFO

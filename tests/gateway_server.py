@@ -98,6 +98,7 @@ class Server:
         await self.control.__init__(self.home, SLOTS, ClusterConfig(), FakeJobs(), ticking=False)
         gateway.started, gateway.registry, gateway.control = time.time(), self.registry, self.control
         gateway.allowed_hosts = ("chat.example",)
+        gateway.max_context = MAX_CONTEXT
         gateway.sampling = model_defaults(TINY_MODEL)
         gateway.fleet = Fleet([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)

@@ -6,7 +6,7 @@ import httpx
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors import cluster
+from actors import cluster, http_clients
 from configs.errors import TandemError
 from configs.paths import Home
 
@@ -31,6 +31,7 @@ class GatewayCollector:
         yield from families or ()
 
     def _read(self) -> list[Metric]:
-        answer = httpx.get(f"{cluster.require(self._home).http}/metrics", timeout=TIMEOUT_S, trust_env=False)
+        with http_clients.client(cluster.require(self._home).http, TIMEOUT_S) as http:
+            answer = http.get("/metrics")
         families = text_string_to_metric_families(answer.raise_for_status().text)
         return [family for family in families if family.name.startswith(PREFIXES)]

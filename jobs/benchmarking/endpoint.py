@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from actors import http_clients
 from configs.address import base_url
 from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from jobs.benchmarking.answer import read_events, read_whole, said
@@ -72,7 +73,7 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
-        self._http = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
+        self._http = http_clients.aiohttp_session(self.url, connector, timeout, self._headers)
         return self
 
     async def __aexit__(self, *raised: object) -> None:

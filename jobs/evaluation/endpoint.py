@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from actors import http_clients
 from configs.errors import ClusterError, NotFoundError, RequestError
 
 TRIES = 30
@@ -44,7 +45,7 @@ class Endpoint:
         """`url` is what an OpenAI client calls base_url, such as http://127.0.0.1:8000/v1."""
         self.url = url.rstrip("/")
         self._room = asyncio.Semaphore(concurrency)
-        self._http = httpx.AsyncClient(timeout=httpx.Timeout(30, read=ANSWER_TIMEOUT_S, pool=None), transport=transport)
+        self._http = http_clients.async_client(self.url, httpx.Timeout(30, read=ANSWER_TIMEOUT_S, pool=None), transport)
 
     async def __aenter__(self) -> Self:
         return self

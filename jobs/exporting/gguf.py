@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from actors.placement import die_with_parent
+from configs import environment
 from configs.errors import ExportError
 
 FOLDER = "TANDEM_LLAMA_CPP"
@@ -79,7 +80,7 @@ def convert(script: Path, arguments: list[str], tick: Callable[[], None]) -> Non
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             [sys.executable, str(script), *arguments], stdout=said, stderr=subprocess.STDOUT, text=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"}, preexec_fn=die_with_parent,
+            env=environment.for_children(os.environ) | {"HF_HUB_OFFLINE": "1"}, preexec_fn=die_with_parent,
         )  # fmt: skip
         try:
             while process.poll() is None:

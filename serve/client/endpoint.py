@@ -1,6 +1,6 @@
 """A chat endpoint as a person's program uses it: one question, one answer that grows while it is generated.
 
-Talks to any OpenAI-compatible server through OpenAI's own client; `reasoning_content`, `top_k` and usage in every chunk
+Talks to any OpenAI-compatible server through OpenAI's own client; reasoning, `top_k` and usage in every chunk
 (`continuous_usage_stats`, as in vLLM) are used where the server has them. Knows a URL, not who serves there.
 """
 
@@ -17,6 +17,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field
 
+from actors import http_clients
 from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
 
 Effort = Literal["low", "medium", "high"]
@@ -25,6 +26,8 @@ PASSING = (502, 503, 504)
 """Statuses of an endpoint that is being restarted."""
 UNAVAILABLE = "unavailable"
 """The code of an error event that says the same in the middle of a stream."""
+REASONING = ("reasoning", "reasoning_content")
+"""What servers call it; those that send both send the same."""
 READY_POLL_S = 0.5
 CONNECT_TIMEOUT_S = 5
 LEAST_ARRIVALS, LEAST_SECONDS = 4, 0.05
@@ -103,7 +106,7 @@ class Reply:
         grew = False
         for choice in chunk.choices:
             delta = choice.delta
-            thinking = getattr(delta, "reasoning_content", None) or ""
+            thinking = next((text for name in REASONING if (text := getattr(delta, name, None))), "")
             self.text += delta.content or ""
             self.thinking += thinking
             for call in delta.tool_calls or []:
@@ -155,9 +158,7 @@ class Endpoint:
         self.url = url.rstrip("/")
         self._address = address
         timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http_client
-        )
+        self._client = http_clients.async_openai_client(self.url, api_key, timeout, http_client)
 
     async def __aenter__(self) -> Self:
         return self

@@ -45,5 +45,5 @@ def error_body(error: Exception, status: int | None = None) -> tuple[int, dict[s
 
 def _too_long(message: str) -> str:
     """In the words by which Claude Code (2.1) knows that it has to shorten the conversation, and by how much."""
-    numbers = sorted(map(int, re.findall(r"\d+", message)))
-    return f"prompt is too long: {numbers[-1]} tokens > {numbers[0]} maximum" if len(numbers) > 1 else message
+    numbers = re.search(r"maximum context length is (\d+) tokens\..* requested (?:at least )?(\d+)", message)
+    return f"prompt is too long: {numbers[2]} tokens > {numbers[1]} maximum" if numbers else message

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.errors import RequestError
+from configs.errors import PromptTooLongError, RequestError
 from models import harmony
 from serve.engine.protocol import Constraint
 from serve.engine.sampling import SamplingParams
@@ -189,7 +189,10 @@ def in_own_words() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        error.param = "messages" if error.param == "prompt" else error.param
+        if error.param == "prompt":
+            error.param = "messages"
+        if isinstance(error, PromptTooLongError):
+            error.message, error.hint = (each.replace("prompt", "messages") for each in (error.message, error.hint))
         raise
 
 

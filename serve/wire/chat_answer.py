@@ -1,7 +1,7 @@
 """OpenAI's chat answers, streamed and whole: choices framed as chunks, chunks folded into a ChatCompletion.
 
-Types are the `openai` package's own; `reasoning_content` beside `content` is the extension that vLLM, SGLang and
-DeepSeek share, `token_ids`, `prompt_token_ids` and `stop_reason` are vLLM's.
+Types are the `openai` package's own; `reasoning` and `reasoning_content` beside `content` are the extensions that
+other servers and their clients share, `token_ids`, `prompt_token_ids` and `stop_reason` are vLLM's.
 """
 
 import time
@@ -14,12 +14,12 @@ from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
-from openai.types.completion_usage import CompletionTokensDetails
 
 from serve.engine.protocol import TokenChunk
 from serve.request_log import current
 from serve.wire.chat import ChatRequest
-from serve.wire.chat_choice import ChoiceWriter, Part
+from serve.wire.chat_choice import REASONING, ChoiceWriter, Part
+from serve.wire.usage import usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,14 +59,10 @@ class ChunkWriter:
     @property
     def usage(self) -> CompletionUsage:
         """Tokens so far: the prompt's once, the answers' together."""
-        prompt = max(choice.prompt_tokens for choice in self.choices)
-        completion = sum(choice.completion_tokens for choice in self.choices)
-        reasoning = sum(choice.reasoning_tokens for choice in self.choices)
-        return CompletionUsage(
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            total_tokens=prompt + completion,
-            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
+        return usage(
+            max(choice.prompt_tokens for choice in self.choices),
+            sum(choice.completion_tokens for choice in self.choices),
+            reasoning=sum(choice.reasoning_tokens for choice in self.choices),
         )
 
     def write(self, chunk: TokenChunk, index: int = 0) -> list[ChatCompletionChunk]:
@@ -167,8 +163,7 @@ class _Folded:
             for call_id, function in zip(self._call_ids, self._calls, strict=True)
         ]
         fields: dict[str, Any] = {"tool_calls": calls} if calls else {}
-        if "reasoning_content" in self._texts:
-            fields["reasoning_content"] = self._texts["reasoning_content"]
+        fields |= {name: self._texts[name] for name in REASONING if name in self._texts}
         content = self._texts.get("content") or (None if calls else "")
         message = ChatCompletionMessage(role="assistant", content=content, refusal=None, **fields)
         logprobs = None if self._logprobs is None else ChoiceLogprobs(content=self._logprobs, refusal=None)
@@ -176,7 +171,7 @@ class _Folded:
         return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._reason, **ids, **self._stop)
 
     def _fold(self, delta: ChoiceDelta) -> None:
-        for field in ("content", "reasoning_content"):
+        for field in ("content", *REASONING):
             if text := getattr(delta, field, None):
                 self._texts[field] = self._texts.get(field, "") + text
         for call in delta.tool_calls or []:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+REASONING = ("reasoning", "reasoning_content")
+"""Both of its names: vLLM's and OpenRouter's, and the older one of DeepSeek, SGLang and vLLM before 0.12."""
+
+
 @dataclass
 class Part:
     """What a choice gained, for one chunk."""
@@ -42,9 +46,9 @@ class Part:
 class ChoiceWriter:
     """One generation as parts.
 
-    Analysis becomes `reasoning_content`; final text and commentary to the user become `content`; commentary to a
-    function becomes a tool call with streamed arguments. Separate messages of one kind are set apart by an empty line.
-    Stop strings end final text only. Log-probabilities are those of content tokens.
+    Analysis becomes `reasoning` and the same again as `reasoning_content`; final text and commentary to the user become
+    `content`; commentary to a function becomes a tool call with streamed arguments. Separate messages of one kind are
+    set apart by an empty line. Stop strings end final text only. Log-probabilities are those of content tokens.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", request: ChatRequest) -> None:
@@ -125,8 +129,8 @@ class ChoiceWriter:
         if name:
             yield from self._call(delta, name)
         elif delta.recipient or delta.channel == ANALYSIS:
-            if text := self._apart("reasoning_content", delta.message, delta.text):
-                yield Part(ChoiceDelta(reasoning_content=text))
+            if text := self._apart("reasoning", delta.message, delta.text):
+                yield Part(ChoiceDelta(**dict.fromkeys(REASONING, text)))
         else:
             if self._track:
                 self._track.read(delta.text)

@@ -16,6 +16,7 @@ from serve.engine.protocol import PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import StopStrings
 from serve.wire.completions import CompletionRequest
 from serve.wire.logprobs import LEAST_LOGPROB
+from serve.wire.usage import usage
 
 UNKNOWN = "\ufffd"
 """How a token reads that the tokenizer does not know."""
@@ -193,8 +194,7 @@ class CompletionWriter:
     def _usage(self) -> CompletionUsage:
         """A prompt that is continued n times counts once."""
         prompt = sum(len(choice.prompt) for choice in self._choices[:: self._request.n])
-        completion = sum(choice.completion_tokens for choice in self._choices)
-        return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        return usage(prompt, sum(choice.completion_tokens for choice in self._choices))
 
 
 def _folded(pieces: list[CompletionChoice]) -> CompletionChoice:

@@ -1,15 +1,20 @@
-"""The body of `GET /v1/models`."""
+"""A model of `GET /v1/models`: OpenAI's, with the fields that vLLM adds."""
 
 from typing import Any
 
-from openai.types import Model
 
+def model(name: str, version: str | None, created: int, *, base: str, context: int) -> dict[str, Any]:
+    """What stands for `name`, behind which is an adapter's `version`, or None for the base.
 
-def model_list(created_by_name: dict[str, int], *, root: str) -> dict[str, Any]:
-    """The body of GET /v1/models for names and their creation times in Unix seconds; `root` is the base's own name, as
-    in vLLM."""
-    models = [
-        Model(id=name, created=created, object="model", owned_by="tandem", root=root)
-        for name, created in created_by_name.items()
-    ]
-    return {"object": "list", "data": [model.model_dump(exclude_unset=True) for model in models]}
+    `created` is in Unix seconds, `context` in tokens, prompt and answer together. `root` is what answers, the version
+    or the base's own name; `parent` is the base that an adapter belongs to.
+    """
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "tandem",
+        "root": version or base,
+        "parent": base if version else None,
+        "max_model_len": context,
+    }

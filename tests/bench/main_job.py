@@ -24,7 +24,7 @@ from actors import cluster, monitor
 from actors.ledger import Ledger
 from actors.run import Run, RunState, new_run_id
 from cli.api import Api
-from cli.cluster import bring_up
+from cli.bring_up import bring_up
 from cli.demo import Load, ask
 from configs.load import load_cluster, load_run
 from configs.paths import Home

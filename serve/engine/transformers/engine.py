@@ -192,11 +192,8 @@ class TransformersEngine:
     def _submit(self, request: GenerationRequest, matcher: Matcher | None) -> Generation:
         prompt, room = request.prompt_ids, self._max_context - len(request.prompt_ids)
         if room < (0 if request.prompt_only else 1):
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt)} tokens, prompt and answer together may have {self._max_context}",
-                hint="shorten it",
-                param="prompt",
-            )
+            asked = 0 if request.prompt_only else request.sampling.max_tokens or 1
+            raise PromptTooLongError.of(len(prompt), self._max_context, answer=asked)
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocabulary:
             raise RequestError(f"the prompt is empty or has ids outside 0 to {self._vocabulary - 1}", param="prompt")
         biased = [token for token, _ in request.sampling.logit_bias]

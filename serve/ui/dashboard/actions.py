@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import httpx
 
-from actors import cluster
+from actors import cluster, http_clients
 from configs.errors import ClusterError, RequestError, TandemError
 from configs.paths import Home
 
@@ -58,7 +58,7 @@ async def do(home: Home, action: Action) -> str:
 async def _post(home: Home, path: str, body: dict[str, Any]) -> dict[str, Any]:
     place = cluster.require(home).http
     try:
-        async with httpx.AsyncClient(base_url=place, timeout=TIMEOUT_S, trust_env=False) as http:
+        async with http_clients.async_client(place, TIMEOUT_S) as http:
             response = await http.post(path, json=body)
     except httpx.HTTPError as error:
         raise ClusterError(f"no answer from {place} ({type(error).__name__})", hint="it may be restarting") from None

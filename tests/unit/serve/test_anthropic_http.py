@@ -258,8 +258,7 @@ def test_a_body_that_is_too_large_is_a_413(refusing, monkeypatch):
     [
         (OverloadError("64 requests wait already"), 529, "overloaded_error", "64 requests wait already", "2"),
         (ClusterError("no engine"), 503, "api_error", "no engine", "2"),
-        (PromptTooLongError("the prompt has 9 tokens, ... may have 8", param="prompt"), 400, "invalid_request_error",
-         "prompt is too long: 9 tokens > 8 maximum", None),
+        (PromptTooLongError.of(9, 8), 400, "invalid_request_error", "prompt is too long: 10 tokens > 8 maximum", None),
         (ZeroDivisionError("secret"), 500, "api_error", "internal error -> see the server's log", None),
     ],
 )  # fmt: skip

@@ -67,7 +67,7 @@ ANSWER = (
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_reasoning_and_content_arrive_in_their_own_fields(size):
     chunks, whole = written(ANSWER, size=size)
-    assert joined(chunks, "reasoning_content") == "The user asks 🙂."
+    assert joined(chunks, "reasoning") == joined(chunks, "reasoning_content") == "The user asks 🙂."
     assert joined(chunks, "content") == "It is Paris."
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks] == [None] * (len(chunks) - 1) + ["stop"]
@@ -85,7 +85,14 @@ def test_reasoning_and_content_arrive_in_their_own_fields(size):
 
 def test_the_reasonings_tokens_are_counted_among_the_completions():
     usage = written(ANSWER)[1].usage
-    assert usage.completion_tokens_details.reasoning_tokens == len(ids_of("The user asks 🙂."))
+    thought = len(ids_of("The user asks 🙂."))
+    assert usage.completion_tokens_details.to_dict() == {
+        "reasoning_tokens": thought,
+        "audio_tokens": 0,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    }
+    assert usage.prompt_tokens_details.to_dict() == {"cached_tokens": 0, "audio_tokens": 0}
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

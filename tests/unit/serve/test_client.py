@@ -80,6 +80,15 @@ def test_tokens_of_prompt_and_answer_are_the_engines(server):
     assert (found.ids, found.finish_reason, found.version) == (server.engine.script, "stop", "base")
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thinking_is_read_under_either_of_its_names(name):
+    chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    reply = Reply()
+    for delta in ({name: "Hm"}, {name: "m."}, {"content": "Yes."}):
+        reply.take(ChatCompletionChunk.model_validate(chunk | {"choices": [{"index": 0, "delta": delta}]}), 0.1)
+    assert (reply.thinking, reply.text) == ("Hmm.", "Yes.")
+
+
 def test_a_refused_request_carries_the_servers_words(server):
     async def run() -> None:
         async with Endpoint(f"{server.url}/v1") as endpoint:

@@ -1,5 +1,7 @@
 """What is wrong with a body is said in plain words, at its place in the body, without pydantic's names."""
 
+import json
+
 import pytest
 
 from configs.errors import RequestError
@@ -118,10 +120,19 @@ DEEP = b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"
     ],
 )
 def test_every_route_tells_in_plain_words_what_is_wrong(path, body, message, param, refusing: Server):
-    response = refusing.post(path, content=body, headers={"content-type": "application/json"})
-    error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (400, param)
-    assert error["message"].startswith(message)
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl -d has it
+    for headers in ({"content-type": "application/json"}, {}, form, {"content-type": "multipart/form-data"}):
+        response = refusing.post(path, content=body, headers=headers)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param), headers
+        assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/xml", "nonsense"])
+def test_a_body_of_json_is_taken_whatever_its_content_type_says(kind, server: Server):
+    for path, body in (("/v1/chat/completions", BASIC), ("/api/slots/1/quarantine", {"reason": "the GPU is needed"})):
+        response = server.post(path, content=json.dumps(body), headers={"content-type": kind})
+        assert response.status_code == 200, response.text
 
 
 def test_thousands_of_wrong_items_are_one_complaint():

@@ -39,7 +39,11 @@ def test_a_prompt_of_token_ids_is_scored_in_vllms_shape(server):
         {"300": {"logprob": -0.3, "rank": 1, "decoded_token": TOKENIZER.decode([300])}},
     ]
     assert (choice["text"], choice["finish_reason"], choice["index"]) == ("", "length", 0)
-    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+    usage = answer["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (3, 0, 3)
+    assert (
+        usage["prompt_tokens_details"]["cached_tokens"] == usage["completion_tokens_details"]["reasoning_tokens"] == 0
+    )
     assert (answer["object"], answer["model"], answer["system_fingerprint"]) == ("text_completion", "base", "base")
     (request,) = server.engine.requests
     assert (request.prompt_ids, request.prompt_only, request.prompt_logprobs) == (IDS, True, 0)

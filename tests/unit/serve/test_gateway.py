@@ -4,7 +4,9 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
+import httpx
 import openai
 import pytest
 
@@ -387,6 +389,18 @@ def test_the_gateway_lives_even_without_an_engine_but_is_ready_only_with_one(ser
     assert (away.status_code, away.json()["ready"]) == (503, False)
     assert away.json()["engines"]["engine_1"] == {"error": "engine engine_1 died"}
     assert server.get("/healthz").status_code == 200
+
+
+def test_health_is_a_bare_status_as_in_vllm(server):
+    for dead, status in ((False, 200), (True, 503)):
+        server.remote.dead = dead
+        for method, path in (("GET", "/health"), ("HEAD", "/health"), ("GET", "/ping"), ("POST", "/ping")):
+            answer = httpx.request(method, server.url + path)
+            assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_the_version_is_the_packages(refusing):
+    assert refusing.get("/version").json() == {"version": version("tandem")}
 
 
 def test_the_front_page_says_what_is_here(refusing):

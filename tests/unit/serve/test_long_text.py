@@ -66,7 +66,7 @@ def test_a_tokenizer_that_may_leave_text_out_refuses_none(change):
 
 
 def test_a_rendered_conversation_is_refused_with_both_numbers():
-    with pytest.raises(RequestError, match=r"at least \d+ tokens, prompt and answer together may have 1000$") as caught:
+    with pytest.raises(RequestError, match=r"length is 1000 tokens\. However, you requested at least \d+") as caught:
         harmony.render(TOKENIZER, chat(HOPELESS)["messages"], most_tokens=1000)
     assert caught.value.param == "messages"
     ids = harmony.render(TOKENIZER, chat("Hi <|start|>")["messages"], most_tokens=1000)
@@ -87,7 +87,7 @@ def test_every_route_refuses_what_surely_does_not_fit(refusing: Server, path, bo
     error = refusing.post(path, body)
     assert error.status_code == 400, error.text
     assert (error.json()["error"]["param"], error.json()["error"]["code"]) == (param, "context_length_exceeded")
-    assert f"prompt and answer together may have {MAX_CONTEXT}" in error.json()["error"]["message"]
+    assert f"This model's maximum context length is {MAX_CONTEXT} tokens." in error.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -101,14 +101,18 @@ def test_every_route_refuses_what_surely_does_not_fit(refusing: Server, path, bo
 )
 def test_every_route_names_its_own_field_when_an_engine_finds_the_prompt_too_long(server, path, body, param, stream):
     async def full(request):
-        raise PromptTooLongError("the prompt has 9 tokens, ... may have 8", hint="shorten it", param="prompt")
+        raise PromptTooLongError.of(9, 8)
         yield
 
     server.engine.generate = full
     refused = server.post(path, body | {"stream": stream})
     error = refused.json()["error"]
     assert (refused.status_code, error["param"], error["code"]) == (400, param, "context_length_exceeded")
-    assert error["message"] == "the prompt has 9 tokens, ... may have 8 -> shorten it"
+    where = "prompt" if param == "prompt" else "messages"
+    assert error["message"] == (
+        "This model's maximum context length is 8 tokens. However, you requested 10 tokens "
+        f"(9 in the {where}, 1 in the completion) -> shorten the {where}, or start with a larger max_context"
+    )
 
 
 @pytest.mark.parametrize(
