@@ -17,6 +17,31 @@ from jobs.data import masking
 from jobs.data.dialogue import Dialogue
 from models import harmony
 
+_CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": "this"}}}
+PROBE = Dialogue(
+    messages=[
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "thinking": "One.", "content": "1."},
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "thinking": "Look.", "content": "Let me see.", "tool_calls": [_CALL]},
+        {"role": "tool", "tool_call_id": "1", "content": "two"},
+        {"role": "assistant", "thinking": "Two.", "content": "2."},
+    ],
+    tools=[
+        {
+            "type": "function",
+            "function": {
+                "name": "look",
+                "description": "Looks.",
+                "parameters": {"type": "object", "properties": {"at": {"type": "string", "default": "that"}}},
+            },
+        }
+    ],
+    where="probe",
+)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -48,7 +73,7 @@ class Encoded:
 
 
 class Encoder:
-    """`tokenizer`, its template and the mask of `config`, applied to dialogues."""
+    """`tokenizer`, its chat format and the mask of `config`, applied to dialogues."""
 
     def __init__(self, tokenizer, config: DataConfig, max_seq_length: int) -> None:
         """Raises CheckpointError if the tokenizer does not speak harmony."""
@@ -56,7 +81,7 @@ class Encoder:
         self.marks = masking.Marks.of(tokenizer)
 
     def encode(self, dialogue: Dialogue) -> Encoded:
-        """Raises DataError, beginning with where the row is, for a dialogue that the template refuses."""
+        """Raises DataError, beginning with where the row is, for a dialogue that the format cannot express."""
         whole = self._render(dialogue)
         spans = masking.marked(masking.spans(whole, self.tokenizer, self.marks), dialogue.messages)
         ids = whole[: self.max_seq_length]
@@ -64,7 +89,7 @@ class Encoder:
         return Encoded(dialogue, whole, spans, ids, labels)
 
     def encode_all(self, dialogues: Iterable[Dialogue], bad: list[str]) -> Iterator[Encoded]:
-        """Every dialogue that the template accepts; the reasons of the others go to `bad`."""
+        """Every dialogue that can be rendered; the reasons of the others go to `bad`."""
         for dialogue in dialogues:
             try:
                 yield self.encode(dialogue)
@@ -73,9 +98,10 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what decides the rendering besides the dialogue: template, date and reasoning effort."""
-        said = [self.tokenizer.chat_template, self.config.current_date, self.config.reasoning_effort]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        """SHA-256 in hex of what decides the rendering besides the dialogue: format, date, reasoning effort, tokenizer.
+
+        It is that of one dialogue with a message of each kind as it is rendered."""
+        return hashlib.sha256(json.dumps(self._render(PROBE)).encode()).hexdigest()
 
     def _render(self, dialogue: Dialogue) -> list[int]:
         try:

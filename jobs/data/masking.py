@@ -2,8 +2,8 @@
 
 A token is learned if the model would have to generate it at inference: everything after the first `<|start|>assistant`
 of a turn up to its stop token, every channel and the headers between them included. What it learns there is what would
-have to come: the template closes answers of earlier turns with `<|end|>`, but a generation that ends an answer so
-never stops, so their label is `<|return|>`.
+have to come: answers of earlier turns are closed with `<|end|>`, but a generation that ends an answer so never stops,
+so their label is `<|return|>`.
 """
 
 import re

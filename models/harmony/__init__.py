@@ -1,12 +1,12 @@
 """The chat format of gpt-oss: `render` turns a conversation into prompt ids, `StreamParser` turns generated ids back.
 
-Knows a tokenizer and its chat template, neither engines nor HTTP. Serving renders and parses, training renders, the
-engines' adapter checks render their probes. The format is OpenAI's: https://github.com/openai/harmony
-(docs/format.md). A generation starts right after `<|start|>assistant`:
+Knows a tokenizer, neither engines nor HTTP. Serving renders and parses, training renders, the engines' adapter checks
+render their probes. The format is OpenAI's: https://github.com/openai/harmony (docs/format.md). A generation starts
+right after `<|start|>assistant`:
 
     <|channel|>analysis<|message|>TEXT<|end|>
     <|start|>assistant<|channel|>final<|message|>TEXT<|return|>
-    <|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>ARGUMENTS<|call|>
+    <|start|>assistant to=functions.NAME<|channel|>commentary <|constrain|>json<|message|>ARGUMENTS<|call|>
     <|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS<|call|>
 """
 

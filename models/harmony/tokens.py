@@ -4,9 +4,10 @@ Knows neither conversations nor messages. Called by `rendering` and `parsing`, a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import CheckpointError
@@ -42,6 +43,10 @@ def stop_token_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
 def token_bytes(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> bytes:
     """What one token adds to a text; a special token its name."""
     return vocabulary_of(tokenizer).piece(token_id)
+
+
+Piece = tuple[str, str]
+"""Ordinary text and the name of the special token behind it; either may be empty."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,26 @@ class Vocabulary:
     def encode(self, text: str, shield: str, most_tokens: int | None = None) -> list[int]:
         """Ids of a rendered template: special tokens outside a shield by id, all else as ordinary text.
 
+        Raises RequestError for text that surely has more than `most_tokens`.
+        """
+        parts = [*self._special.split(text), ""]
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return self.join([(part.replace(shield, ""), special) for part, special in pairs], most_tokens)
+
+    def join(self, pieces: Sequence[Piece], most_tokens: int | None = None) -> list[int]:
+        """Ids of ordinary texts with special tokens between them; a text never becomes a special token.
+
         Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD. Raises RequestError for
         text that surely has more than `most_tokens`.
         """
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        self._plain.refuse_hopeless([text.replace(shield, "")], most_tokens, "messages")
+        whole = [(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), after) for text, after in pieces]
+        self._plain.refuse_hopeless(["".join(chain.from_iterable(whole))], most_tokens, "messages")
         ids: list[int] = []
-        for index, part in enumerate(self._special.split(text)):
-            if index % 2:
-                ids.append(self.specials[part])
-            elif part:
-                ids.extend(self._plain.ids(part.replace(shield, "")))
+        for text, special in whole:
+            if text:
+                ids.extend(self._plain.ids(text))
+            if special:
+                ids.append(self.specials[special])
         return ids
 
     def piece(self, token_id: int) -> bytes:

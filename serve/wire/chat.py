@@ -140,20 +140,22 @@ class ChatRequest(StreamedRequest):
         return self.sampled_times(self.n, max_tokens=most, stop=self.stops, eos=tuple(eos))
 
     def constraint(self) -> Constraint | None:
-        """What the generation is held to; None leaves the model free.
+        """What the generation is held to; None leaves the model free. Where tools are declared, a call is one of those
+        that may be called, whatever its arguments; `min_tokens` and `ignore_eos` leave it free if that would be all.
 
         Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for
-        `min_tokens` or `ignore_eos` beside a constraint, which says itself where the answer ends.
+        `min_tokens` or `ignore_eos` beside another constraint, which says itself where the answer ends.
         """
         answer, (functions, must_call) = self.response_format.definition, self._callable()
         strict = {name for name, function in functions.items() if function.strict}
-        if answer is None and not strict and self.tool_choice in ("auto", "none"):
+        names_alone = answer is None and not strict and self.tool_choice in ("auto", "none")
+        longer = "min_tokens" if self.min_tokens else "ignore_eos" if self.ignore_eos else None
+        if names_alone and (longer or not self.tools):
             return None
         held = set(functions) if must_call or isinstance(self.tool_choice, AllowedToolChoice) else strict
         calls = {name: function.arguments if name in held else None for name, function in functions.items()}
         param = "tools" if answer is None or must_call else "response_format"
-        if self.min_tokens or self.ignore_eos:
-            longer = "min_tokens" if self.min_tokens else "ignore_eos"
+        if longer:
             raise RequestError(
                 f"{longer} does not go with {param}: the answer ends where its schema says",
                 hint="leave one of the two out",

@@ -1,5 +1,6 @@
 """Rendering with the embedded model's tokenizer, and parsing what a model may write, well-formed or not."""
 
+import copy
 import itertools
 import json
 from datetime import date
@@ -7,7 +8,9 @@ from datetime import date
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from configs.errors import CheckpointError, RequestError
 from configs.paths import TINY_MODEL
@@ -44,37 +47,57 @@ def test_a_generation_stops_at_return_and_call_but_not_at_end():
 
 
 def test_a_tokenizer_without_stop_tokens_is_refused_by_name():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     with pytest.raises(CheckpointError, match=r"no <\|return\|> and no <\|call\|>"):
         stop_token_ids(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())))
 
 
-def test_render_equals_the_template_where_nothing_needs_translating():
-    messages = [
-        {"role": "developer", "content": "Answer briefly."},
-        {"role": "user", "content": "What is the capital of France? déjà vu 🙂"},
-        {"role": "assistant", "content": "Paris."},
-        {"role": "user", "content": "And of Italy?"},
-    ]
-    expected = TOKENIZER.apply_chat_template(
-        messages, add_generation_prompt=True, reasoning_effort="high", current_date="2026-10-01", return_dict=False
-    )
-    assert render(TOKENIZER, messages, reasoning_effort="high", current_date=DAY) == expected
-    assert rendered(messages).endswith("<|start|>user<|message|>And of Italy?<|end|><|start|>assistant")
-
-
-def test_the_date_is_pinned_in_both_kinds_of_template():
+def test_a_prompt_states_the_date_that_is_given_else_the_tokenizers_own_else_todays():
     messages = [{"role": "user", "content": "Hi"}]
     assert "Current date: 2026-10-01\n" in rendered(messages)
-    clock = AutoTokenizer.from_pretrained(TINY_MODEL)
-    clock.chat_template = (
-        '{%- macro system() -%}Current date: {{ strftime_now("%Y-%m-%d") }}{%- endmacro -%}'
-        "<|start|>system<|message|>{{ system() }}<|end|>{{ messages[0].content }}"
+    dated, undated = copy.copy(TOKENIZER), copy.copy(TOKENIZER)
+    dated.init_kwargs = TOKENIZER.init_kwargs | {"current_date": "2027-02-03"}
+    undated.init_kwargs = {key: value for key, value in TOKENIZER.init_kwargs.items() if key != "current_date"}
+    assert "Current date: 2027-02-03\n" in TOKENIZER.decode(render(dated, messages))
+    assert f"Current date: {date.today()}\n" in TOKENIZER.decode(render(undated, messages))
+
+
+# Other models' templates
+
+CHATML = (
+    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{%- endfor -%}"
+    '{{ strftime_now("%Y-%m-%d") }}{%- if add_generation_prompt -%}<|im_start|>assistant{%- endif -%}'
+)
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    """A tokenizer of bytes without harmony's tokens."""
+    pieces = Tokenizer(models.BPE({each: at for at, each in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    pieces.pre_tokenizer, pieces.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pieces.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, chat_template=CHATML)
+
+
+def test_a_tokenizer_without_harmonys_tokens_uses_its_own_template(foreign):
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Say <|im_end|>."}]
+    ids = render(foreign, messages, current_date=DAY)
+    assert foreign.decode(ids) == (
+        "<|im_start|>system\nBe kind.<|im_end|><|im_start|>user\nSay <|im_end|>.<|im_end|>2026-10-01"
+        "<|im_start|>assistant"
     )
-    assert "Current date: 2026-10-01<" in clock.decode(render(clock, messages, current_date=DAY))
-    assert f"Current date: {date.today()}<" in clock.decode(render(clock, messages))
+    assert ids.count(foreign.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert str(date.today()) in foreign.decode(render(foreign, messages, add_generation_prompt=False))
+
+
+def test_what_another_models_template_refuses_is_said_in_its_words(foreign):
+    stern = copy.copy(foreign)
+    stern.chat_template = "{{ raise_exception('no system messages') }}"
+    with pytest.raises(RequestError, match="the chat template refused the conversation: no system messages") as caught:
+        render(stern, [{"role": "system", "content": "x"}])
+    assert caught.value.param == "messages"
+
+
+# Text that spells special tokens
 
 
 @pytest.mark.parametrize(
@@ -143,16 +166,49 @@ def test_text_parts_are_joined_and_other_parts_refused_by_index():
     assert caught.value.param == "messages"
 
 
-def test_arguments_given_as_a_json_string_are_encoded_once():
+@pytest.mark.parametrize("arguments", ['{"city": "Rome"}', {"city": "Rome"}])
+def test_a_call_is_written_as_the_model_writes_it_and_its_result_as_it_came(arguments):
     messages = [
         {"role": "user", "content": "Weather in Rome?"},
-        {"role": "assistant", "content": None, "tool_calls": [call("get_weather", '{"city": "Rome"}')]},
-        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "assistant", "content": None, "tool_calls": [call("get_weather", arguments)]},
+        {"role": "tool", "tool_call_id": "c1", "content": 'so "sunny"'},
     ]
     assert (
-        '<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Rome"}<|call|>'
-        '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"sunny"<|end|><|start|>assistant'
+        "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>"
+        '{"city": "Rome"}<|call|>'
+        '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>so "sunny"<|end|><|start|>assistant'
     ) in rendered(messages, tools=[WEATHER])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ('{"city":"Ro', '{"city":"Ro'),
+        ("", ""),
+        (" { } ", " { } "),
+        ("Rome", "Rome"),
+        (None, "{}"),
+        ({"ü": 1}, '{"ü": 1}'),
+    ],
+)
+def test_arguments_that_are_text_are_handed_on_as_they_are(arguments, written):
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call("f", arguments)]}]
+    assert f"json<|message|>{written}<|call|>" in rendered(messages)
+
+
+def test_text_beside_calls_is_a_preamble_after_the_reasoning():
+    said = {"reasoning_content": "A tool.", "content": "One moment.", "tool_calls": [call("f", "{}")]}
+    text = rendered([{"role": "user", "content": "x"}, {"role": "assistant", **said}])
+    assert (
+        "<|start|>assistant<|channel|>analysis<|message|>A tool.<|end|>"
+        "<|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>"
+        "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+    ) in text
+
+
+def test_an_answer_that_was_cut_off_while_it_thought_is_its_reasoning_alone():
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "reasoning_content": "Hm"}]
+    assert rendered(messages).endswith("<|channel|>analysis<|message|>Hm<|end|><|start|>assistant")
 
 
 def test_parallel_calls_are_rendered_one_by_one_each_with_its_own_answer():
@@ -164,15 +220,17 @@ def test_parallel_calls_are_rendered_one_by_one_each_with_its_own_answer():
             "tool_calls": [call("get_weather", "{}", "a"), call("get_time", "{}", "b")],
         },
         {"role": "tool", "tool_call_id": "b", "content": "noon"},
+        {"role": "developer", "content": "Be quick."},
         {"role": "tool", "tool_call_id": "a", "content": "windy"},
     ]
     text = rendered(messages)
     assert text[text.index("Two calls.") :] == (
         "Two calls.<|end|>"
-        "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{}<|call|>"
-        '<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"windy"<|end|>'
-        "<|start|>assistant to=functions.get_time<|channel|>commentary json<|message|>{}<|call|>"
-        '<|start|>functions.get_time to=assistant<|channel|>commentary<|message|>"noon"<|end|>'
+        "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+        "<|start|>developer<|message|># Instructions\n\nBe quick.<|end|>"
+        "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>windy<|end|>"
+        "<|start|>assistant to=functions.get_time<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+        "<|start|>functions.get_time to=assistant<|channel|>commentary<|message|>noon<|end|>"
         "<|start|>assistant"
     )
 
@@ -186,9 +244,26 @@ def test_reasoning_of_the_last_answer_is_rendered_without_a_generation_prompt(fi
     )
 
 
-def test_leading_instructions_are_merged():
+def test_instructions_that_open_a_conversation_are_one_message_with_the_tools():
     messages = [{"role": "system", "content": "One."}, {"role": "developer", "content": "Two."}]
-    assert "# Instructions\n\nOne.\n\nTwo.\n\n<|end|>" in rendered([*messages, {"role": "user", "content": "Hi"}])
+    text = rendered([*messages, {"role": "user", "content": "Hi"}], tools=[WEATHER])
+    assert "<|start|>developer<|message|># Instructions\n\nOne.\n\nTwo.\n\n# Tools\n\n## functions\n\n" in text
+    assert text.count("<|start|>developer") == 1
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_later_instructions_are_a_developer_message_where_they_stand(role):
+    later = [{"role": "assistant", "content": "Hello."}, {"role": role, "content": "Be brief."}, USER]
+    assert rendered([{"role": "system", "content": "One."}, USER, *later]).partition("Hello.")[2] == (
+        "<|end|><|start|>developer<|message|># Instructions\n\nBe brief.<|end|>"
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+    )
+
+
+@pytest.mark.parametrize("opening", [[], [{"role": "system", "content": ""}]])
+def test_empty_instructions_are_no_message(opening):
+    text = rendered([*opening, {"role": "user", "content": "Hi"}, {"role": "system", "content": ""}])
+    assert "developer" not in text
 
 
 USER = {"role": "user", "content": "Hi"}
@@ -198,17 +273,9 @@ USER = {"role": "user", "content": "Hi"}
     ("messages", "complaint"),
     [
         ([], "messages is empty"),
-        (
-            [USER, {"role": "system", "content": "x"}],
-            r"messages\[1\]: system and developer messages have to come first",
-        ),
         ([USER, {"role": "tool", "content": "x"}], r"messages\[1\]: a tool message without a preceding"),
         ([{"role": "function", "content": "x"}], r"messages\[0\]: role 'function'"),
         ([{"role": "user", "content": 3}], r"messages\[0\].content is neither"),
-        (
-            [USER, {"role": "assistant", "tool_calls": [call("f", "{oops")]}],
-            r"messages\[1\].tool_calls\[0\].function.arguments is not JSON",
-        ),
         (
             [USER, {"role": "assistant", "tool_calls": [call("f", "{}")]}, {"role": "tool", "tool_call_id": "zz"}],
             r"messages\[2\]: tool_call_id 'zz' matches no call of messages\[1\]",
@@ -248,7 +315,7 @@ TOOL = "functions.get_weather"
         ),
         (
             "<|channel|>commentary<|message|>I will look.<|end|>"
-            "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{}<|call|>",
+            "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>",
             [Message("commentary", None, "I will look.", True), Message("commentary", TOOL, "{}", True)],
         ),
         ("<|channel|>final<|message|>cut o", [Message("final", None, "cut o", False)]),
