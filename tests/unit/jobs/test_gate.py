@@ -64,7 +64,9 @@ def test_tokens_are_counted_by_part_in_all_and_learned():
         "analysis": count("<|channel|>analysis<|message|>Look.<|end|>")
         + count("<|channel|>analysis<|message|>Greet.<|end|>"),
         "commentary": 0,
-        "tool_call": count("<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{}<|call|>"),
+        "tool_call": count(
+            "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+        ),
         "final": count("<|start|>assistant<|channel|>final<|message|>Hello.<|return|>"),
     }
     assert all(each.tokens == each.learned for each in report.parts.values())

@@ -96,7 +96,9 @@ def test_every_kind_of_schema_has_a_type(schema, written):
 def test_a_definition_that_contains_itself_is_written_once_and_named_inside():
     assert argument({"$ref": "#/$defs/Tree"}, Tree=TREE) == "x?:     // Tree\n{\n    leaves?: Tree[],\n    },"
     linked = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
-    assert "next?:     // Arguments\n{\n    next?: Arguments | null,\n    } | null,\n}) => any;" in declare([tool(linked)])
+    assert "next?:     // Arguments\n{\n    next?: Arguments | null,\n    } | null,\n}) => any;" in declare(
+        [tool(linked)]
+    )
 
 
 def test_the_arguments_themselves_may_be_a_reference():

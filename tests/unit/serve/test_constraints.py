@@ -175,6 +175,7 @@ def test_a_used_up_budget_is_length_and_the_json_is_not_passed_off_as_whole(engi
     [
         ({"type": "object", "properties": {"a": {"type": "strin"}}}, "Invalid type: strin"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+        (record(mail={"type": "string", "pattern": r"^(?!\.)(?!.*\.\.)[a-z.]+@[a-z.]+$"}), "look-around"),
         ({"$ref": "#/nope"}, "Pointer '/nope' does not exist"),
         ({"not": {"type": "null"}}, 'Unimplemented keys: ["not"]'),
         ({"enum": []}, "Unsatisfiable schema"),
@@ -293,6 +294,35 @@ def test_a_strict_function_that_the_model_may_call_gets_arguments_of_its_schema(
     assert len(calls) >= 5
     for call in calls:
         jsonschema.validate(json.loads(call.function.arguments), CITY["parameters"])
+
+
+def test_a_call_is_one_of_those_offered_without_strict_too(engine):
+    question = [{"role": "user", "content": "What is the weather in Rome?"}]
+    mail = [{"type": "function", "function": {"name": "send_mail", "parameters": {"type": "object"}}}]
+    called = [{"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}]
+    before = [
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        {"role": "assistant", "tool_calls": called},
+        {"role": "tool", "tool_call_id": "c", "content": "sunny, 3 degrees"},
+        {"role": "assistant", "content": "It is sunny in Oslo, 3 degrees."},
+    ]
+
+    def names(**how) -> list[str]:
+        asks = [asked(messages=[*before, *question], tools=mail, seed=seed, **how) for seed in range(8)]
+        answers = gathered(*(answered(engine, each) for each in asks))
+        return [call.function.name for answer, _ in answers for call in answer.message.tool_calls or []]
+
+    assert "get_weather" in names(min_tokens=1), "left free, the model calls what it was not offered"
+    assert set(names()) <= {"send_mail"}
+    assert names(tool_choice="none") == []
+
+
+def test_without_tools_or_with_an_answer_of_a_least_length_the_model_is_free():
+    assert asked().constraint() is asked(tool_choice="none").constraint() is None
+    assert asked(tools=TOOLS, min_tokens=3).constraint() is asked(tools=TOOLS, ignore_eos=True).constraint() is None
+    strict = [{"type": "function", "function": CITY | {"strict": True}}]
+    with pytest.raises(RequestError, match="min_tokens does not go with tools"):
+        asked(tools=strict, min_tokens=3).constraint()
 
 
 def test_beside_a_response_format_the_model_may_call_or_answer(engine):
