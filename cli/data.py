@@ -152,7 +152,7 @@ def _part_lines(report: gate.Report) -> list[tuple]:
     others = report.tokens - sum(tokens for _, tokens, _ in parts)
     lines = [*parts, ("not the assistant's", others, 0), ("all", report.tokens, report.learned_tokens)]
     if report.unrendered_thinking:
-        lines.append((f"{report.unrendered_thinking} messages' thinking is left out by the template", "", ""))
+        lines.append((f"{report.unrendered_thinking} messages' thinking is left out, as in later prompts", "", ""))
     return lines
 
 

@@ -39,7 +39,7 @@ class Ends:
 
     expected: int
     """Messages that end with it before cutting, without those that are context; of an answer in an earlier turn too,
-    which has to end in `<|return|>` whatever the template writes there."""
+    which has to end in `<|return|>` whatever stands there."""
     present: int
     """Of these, what is left after cutting."""
     learned: int
@@ -82,7 +82,7 @@ class Report:
     ends: dict[str, Ends]
     """`<|return|>`, `<|call|>` and `<|end|>`."""
     unrendered_thinking: int
-    """Messages whose thinking the template leaves out: it keeps only that of a dialogue's last answer."""
+    """Messages whose thinking is left out: what was thought before the first answer, once a later turn is answered."""
     longest_row: int
     """Tokens, before cutting."""
     longest_where: str
@@ -102,7 +102,7 @@ class Report:
     data_fingerprint: str
     """SHA-256 in hex of the fingerprints of all usable rows, in order, held-out ones last."""
     template_fingerprint: str
-    """SHA-256 in hex of template, date and reasoning effort."""
+    """SHA-256 in hex of chat format, date and reasoning effort."""
 
     def __str__(self) -> str:
         share = 100 * self.learned_tokens / max(self.tokens, 1)
