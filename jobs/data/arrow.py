@@ -56,7 +56,7 @@ def folder(path: Path, split: str) -> Rows:
         ) from None
     if isinstance(data, DatasetDict):
         if split not in data:
-            raise DataError(f"{path} has no split '{split}'", hint=splits(data))
+            raise DataError(f"{path} has no split '{split}'", hint=splits(data, split))
         data = data[split]
     return _each(data, path.name)
 
@@ -74,10 +74,11 @@ def hub(name: str, split: str) -> Rows:
     return _each(data, name)
 
 
-def splits(found: Iterable[str]) -> str:
-    """The next step for somebody who asked for a split that is not there."""
+def splits(found: Iterable[str], wanted: str) -> str:
+    """The next step for somebody who wants a split that is not there."""
     found = list(found)
-    return f"splits: {values.names(found)}; choose one: --set data.split={values.one_line(found[0], 60)}"
+    likely = next((name for name in found if name.startswith(wanted)), found[0])
+    return f"splits: {values.names(found)}; choose one: --set data.split={values.one_line(likely, 60)}"
 
 
 def _batched(path: Path, name: str, batches, kind: str) -> Rows:

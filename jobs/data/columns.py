@@ -102,18 +102,29 @@ def _quoted(name: str) -> str:
 
 
 def advice(row: Row) -> str:
-    """What a row without a known layout may be, and the mapping that reads it; empty if nothing can be said."""
-    if what := next((about for name, about in NO_LAYOUT.items() if name in row.given), ""):
+    """What a row without a known layout may be, and the mapping that reads it."""
+    if what := next((about for name, about in NO_LAYOUT.items() if name in row.row), ""):
         return what.replace("{to_chosen}", _to_chosen(row) if "chosen" in row.given else "")
+    if any(map(of_pandas, row.given.values())) or {"columns", "index", "data"} <= row.given.keys():
+        return PANDAS
     for name, value in row.given.items():
-        if isinstance(value, Mapping) and value and all(str(key).isdigit() for key in value):
-            return "columns as pandas writes them; write rows: df.to_json(FILE, orient='records', lines=True)"
-        if isinstance(value, list) and value and isinstance(value[0], Mapping) and any(map(keys.is_column, value[0])):
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, Mapping) and not keys.is_entry(first) and any(map(keys.is_column, first)):
             return f"the rows stand inside `{name}`; write them as lines: jq -c '.{name}[]' FILE > rows.jsonl"
-    if mapping := _messages(row) or _texts(row):
-        how = "to learn it as answers without questions" if [*mapping] == ["completion"] else "to read it"
-        return f"{how}: {setting(mapping)}"
-    return ""
+    if row.called("prompt") and {*row.given} == {*row.called("prompt"), *row.called("system"), *row.called("tools")}:
+        return "prompts without an answer to learn"
+    mapping = _messages(row) or _texts(row) or _talk(row)
+    if mapping and [*mapping] == ["completion"]:
+        return f"to learn it as answers without questions: {setting(mapping)}"
+    return f"to read it: {setting(mapping or {'prompt': 'COLUMN', 'completion': 'COLUMN'})}"
+
+
+PANDAS = "columns as pandas writes them; write rows: df.to_json(FILE, orient='records', lines=True)"
+
+
+def of_pandas(value: Any) -> bool:
+    """Whether this is a column by its index, as `to_json` writes it unless told otherwise."""
+    return isinstance(value, Mapping) and bool(value) and all(str(key).isdigit() for key in value)
 
 
 def _to_chosen(row: Row) -> str:
@@ -147,15 +158,31 @@ def _paths(value: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tupl
 
 def answers(entry: Any) -> bool:
     """Whether this is a message of the assistant."""
-    return keys.is_entry(entry) and keys.role_of(entry.get("role") or entry.get("from")) == "assistant"
+    return keys.is_entry(entry) and keys.role_of(keys.speaker(entry)) == "assistant"
 
 
 def _texts(row: Row) -> dict[str, str] | None:
-    """Which text may ask and which answer: by their names, or the first and the second."""
-    texts = [name for name, value in row.given.items() if name != UNNAMED and isinstance(value, str) and value.strip()]
+    """Which text may ask and which answer: by their names, or two that are left when the known ones are taken away."""
+    texts = [name for name, value in row.given.items() if isinstance(value, str) and value.strip() and _may_say(name)]
     asks, said = ([name for name in row.called(about) if name in texts] for about in ("prompt", "completion"))
-    asks = asks or [name for name in texts if name not in said]
-    said = said or [name for name in texts if name not in asks[:1]]
-    if asks and said:
-        return {"prompt": asks[0], "completion": said[0]}
+    others = [name for name in texts if name not in (*asks, *said)]
+    if len(others) == 2 - bool(asks) - bool(said):
+        first, second = [*asks[:1], *others, *said[:1]]
+        return {"prompt": first, "completion": second}
     return {"completion": texts[0]} if len(texts) == 1 and not row.called("prompt") else None
+
+
+def _talk(row: Row) -> dict[str, str] | None:
+    """A column of texts, which may be said in turns."""
+    found = (name for name, value in row.given.items() if isinstance(value, list) and len(value) > 1)
+    return next(({"messages": name} for name in found if all(isinstance(each, str) for each in row.given[name])), None)
+
+
+_ABOUT = re.compile(r"(^|_)(id|uuid|idx|index|hash|url|link|date|time|source|lang|language|license|title|name|split)$")
+
+
+def _may_say(name: str) -> bool:
+    """Whether a column of this name can hold what somebody says."""
+    key = COLUMNS.get(keys.folded(name))
+    known = key is None or (key.fate == "read" and key.about in ("prompt", "completion", "text"))
+    return known and name != UNNAMED and not _ABOUT.search(keys.folded(name))

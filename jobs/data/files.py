@@ -99,7 +99,7 @@ def _of_split(folder: Path, split: str) -> list[Path]:
         found.setdefault(_split_of(path.relative_to(folder)), []).append(path)
     wanted = _SAME.get(split, split)
     if wanted not in found:
-        raise DataError(f"{folder} has no split '{split}'", hint=arrow.splits(found))
+        raise DataError(f"{folder} has no split '{split}'", hint=arrow.splits(found, split))
     return found[wanted]
 
 

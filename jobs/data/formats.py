@@ -199,16 +199,31 @@ def _turn(value: Any, column: str, role: str, notes: Notes) -> list[Any]:
             value = values.without_nulls(values.unpacked(value, column))
     if keys.is_entry(value):
         return [value]
+    if role == "assistant" and _are_calls(value):
+        return [{"role": "assistant", "tool_calls": value}]
     if isinstance(value, list) and value and all(map(keys.is_entry, value)):
         return value
     return [{"role": role, "content": _text(value, column, notes)}]
 
 
+def _are_calls(value: Any) -> bool:
+    """A list of calls in place of an answer, as xLAM has it."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, Mapping) and "name" in each and "arguments" in each for each in value)
+    )
+
+
 def _text(value: Any, column: str, notes: Notes) -> str:
-    found = parts.read(value, f"`{column}`", notes) if not isinstance(value, list | Mapping) else parts.Content("")
-    if not found.text.strip():
+    if column_names.of_pandas(value):
+        raise DataError(f"`{column}` is {values.short(value)}: {column_names.PANDAS}")
+    if isinstance(value, list | Mapping):
         raise DataError(f"`{column}` is {values.short(value)}, not text")
-    return found.text
+    text = parts.read(value, f"`{column}`", notes).text
+    if not text.strip():
+        raise DataError(f"`{column}` is {values.short(value)}, not text")
+    return text
 
 
 def _with_thinking(row: Row, messages: list[Any], notes: Notes) -> list[Any]:

@@ -56,8 +56,11 @@ _PREFERENCE = Key("ignore", "is for preference training, and here one answer is 
 _OF_REQUEST = Key("ignore", "is an option of a request, not of what is said")
 _OF_TRAINER = Key("ignore", "is an option of another trainer")
 
+SPEAKER = ("role", "from", "sender", "speaker", "author")
+"""Keys of a message that say who speaks."""
+
 MESSAGE: dict[str, Key] = {
-    **dict.fromkeys(("role", "from", "speaker", "author"), Key("read", "role")),
+    **dict.fromkeys(SPEAKER, Key("read", "role")),
     **dict.fromkeys(("content", "value", "text", "parts"), Key("read", "content")),
     **dict.fromkeys(
         ("thinking", "reasoning", "reasoning_content", "reasoning_text", "thought", "thoughts", "think", "cot",
@@ -120,7 +123,7 @@ COLUMNS: dict[str, Key] = {
     "reasoning_effort": Key("ignore", "of a row has no effect: data.reasoning_effort is the run's"),
     **dict.fromkeys(("enable_thinking", "chat_template_kwargs"), Key("ignore", "has no effect on the run's template")),
     **dict.fromkeys(("dataset", "channel", "objects", "reward_model", "ability", "data_source", "extra_info",
-                     "env_class", "task_name", "loss_scale"), _OF_TRAINER),
+                     "reward_spec", "env_class", "task_name", "loss_scale"), _OF_TRAINER),
     "weight": Key("ignore", "of a row has no effect: every row counts once"),
 }  # fmt: skip
 
@@ -146,6 +149,7 @@ NO_LAYOUT = {
     "mapping": "a conversation tree as ChatGPT exports it: write each branch as `messages`",
     "parent_id": "a tree of messages: write each branch as one row with `messages`",
     "reward_model": "prompts to be rewarded, without an answer to learn",
+    "reward_spec": "prompts to be rewarded, without an answer to learn",
     "chosen_response": "preference data (DPO): one column has to hold the answer to learn",
 }
 """Columns of rows that hold no answer to learn in any layout, and what such rows are."""
@@ -165,9 +169,17 @@ def is_entry(value: Any) -> bool:
     """Whether this can be a message, and is no row: an object that names who speaks."""
     return (
         isinstance(value, Mapping)
-        and isinstance(value.get("role") or value.get("from"), str)
+        and (role_of(speaker(value)) is not None or (("role" in value or "from" in value) and _says(value)))
         and not any(is_column(name) and COLUMNS[folded(name)].about == "messages" for name in value)
     )
+
+
+def _says(entry: Mapping[str, Any]) -> bool:
+    return any(key.about == "content" and name in entry for name, key in MESSAGE.items())
+
+
+def speaker(entry: Mapping[str, Any]) -> Any:
+    return next((entry[name] for name in SPEAKER if not values.empty(entry.get(name))), None)
 
 
 def role_of(speaker: Any) -> str | None:

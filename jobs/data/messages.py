@@ -15,6 +15,9 @@ from jobs.data.keys import Notes
 ASKS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" and key.about == "prompt")
 ANSWERS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" and key.about == "completion")
 
+NOTHING = ("nan", "none", "null", "n/a")
+"""What programs write for no text; in a table it is no answer, elsewhere it may be meant."""
+
 Message = dict[str, Any]
 
 
@@ -34,7 +37,7 @@ def _spread(entry: Any) -> list[Any]:
     """An entry that holds a question and its answer, as two; any other as itself."""
     if isinstance(entry, list) and len(entry) == 2:
         return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), entry, strict=True)]
-    if not isinstance(entry, Mapping) or entry.get("role") or entry.get("from"):
+    if not isinstance(entry, Mapping) or keys.speaker(entry):
         return [entry]
     asks, answers = (
         [name for name in (*some, *more) if name in entry] for some, more in ((ASKS, ("input",)), (ANSWERS, ()))
@@ -57,29 +60,41 @@ class _Reader:
         self.words = ""
 
     def add(self, entry: Any, where: str) -> None:
-        role = keys.role_of(speaker := _speaker(entry))
+        role = keys.role_of(speaker := keys.speaker(entry) if isinstance(entry, Mapping) else entry)
         if role is None:
             known = "system, developer, user, assistant, tool, or what other trainers call them"
             raise DataError(f"{where}: role {values.short(speaker)} is none of {known}")
         given, taught = _given(entry, where, self.notes)
+        rest, calls, results = tools.blocks(given.get("content"))
+        if calls or results:
+            given |= {"content": rest} | ({"tool_calls": calls} if calls else {})
+        for result in results:
+            self._other("tool", {key: value for key, value in result.items() if value is not None}, None, where)
         if role in ("assistant", "call", "thought"):
             self._assistant(role, given, taught, where)
-            return
+        elif rest or not results:
+            self._other(role, given, taught, where)
+
+    def _other(self, role: str, given: dict[str, Any], taught: bool | None, where: str) -> None:
+        """A message that is not the assistant's."""
         if self.thoughts or self.words:
             raise DataError(f"{where}: the assistant's reasoning stands before words of the {role}")
         if taught:
             self.notes.remarks.append("words that are not the assistant's are marked as learned, and are not")
         if given.get("tool_calls"):
             raise DataError(f"{where}: only the assistant calls tools")
-        for key in ("thinking", "channel", "recipient", *(() if role == "tool" else ("name", "tool_call_id"))):
-            if key in given:
-                self.notes.unused.append(f"key `{key}`")
         if "content" not in given:
             raise DataError(f"{where}: no `content`")
         text = parts.read(given["content"], f"{where}: `content`", self.notes, of_tool=role == "tool").text
-        about = {key: given[key] for key in ("tool_call_id", "name") if role == "tool" and key in given}
-        texts = markup.results(text, self.notes) if role == "tool" and not self.keep_tokens else [text]
-        self.messages += ({"role": role, "content": each, **about} for each in texts)
+        if role == "tool":
+            about = {key: given[key] for key in ("tool_call_id", "name") if key in given}
+            texts = [text] if self.keep_tokens else markup.results(text, self.notes)
+            self.messages += ({"role": role, "content": each, **about} for each in texts)
+            return
+        unused = [key for key in ("thinking", "channel", "recipient", "name", "tool_call_id") if key in given]
+        self.notes.unused += (f"key `{key}`" for key in unused)
+        if role == "user" or text.strip():  # an instruction without words is none
+            self.messages.append({"role": role, "content": text})
 
     def done(self) -> list[Message]:
         if self.thoughts or self.words:
@@ -118,6 +133,8 @@ class _Reader:
     def _call(self, calls: list[Any], taught: bool | None, where: str) -> None:
         """Calls that follow each other are parallel, so that the results after them find theirs by order."""
         made = tools.calls(calls, where)
+        if not made:
+            raise DataError(f"{where}: no call")
         last = self.messages[-1] if self.messages else {}
         if last.get("tool_calls") and not self.thoughts and not self.words and ("weight" in last) == (taught is False):
             last["tool_calls"] += made
@@ -138,6 +155,8 @@ class _Reader:
         if not made and not words and taught is not False:
             reasoning = "; there is reasoning, but nothing is said" if self.thoughts else ""
             raise DataError(f"{where}: an empty answer, `content` is {values.short(text)}{reasoning}")
+        if words.strip().lower() in NOTHING:
+            self.notes.remarks.append(f"an answer says only `{words.strip()}`")
         if said.content[:1].isspace() and not made:
             self.notes.remarks.append("an answer begins with white space, which is learned")
         content = {"content": words if self.words else said.content} if words or not made else {}
@@ -150,16 +169,6 @@ class _Reader:
         weight = {"weight": 0} if taught is False else {}
         self.messages.append({"role": "assistant", **content, **thinking, **calls, **weight})
         self.thoughts, self.words = [], ""
-
-
-def _speaker(entry: Any) -> Any:
-    """Who speaks; of what is no message, the thing itself."""
-    if not isinstance(entry, Mapping):
-        return entry
-    said = (
-        entry[name] for name, key in keys.MESSAGE.items() if key.about == "role" and not values.empty(entry.get(name))
-    )
-    return next(said, None)
 
 
 def _given(entry: Mapping[str, Any], where: str, notes: Notes) -> tuple[dict[str, Any], bool | None]:

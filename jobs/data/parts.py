@@ -64,6 +64,10 @@ def _joined(parts: list, where: str, notes: Notes) -> Content:
             text.append(part)
         elif kind in THOUGHT or (isinstance(part, Mapping) and part.get("thought") is True):
             thoughts.append(_thought(part, f"{where}, part {index}", notes))
+        elif kind == "system_content":  # of openai-harmony's JSON
+            notes.remarks.append("harmony's own system message is left out: the run writes its own")
+        elif kind == "developer_content":
+            text.append(_instructions(part, where))
         elif kind in HIDDEN:
             notes.remarks.append(f"a part `{kind}` holds no text and is left out")
         elif _is_text(part):
@@ -79,6 +83,12 @@ def _thought(part: Mapping[str, Any], where: str, notes: Notes) -> str:
         (part[key] for key in ("thinking", "text", "reasoning", "summary") if not values.empty(part.get(key))), ""
     )
     return read(said, where, notes).text
+
+
+def _instructions(part: Mapping[str, Any], where: str) -> str:
+    if not values.empty(part.get("tools")):
+        raise DataError(f"{where}: tools stand in the developer message; give them as `tools`")
+    return str(part.get("instructions") or "")
 
 
 def _is_text(part: Any) -> bool:

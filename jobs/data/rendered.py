@@ -71,6 +71,18 @@ _TEMPLATES = (
     _Template("Gemma", re.compile(r"<start_of_turn>(\w+)\n"), ("<end_of_turn>",)),
     _Template("Zephyr or Phi", re.compile(r"<\|(system|user|assistant)\|>\n"), ("</s>", "<|end|>", "<|endoftext|>")),
 )
+_SPOKEN = (
+    ("Alpaca", re.compile(r"^### (Instruction|Input|Response):[ ]*\n?", re.MULTILINE)),
+    ("### Human", re.compile(r"### ?(System|Human|Assistant): ?")),
+    ("Human and Assistant", re.compile(r"(?:\A|\n\n)(System|Human|Assistant): ?")),
+)
+"""Formats whose turns begin with a word, which any text may hold: taken apart only if they alternate."""
+_PREAMBLE = re.compile(r"\s*(Below is an instruction that describes a task\b.*)?\s*", re.DOTALL)
+"""What Alpaca's template writes before the first turn."""
+_INST = re.compile(
+    r"\s*(?:<s>)?\s*\[INST\]\s*(?:<<SYS>>\n?(.*?)\n?<</SYS>>\s*)?(.*?)\s*\[/INST\](.*?)(?:</s>|\Z)", re.DOTALL
+)
+"""One turn of Llama 2 and Mistral: system, question, answer."""
 BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>")
 """What templates write before the first message."""
 _SYSTEM = re.compile(r"You are ChatGPT, a large language model trained by OpenAI\.\nKnowledge cutoff:")
@@ -78,7 +90,7 @@ _INSTRUCTIONS = "# Instructions\n\n"
 
 
 def begins(text: str) -> bool:
-    """Whether `text` begins as a rendered chat does."""
+    """Whether `text` begins with a token that opens a message in some template."""
     text = _without_beginning(text)
     return text.startswith(START) or any(template.header.match(text) for template in _TEMPLATES)
 
@@ -95,6 +107,12 @@ def conversation(text: str) -> tuple[str, list[dict[str, Any]]] | None:
     for template in _TEMPLATES:
         if template.header.match(text):
             return template.name, _split(text, template)
+    if text.startswith("[INST]"):
+        return "Llama 2 or Mistral", _instructed(text)
+    for name, header in _SPOKEN:
+        first = header.search(text)
+        if first and _PREAMBLE.fullmatch(text[: first.start()]):
+            return name, _spoken(text, header, name)
     return None
 
 
@@ -137,3 +155,44 @@ def _split(text: str, template: _Template) -> list[dict[str, Any]]:
             continue
         messages.append({"role": header[1], "content": body.strip()})
     return messages
+
+
+def _instructed(text: str) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    position = 0
+    while position < len(text):
+        turn = _INST.match(text, position)
+        if turn is None or "[INST]" in turn[3] or "[/INST]" in turn[3]:
+            raise DataError("the chat rendered for Llama 2 or Mistral cannot be taken apart exactly: give `messages`")
+        if turn[1]:
+            messages.append({"role": "system", "content": turn[1].strip()})
+        messages.append({"role": "user", "content": turn[2]})
+        messages.append({"role": "assistant", "content": turn[3].strip()})
+        position = turn.end()
+        while text[position : position + 1].isspace():
+            position += 1
+    return messages
+
+
+def _spoken(text: str, header: re.Pattern, name: str) -> list[dict[str, Any]]:
+    """Raises DataError unless the user and the assistant take turns, the assistant last."""
+    headers = list(header.finditer(text))
+    messages: list[dict[str, Any]] = []
+    for index, found in enumerate(headers):
+        stop = headers[index + 1].start() if index + 1 < len(headers) else len(text)
+        role, body = _WORDS[found[1].lower()], text[found.end() : stop].strip()
+        if role == "input" and messages and messages[-1]["role"] == "user":
+            messages[-1]["content"] += f"\n\n{body}" if body else ""
+        else:
+            messages.append({"role": role, "content": body})
+    roles = [message["role"] for message in messages]
+    turns = roles[roles[0] == "system" :]
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise DataError(f"the text looks rendered ({name}), and its turns do not alternate: give `messages`")
+    return messages
+
+
+_WORDS = {
+    "system": "system", "instruction": "user", "human": "user", "input": "input", "response": "assistant",
+    "assistant": "assistant",
+}  # fmt: skip

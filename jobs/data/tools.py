@@ -49,7 +49,30 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
         function.setdefault("parameters", function.pop("input_schema"))
     if isinstance(function.get("parameters"), str):
         function["parameters"] = values.unpacked(function["parameters"], f"{where}: `parameters`")
+    _check_schema(function.get("parameters"), where)
     return {"type": "function", "function": function}
+
+
+def _check_schema(parameters: Any, where: str) -> None:
+    """Raises DataError for parameters in a form of their own, which would be rendered as if there were none."""
+    known = ("type", "properties", "$ref", "anyOf", "oneOf", "allOf")
+    if parameters and not (isinstance(parameters, Mapping) and any(key in parameters for key in known)):
+        raise DataError(f"{where}: `parameters` is no JSON Schema of an object: it needs `type` and `properties`")
+
+
+def blocks(content: Any) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """A message's content without Anthropic's blocks of calls and results; the calls; the results as messages."""
+    if not isinstance(content, list):
+        return content, [], []
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+    rest = [part for part, kind in zip(content, kinds, strict=True) if kind not in ("tool_use", "tool_result")]
+    made = [part for part, kind in zip(content, kinds, strict=True) if kind == "tool_use"]
+    results = [
+        {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": part.get("content", "")}
+        for part, kind in zip(content, kinds, strict=True)
+        if kind == "tool_result"
+    ]
+    return rest, made, results
 
 
 def calls(given: list[Any], where: str) -> list[dict[str, Any]]:
@@ -81,7 +104,7 @@ def with_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     open_calls: list[dict[str, Any]] = []
     for number, message in enumerate(messages, 1):
-        name = message.pop("name", None)
+        name = str(message.pop("name", "")).removeprefix("functions.")
         if message["role"] != "tool":
             open_calls = [*message.get("tool_calls", ())]
         elif name and "tool_call_id" not in message and open_calls:

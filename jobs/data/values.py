@@ -71,9 +71,13 @@ def listed(value: Any, name: str) -> list:
     The last is what `datasets` made of a `Sequence` of objects. Raises DataError with its `name`.
     """
     if isinstance(value, str):
-        value = _or_none(value)
+        value = _or_text(value)
     if isinstance(value, Mapping) and _is_columns(value):
         value = [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        raise DataError(
+            f"no list `{name}`: its text is neither JSON nor Python's ({short(value)}); Parquet keeps lists"
+        )
     if not isinstance(value, list) or not value:
         raise DataError(f"no list `{name}`")
     return value
@@ -83,11 +87,11 @@ def _is_columns(value: Mapping[str, Any]) -> bool:
     return all(isinstance(each, list) for each in value.values()) and len({len(each) for each in value.values()}) == 1
 
 
-def _or_none(text: str) -> Any:
+def _or_text(text: str) -> Any:
     try:
         return without_nulls(unpacked(text, ""))
     except DataError:
-        return None
+        return text
 
 
 def without_nulls(value: Any) -> Any:
@@ -96,7 +100,7 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        if value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        if value and all(isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str) for each in value):
             return without_nulls(dict(value))
         return [without_nulls(item) for item in value]
     return value

@@ -144,6 +144,50 @@ def test_what_a_terminal_would_obey_is_shown_as_text(inspect, chats):
     assert "\x1b" not in out
 
 
+def test_marks_that_turn_text_around_are_shown_as_their_codes(inspect, chats):
+    row = {
+        "messages": [{"role": "user", "content": "\u202eabc\u2066"}, {"role": "assistant", "content": "\u05e9 \u200d."}]
+    }
+    out = inspect(chats(row), "--row", "1").out
+    assert "\\u202eabc\\u2066" in out
+    assert "\u05e9 \u200d." in out
+    assert not {"\u202e", "\u2066"} & set(out)
+
+
+def test_what_was_done_with_rows_and_what_has_no_effect_is_said_once(inspect, chats):
+    tags = {"messages": [PLAIN["messages"][0], {"role": "assistant", "content": "<think>Greet.</think>Hello.</s>"}]}
+    name = chats(*[tags | {"score": number} for number in range(3)], PLAIN)
+    done = inspect(name)
+    assert [line for line in done.out.splitlines() if line.startswith("note: ")] == [
+        "note: `</s>` at the end of an answer was cut off (3 rows)",
+        "note: `<think>` became thinking (3 rows)",
+        "note: without effect: column `score` (3 rows)",
+    ]
+    report = json.loads(inspect(name, "--json").out)["report"]
+    assert report["unused"] == {"column `score`": 3}
+    assert report["remarks"]["`<think>` became thinking"] == 3
+    assert "without effect" in inspect(name, "--set", "data.special_tokens=text").out
+    assert report["parts"]["analysis"]["learned"] > 0
+
+
+def test_columns_that_nobody_knows_are_named_once_with_the_mapping_to_copy(inspect, chats):
+    name = chats(*[{"frage": f"Lampe {number}?", "antwort": "Gr\u00fcn."} for number in range(30)])
+    line = inspect(name, "--max-bad-rows", "30").one_error_line(2)
+    assert line.count("cannot tell the layout") == 1
+    assert "(the same in 29 more: chats.jsonl:2, chats.jsonl:3, chats.jsonl:4, ...)" in line
+    (columns,) = re.findall(r'--set "(data\.columns=.*?)"', line)
+    assert table(inspect(name, "--set", columns).out, "ROWS")["trained"] == ["30"]
+
+
+def test_a_row_that_the_template_refuses_is_named_before_anything_is_queued(invoke, chats):
+    call = {"name": "Get Weather v2", "arguments": {}}
+    row = {"messages": [PLAIN["messages"][0], {"role": "assistant", "tool_calls": [call]}]}
+    for name in (chats(PLAIN, row), chats(row)):
+        line = invoke("train", "--profile", "tiny", "--dataset", name).err.splitlines()[-1]
+        assert "chats.jsonl:" in line and "'Get Weather v2'" in line
+        assert "not running" not in line
+
+
 def test_a_terminal_gets_learned_text_in_the_colour_of_its_part_and_the_rest_dim(inspect, chats, monkeypatch):
     monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda self: True, raising=False)
     for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "200"), ("NO_COLOR", "")):

@@ -1,19 +1,27 @@
 """Files of rows: every format gives the same dialogues, and whatever is broken is one DataError with its place."""
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
 import re
+from pathlib import Path
 
+import pandas
 import pyarrow
 import pytest
 from datasets import Dataset, Features, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import ipc, parquet
+from transformers import AutoTokenizer
 
-from configs.errors import DataError
+from configs import load
+from configs.errors import ConfigError, DataError
+from configs.paths import TINY_MODEL
 from configs.schema import DataConfig
-from jobs.data import dataset
+from jobs.data import dataset, files
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 'One\nline, or "two"; \u2028 é'}]
 ROW = {"messages": MESSAGES}
@@ -50,27 +58,208 @@ def save_parquet(path, rows):
 
 # Formats
 
+TURNS = [
+    {"messages": [
+        {"role": "system", "content": "Be brief.", "name": None}, {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "thinking": "Look.", "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "get", "arguments": {"city": "Rome", "zone": None}}},
+        ]},
+        {"role": "tool", "tool_call_id": "a", "content": "21"},
+        {"role": "assistant", "content": "21 \u2028 \u00e9\r\nand \U0001f600", "weight": 1},
+    ], "tools": [{"type": "function", "function": {"name": "get", "description": "Gets.", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "enum": None}, "zone": None}, "required": ["city"],
+    }}}], "score": float("nan")},
+    {"messages": [
+        {"role": "user", "content": "Time?"}, {"role": "assistant", "content": "Noon.", "weight": 0},
+        {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "<think>Hm.</think>Yes.</s>"},
+    ], "tools": None, "score": 0.5},
+]  # fmt: skip
+FLAT = [
+    {"instruction": "Add.", "input": "2+2", "output": 4, "system": None, "score": 1.5, "history": [["a?", "b."]]},
+    {"instruction": "Take 1 from 0.5", "input": "", "output": -1, "system": "S", "score": None, "history": None},
+]  # fmt: skip
+TEXTS = [
+    {"prompt": 'Say "hi";\tnow, | or\r\nlater', "completion": " Hi\n", "thinking": "Hm.", "": 1},
+    {"prompt": "sep=;", "completion": "{'a': 1}", "thinking": None, "": 2},
+]
+
+
+def packed(row: dict) -> dict:
+    """A row for a table: lists as JSON, nothing as pandas writes it."""
+    texts = {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()}
+    return {key: "nan" if value is None else value for key, value in texts.items()}
+
+
+def table(path, rows, delimiter=","):
+    with path.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, [*rows[0]], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(map(packed, rows))
+    return path
+
+
+def arrow_file(path, rows, new):
+    data = pyarrow.Table.from_pylist(rows)
+    with new(str(path), data.schema) as writer:
+        writer.write_table(data)
+    return path
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
 SAVED = {
-    "jsonl": lambda folder: write(folder / "a.jsonl", f"{LINE}\n\n{LINE}\n"),
-    "json list": lambda folder: write(folder / "a.json", json.dumps([ROW, ROW], indent=1)),
-    "json lines": lambda folder: write(folder / "a.json", f"{LINE}\n{LINE}\n"),
-    "csv with messages as JSON": lambda folder: save_csv(
-        folder / "a.csv", ["id", "messages"], [1, json.dumps(MESSAGES)], [2, json.dumps(MESSAGES)]
+    "jsonl": lambda folder, rows: write(folder / "a.jsonl", lines(rows).replace(b"\n", b"\n\n")),
+    "jsonl of Windows": lambda folder, rows: write(folder / "a.jsonl", lines(rows).replace(b"\n", b"\r\n")),
+    "jsonl of old Macs": lambda folder, rows: write(folder / "a.jsonl", lines(rows).replace(b"\n", b"\r")),
+    "jsonl with a byte order mark": lambda folder, rows: write(folder / "a.jsonl", b"\xef\xbb\xbf" + lines(rows)),
+    "jsonl with commas": lambda folder, rows: write(folder / "a.jsonl", lines(rows).replace(b"\n", b",\n")),
+    "ndjson": lambda folder, rows: write(folder / "a.ndjson", lines(rows)),
+    "jsonl over several lines": lambda folder, rows: write(
+        folder / "a.jsonl", "\n".join(json.dumps(row, indent=2) for row in rows)
     ),
-    "csv with prompt and completion": lambda folder: save_csv(
-        folder / "a.csv", ["prompt", "completion"], *[[message["content"] for message in MESSAGES]] * 2
+    "jsonl that is a list": lambda folder, rows: write(folder / "a.jsonl", json.dumps(rows)),
+    "json list": lambda folder, rows: write(folder / "a.json", json.dumps(rows, indent=1)),
+    "json list with a last comma": lambda folder, rows: write(folder / "a.json", json.dumps(rows)[:-1] + ",\n]"),
+    "json lines": lambda folder, rows: write(folder / "a.json", lines(rows)),
+    "no suffix": lambda folder, rows: write(folder / "rows", lines(rows)),
+    "utf-16": lambda folder, rows: write(folder / "a.jsonl", lines(rows).decode().encode("utf-16")),
+    "gzip": lambda folder, rows: write(folder / "a.jsonl.gz", gzip.compress(lines(rows))),
+    "gzip under another name": lambda folder, rows: write(folder / "a.jsonl", gzip.compress(lines(rows))),
+    "bzip2": lambda folder, rows: write(folder / "a.json.bz2", bz2.compress(lines(rows))),
+    "xz": lambda folder, rows: write(folder / "a.ndjson.xz", lzma.compress(lines(rows))),
+    "zstandard": lambda folder, rows: write(
+        folder / "a.jsonl.zst", pyarrow.compress(lines(rows), codec="zstd", asbytes=True)
     ),
-    "parquet": lambda folder: save_parquet(folder / "a.parquet", [ROW, ROW]),
-    "folder": lambda folder: (Dataset.from_list([ROW, ROW]).save_to_disk(folder / "a"), folder / "a")[1],
-}
+    "csv": lambda folder, rows: table(folder / "a.csv", rows),
+    "csv with semicolons": lambda folder, rows: table(folder / "a.csv", rows, ";"),
+    "csv with bars": lambda folder, rows: table(folder / "a.csv", rows, "|"),
+    "csv with tabs": lambda folder, rows: table(folder / "a.csv", rows, "\t"),
+    "tsv": lambda folder, rows: table(folder / "a.tsv", rows, "\t"),
+    "csv of Excel": lambda folder, rows: write(
+        folder / "b.csv", b"\xef\xbb\xbf" + b"sep=;\r\n" + table(folder / "a.csv", rows, ";").read_bytes()
+    ),
+    "csv of pandas": lambda folder, rows: (
+        pandas.DataFrame(rows).to_csv(folder / "a.csv", na_rep="nan"), folder / "a.csv"
+    )[1],
+    "packed csv": lambda folder, rows: write(
+        folder / "b.csv.gz", gzip.compress(table(folder / "a.csv", rows).read_bytes())
+    ),
+    "parquet": lambda folder, rows: save_parquet(folder / "a.parquet", rows),
+    "packed parquet": lambda folder, rows: write(
+        folder / "b.parquet.gz", gzip.compress(save_parquet(folder / "a.parquet", rows).read_bytes())
+    ),
+    "feather": lambda folder, rows: arrow_file(folder / "a.feather", rows, ipc.new_file),
+    "arrow stream": lambda folder, rows: arrow_file(folder / "a.arrow", rows, ipc.new_stream),
+    "folder of datasets": lambda folder, rows: (Dataset.from_list(rows).save_to_disk(folder / "a"), folder / "a")[1],
+    "folder of jsonl": lambda folder, rows: write(folder / "train.jsonl", lines(rows)).parent,
+    "folder of parquet": lambda folder, rows: (
+        save_parquet(folder / "train-00000-of-00002.parquet", rows[:1]),
+        save_parquet(folder / "train-00001-of-00002.parquet", rows[1:]).parent,
+    )[1],
+}  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_MODEL)
+
+
+@pytest.mark.parametrize("rows", [TURNS, FLAT, TEXTS], ids=["messages", "alpaca", "texts"])
 @pytest.mark.parametrize("save", SAVED.values(), ids=SAVED)
-def test_every_format_gives_the_same_dialogues(save, tmp_path):
-    rows = read(save(tmp_path))
-    assert [dialogue.messages for dialogue in rows.dialogues] == [MESSAGES, MESSAGES]
-    assert rows.bad == []
+def test_the_same_rows_train_the_same_tokens_in_every_format(save, rows, tmp_path, tokenizer):
+    def trained(found: dataset.Rows) -> list[dict]:
+        assert found.bad == []
+        return dataset.prepare(found, tokenizer, DataConfig(holdout=0), 4096).training
 
+    expected = trained(read(write(tmp_path / "expected.jsonl", lines(rows))))
+    (folder := tmp_path / "saved").mkdir()
+    assert len(expected) == 2 and trained(read(save(folder, rows))) == expected
+
+
+# Encodings, folders
+
+
+def test_other_encodings_are_named_and_read_if_they_are_given(tmp_path):
+    path = write(tmp_path / "a.csv", "prompt,completion\nCaf\xe9?,\xd6ffnet um 9 \x80.\n".encode("latin-1"))
+    message = refused(path).message
+    assert message.endswith(
+        "bytes that are not UTF-8; if the file has another encoding, as from Excel: --set data.encoding=cp1252"
+    )
+    (dialogue,) = read(path, encoding="cp1252").dialogues
+    assert [each["content"] for each in dialogue.messages] == ["Caf\xe9?", "\xd6ffnet um 9 \u20ac."]
+    plain = write(tmp_path / "b.jsonl", LINE.encode("utf-16-be"))
+    assert "--set data.encoding=utf-16-be" in refused(plain).hint
+    assert len(read(plain, encoding="utf-16-be").dialogues) == 1
+    assert "is not cp1252: " in refused(write(tmp_path / "c.jsonl", b"\x81"), encoding="cp1252").message
+    with pytest.raises(ConfigError, match="no text encoding of Python"):
+        load.load_run("tiny", ["data.encoding=utf-9"])
+
+
+def test_a_folder_gives_the_files_of_its_split(tmp_path):
+    def row(text: str) -> str:
+        return json.dumps({"prompt": "a", "completion": text})
+
+    for name in (
+        "chats.jsonl",
+        "data/test-00000-of-00001.jsonl",
+        "validation/a.ndjson",
+        "more.json.gz",
+        ".hidden.jsonl",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = row(name).encode()
+        write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+
+    def texts(**config) -> list[tuple[str, str]]:
+        return [(each.where, each.messages[1]["content"]) for each in read(tmp_path, **config).dialogues]
+
+    assert texts() == [("chats.jsonl:1", "chats.jsonl"), ("more.json.gz:1", "more.json.gz")]
+    assert texts(split="test") == [("data/test-00000-of-00001.jsonl:1", "data/test-00000-of-00001.jsonl")]
+    assert texts(split="val") == texts(split="validation") == [("validation/a.ndjson:1", "validation/a.ndjson")]
+    error = refused(tmp_path, split="train_sft")
+    assert error.message == f"{tmp_path} has no split 'train_sft'"
+    assert error.hint == "splits: train, test, validation; choose one: --set data.split=train"
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.zip", "a.pkl", "a.sqlite", "a.tar", "a.yaml"])
+def test_files_that_hold_rows_somewhere_else_are_refused_with_what_to_do(name, tmp_path):
+    error = refused(write(tmp_path / name, b"PK\x03\x04"))
+    assert error.message == f"{tmp_path / name} is not a file of rows"
+    assert error.hint == files.FOREIGN[Path(name).suffix]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.xz", "a.jsonl.bz2"])
+def test_a_packed_file_that_is_cut_off_is_refused(name, tmp_path):
+    content = SAVED[{"gz": "gzip", "zst": "zstandard", "xz": "xz", "bz2": "bzip2"}[name.split(".")[-1]]](
+        tmp_path, TURNS
+    )
+    path = write(tmp_path / name, content.read_bytes()[:-9])
+    assert refused(path).message.startswith(f"{path} is packed and cannot be unpacked: ")
+
+
+def test_a_comment_is_a_bad_row_and_a_table_may_have_columns_without_names(tmp_path):
+    path = write(tmp_path / "a.jsonl", f"// my data\n{LINE}\n# more\n")
+    assert refused(path).message == (
+        "a.jsonl:1: a comment, which JSON does not have: remove the line (the same in 1 more: a.jsonl:3)"
+    )
+    (dialogue,) = read(write(tmp_path / "a.csv", ",prompt,completion,\n0,a,b,\n")).dialogues
+    assert (dialogue.messages[1]["content"], dialogue.unused) == ("b", ("column `a column without a name`",))
+
+
+def test_a_list_of_one_conversation_is_one_row_and_lists_of_lists_are_rows(tmp_path):
+    assert [each.messages for each in read(write(tmp_path / "a.json", json.dumps(MESSAGES))).dialogues] == [MESSAGES]
+    two = write(tmp_path / "b.json", json.dumps([MESSAGES, MESSAGES]))
+    assert [each.messages for each in read(two).dialogues] == [MESSAGES] * 2
+    assert [each.where for each in read(write(tmp_path / "c.jsonl", f"{json.dumps(MESSAGES)}\n" * 2)).dialogues] == [
+        "c.jsonl:1", "c.jsonl:2",
+    ]  # fmt: skip
+
+
+# Places
 
 WHERE = {
     "a.jsonl": (f"{LINE}\n\n\n{LINE}", ["a.jsonl:1", "a.jsonl:4"]),

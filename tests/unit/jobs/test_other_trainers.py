@@ -340,6 +340,25 @@ SAME = {
         "<|im_start|>assistant\n",
         "completion": "Green.<|im_end|>",
     },
+    "Llama 2 in text": {"text": "<s>[INST] <<SYS>>\nBe a pirate.\n<</SYS>>\n\nLamp? [/INST] Green. </s>"},
+    "### Human in text": {"text": "### System: Be a pirate.### Human: Lamp?### Assistant: Green."},
+    "Human and Assistant in text": {"text": "\n\nSystem: Be a pirate.\n\nHuman: Lamp?\n\nAssistant: Green."},
+    "Gemma in text, system beside it": {
+        "system": "Be a pirate.",
+        "text": "<bos><start_of_turn>user\nLamp?<end_of_turn>\n<start_of_turn>model\nGreen.<end_of_turn>\n",
+    },
+    "openai-harmony's JSON": {
+        "messages": [
+            {"role": "system", "content": [{"type": "system_content", "model_identity": "You are ChatGPT."}]},
+            {"role": "system", "content": [{"type": "developer_content", "instructions": "Be a pirate."}]},
+            {"role": "user", "content": [{"type": "text", "text": "Lamp?"}]},
+            {"role": "assistant", "channel": "final", "content": [{"type": "text", "text": "Green."}]},
+        ],
+    },
+    "Bedrock": {
+        "system": [{"text": "Be a pirate."}],
+        "messages": [{"role": "user", "content": [{"text": "Lamp?"}]}, GREEN | {"content": [{"text": "Green."}]}],
+    },
     "columns in other letters": {"System Prompt": "Be a pirate.", "Question": "Lamp?", "Answer": "Green."},
 }  # fmt: skip
 
@@ -358,6 +377,17 @@ PAIRS = [
 @pytest.mark.parametrize(("ask", "answer"), PAIRS, ids=str)
 def test_columns_that_ask_and_answer_are_read(ask, answer):
     assert read({ask: "Lamp?", answer: "Green."}).messages == [ASK, GREEN]
+
+
+def test_alpacas_template_in_text_becomes_question_and_answer():
+    text = "Below is an instruction that describes a task.\n\n### Instruction:\nLamp?\n\n### Input:\nIn Rome.\n\n"
+    dialogue = read({"text": f"{text}### Response:\nGreen.<|endoftext|>"})
+    assert dialogue.messages == [{"role": "user", "content": "Lamp?\n\nIn Rome."}, GREEN]
+    assert "its turns do not alternate" in refused({"text": f"{text}### Response:\nGreen.\n### Response:\nRed."})
+    raw = "# Report\n\n### Response:\nNone so far."
+    assert refused({"text": raw}).endswith('--set "data.columns={completion: text}"')
+    plain = {"prompt": "Human: Lamp?", "completion": "Green."}
+    assert read(plain).messages[0]["content"] == "Human: Lamp?"
 
 
 def test_a_chat_rendered_by_harmony_becomes_its_messages():
@@ -418,6 +448,18 @@ def test_raw_text_and_answers_elsewhere_are_read_by_the_mapping_that_the_error_n
             {"prompt": "request.messages", "completion": "response.choices.0.message"},
         ),
         '--set "data.columns={messages: talk}"': ({"talk": [ASK, GREEN]}, {"messages": "talk"}),
+        '--set "data.columns={messages: data}"': ({"id": "7", "data": ["Lamp?", "Green."]}, {"messages": "data"}),
+        '--set "data.columns={messages: chat_messages}"': (
+            {
+                "name": "x",
+                "chat_messages": [{"sender": "human", "text": "Lamp?"}, {"sender": "assistant", "text": "Green."}],
+            },
+            {"messages": "chat_messages"},
+        ),
+        '--set "data.columns={prompt: query, completion: reply_text}"': (
+            {"id": "7", "query": "Lamp?", "reply_text": "Green.", "lang": "en"},
+            {"prompt": "query", "completion": "reply_text"},
+        ),
     }  # fmt: skip
     for flag, (row, columns) in rows.items():
         assert refused(row).endswith(flag)
@@ -463,6 +505,11 @@ NOT_TEXT = {
     "an object": ({"prompt": {"a": "Lamp?"}, "completion": "Green."}, "`prompt` is {'a': 'Lamp?'}, not text"),
     "pandas' columns": ({"a": {"0": "Lamp?"}, "b": {"0": "Green."}}, "df.to_json(FILE, orient='records', lines=True)"),
     "a wrapper": ({"data": [{"prompt": "Lamp?", "completion": "Green."}]}, "jq -c '.data[]' FILE > rows.jsonl"),
+    "pandas' columns under our names": ({"prompt": {"0": "a"}, "completion": {"0": "b"}}, "orient='records'"),
+    "pandas' split": ({"columns": ["prompt"], "index": [0], "data": [["Lamp?"]]}, "orient='records'"),
+    "numpy's text": ({"messages": "[{'role': 'user'}\n {'role': 'assistant'}]"}, "neither JSON nor Python's"),
+    "prompts alone": ({"prompt": [ASK], "system": "x"}, "prompts without an answer to learn"),
+    "a tree": ({"message_id": "1", "parent_id": None, "text": "Lamp?", "role": "prompter"}, "a tree of messages"),
     "rewards": ({"prompt": [ASK], "reward_model": {"ground_truth": "4"}}, "prompts to be rewarded, without an answer"),
 }  # fmt: skip
 
@@ -549,6 +596,64 @@ def test_calls_of_tools_that_are_not_offered_are_named():
         "tool 2: `stock` is offered twice, differently"
     )
     assert read({"messages": [ASK, calls], "tools": [TOOL, TOOL]}).tools == [TOOL]
+
+
+def test_anthropics_blocks_are_calls_and_results():
+    row = {
+        "messages": [
+            ASK,
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "Look.", "signature": "x"}, {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "t1", "name": "stock", "input": {"item": 0}},
+            ]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"text": "4"}]}]},
+            GREEN,
+        ],
+        "tools": [{"name": "stock", "input_schema": {"type": "object"}}],
+    }  # fmt: skip
+    dialogue = read(row)
+    assert dialogue.tools == [TOOL]
+    assert dialogue.messages == [
+        ASK,
+        {"role": "assistant", "content": "I look.", "thinking": "Look.", "tool_calls": [{"id": "t1", **CALL}]},
+        {"role": "tool", "content": "4", "tool_call_id": "t1"},
+        GREEN,
+    ]
+    both = {"role": "user", "content": [*row["messages"][2]["content"], {"type": "text", "text": "And?"}]}
+    said = read({"messages": [*row["messages"][:2], both, GREEN]}).messages
+    assert [message["role"] for message in said] == ["user", "assistant", "tool", "user", "assistant"]
+
+
+def test_a_completion_that_is_a_list_of_calls_calls():
+    row = {"query": "Stock?", "answers": json.dumps([CALL["function"]]), "tools": json.dumps([TOOL["function"]])}
+    dialogue = read(row, prompt="query", completion="answers")
+    assert dialogue.messages[1] == {"role": "assistant", "tool_calls": [CALL]}
+    flat = json.dumps([{"name": "stock", "parameters": {"item": {"type": "int"}}}])
+    reason = refused(row | {"tools": flat}, prompt="query", completion="answers")
+    assert reason == "tool 1: `parameters` is no JSON Schema of an object: it needs `type` and `properties`"
+
+
+def test_openai_harmonys_calls_and_results_are_read():
+    row = {
+        "messages": [
+            ASK, {"role": "assistant", "channel": "analysis", "content": "Look."},
+            {"role": "assistant", "channel": "commentary", "content": "I look."},
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.stock",
+             "content_type": "<|constrain|>json", "content": [{"type": "text", "text": '{"item": 0}'}]},
+            {"role": "tool", "name": "functions.stock", "channel": "commentary", "recipient": "assistant",
+             "content": "4"},
+            {"role": "assistant", "channel": "final", "content": "Green."},
+        ],
+    }  # fmt: skip
+    assert read(row).messages == [
+        ASK, {"role": "assistant", "content": "I look.", "thinking": "Look.", "tool_calls": [CALL]},
+        {"role": "tool", "content": "4"}, GREEN,
+    ]  # fmt: skip
+    assert "has no answer behind it" in refused({"messages": row["messages"][:2]})
+
+
+def test_an_answer_that_is_a_word_for_nothing_is_named_where_it_may_be_meant():
+    assert read({"prompt": "Lamp?", "completion": "None"}).remarks == ("an answer says only `None`",)
 
 
 @pytest.mark.parametrize(
