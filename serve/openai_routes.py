@@ -10,7 +10,8 @@ from fastapi.responses import PlainTextResponse, Response
 
 from serve.generating import Generating, read_body
 from serve.reference import documented
-from serve.wire import chat, completions, lora, responses
+from serve.wire import anthropic_models, chat, completions, lora, responses
+from serve.wire.error_answer import speaks_anthropic
 
 
 def routes(gateway: Any) -> APIRouter:
@@ -34,18 +35,22 @@ def routes(gateway: Any) -> APIRouter:
         return await generating.answer(request, completions.parse_request, gateway.completions)
 
     @v1.get("/models", **documented("/v1/models"))
-    async def models() -> dict:
+    async def models(request: Request) -> Any:
         """The base under its own name and as `base`, the aliases and the loaded adapter versions.
 
-        `root` is what answers, `max_model_len` the tokens that prompt and answer may have together.
+        `root` is what answers, `max_model_len` the tokens that prompt and answer may have together. With the header
+        `anthropic-version` the answer has Anthropic's shape.
         """
+        if speaks_anthropic(request.scope):
+            return anthropic_models.page(gateway.models(), request.query_params)
         return {"object": "list", "data": gateway.models()}
 
     @v1.get("/models/{name:path}", **documented("/v1/models/{name}"))
-    async def model(name: str) -> dict:
+    async def model(request: Request, name: str) -> Any:
         """One of them."""
         gateway.catalog.resolve(name)
-        return next(each for each in gateway.models() if each["id"] == name)
+        found = next(each for each in gateway.models() if each["id"] == name)
+        return anthropic_models.model_info(found) if speaks_anthropic(request.scope) else found
 
     @v1.post("/load_lora_adapter", **documented("/v1/load_lora_adapter", lora.LoadRequest, text=True))
     async def load_lora_adapter(request: Request) -> PlainTextResponse:

@@ -3,12 +3,14 @@
 import json
 import time
 
+import httpx
 import pytest
 
 from configs.errors import ClusterError, OverloadError, PromptTooLongError
 from serve import generating
 from serve.wire import anthropic_answer
-from tests.gateway_server import HELLO, TOKENIZER, Server, tokens
+from tests.gateway_server import HELLO, MAX_CONTEXT, TOKENIZER, Server, tokens
+from tests.samples import publish
 
 anthropic = pytest.importorskip("anthropic", reason="comes with the dev extra")
 
@@ -216,6 +218,32 @@ def test_a_prompt_that_is_far_too_long_is_counted_too(server):
     error = refusal(server, 400, ASK | {"messages": long})
     assert error["type"] == "invalid_request_error"
     assert error["message"].startswith("prompt is too long: ") and error["message"].endswith(" > 100000 maximum")
+
+
+# Models
+
+
+def test_models_are_listed_in_anthropics_shape(server):
+    version = publish(server.registry, run_id="a").version
+    server.post("/api/aliases/prod", {"adapter": version})
+    listed = client(server).models.list()
+    assert [model.id for model in listed] == ["tiny", "base", "prod", version]
+    assert (listed.has_more, listed.first_id, listed.last_id) == (False, "tiny", version)
+    prod = client(server).models.retrieve("prod")
+    assert prod == listed.data[2]
+    assert (prod.type, prod.display_name, prod.lifecycle) == ("model", f"prod ({version})", "active")
+    assert prod.max_input_tokens == prod.max_tokens == MAX_CONTEXT and prod.created_at.year >= 2020
+    assert [model.id for model in client(server).models.list(limit=1)] == ["tiny", "base", "prod", version]
+    assert [model.id for model in client(server).models.list(before_id="prod")] == ["tiny", "base"]
+    assert [model.id for model in client(server).models.list(after_id="base", limit=1).data] == ["prod"]
+
+
+def test_a_part_of_the_list_that_is_not_there_is_refused_in_anthropics_shape(refusing):
+    versioned = {"anthropic-version": "2023-06-01"}
+    for query, status in (("limit=0", 400), ("limit=x", 400), ("after_id=nope", 404), ("lifecycle=active", 200)):
+        answer = httpx.get(f"{refusing.url}/v1/models?{query}", headers=versioned)
+        assert (answer.status_code, "error" in answer.json()) == (status, status != 200)
+        assert answer.json().get("type", "error") == "error"
 
 
 # Errors
