@@ -273,4 +273,5 @@ def test_a_row_that_is_longer_than_the_endpoints_context_is_one_line(evaluate, s
     data.write_text(json.dumps(row))
     done = evaluate(version, "--dataset", str(data))
     assert done.code == 1 and done.out == ""
-    assert re.search(r"error: long\.jsonl:1: the prompt has \d+ tokens, .* may have 1024", done.err.splitlines()[-1])
+    wanted = r"error: long\.jsonl:1: This model's maximum context length is 1024 tokens\. .*\d+ in the prompt"
+    assert re.search(wanted, done.err.splitlines()[-1])

@@ -167,12 +167,13 @@ def test_only_what_has_to_be_held_to_something_gets_a_grammar():
     held = [
         {"response_format": {"type": "json_object"}},
         {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL]},
         {"tools": [strict]},
     ]
     for fields in held:
         assert parse_request(BASIC | fields).constraint().grammar
     for fields in (
-        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "none"},
         {"tools": [strict], "tool_choice": "none"},
         {"response_format": {"type": "text"}},
     ):

@@ -138,7 +138,9 @@ def test_the_models_are_the_base_the_alias_and_what_is_live(server):
     server.post("/api/aliases/prod", {"adapter": manifest.version})
     models = {model.id: model for model in server.client().models.list()}
     assert set(models) == {"tiny", "base", "prod", manifest.version}
-    assert {model.root for model in models.values()} == {"tiny"}
+    behind = {name: (model.root, model.parent) for name, model in models.items()}
+    adapter = (manifest.version, "tiny")
+    assert behind == {"tiny": ("tiny", None), "base": ("tiny", None), "prod": adapter, manifest.version: adapter}
     assert models[manifest.version].created == models["prod"].created == int(manifest.created_at)
     assert server.client().models.retrieve("prod").id == "prod"
     with pytest.raises(openai.NotFoundError):

@@ -424,7 +424,8 @@ def test_the_context_bounds_prompt_and_answer(model):
     async def scene(engine):
         out, reason = await collect(engine, ids, SamplingParams(temperature=0, max_tokens=1000))
         assert (len(out), reason) == (10, "length")
-        with pytest.raises(RequestError, match=f"has {len(ids) + 10} tokens, .* may have {len(ids) + 10}") as caught:
+        most = len(ids) + 10
+        with pytest.raises(RequestError, match=rf"length is {most} tokens\. .*\({most} in the prompt") as caught:
             await collect(engine, ids + [5] * 10, greedy(1))
         assert caught.value.param == "prompt"
         assert error_body(caught.value)[1]["error"]["code"] == "context_length_exceeded"
@@ -556,9 +557,9 @@ def test_a_prompt_that_is_only_scored_may_fill_the_context(model):
     ids = LONG[:64]
     with engine_for(model, max_context=64) as engine:
         assert_equal_forward(asyncio.run(scores(engine, ids))[0], model, ids)
-        with pytest.raises(RequestError, match="the prompt has 64 tokens"):
+        with pytest.raises(RequestError, match=r"\(64 in the prompt, 1 in the completion\)"):
             asyncio.run(scores(engine, ids, tokens=1))
-        with pytest.raises(RequestError, match="the prompt has 65 tokens"):
+        with pytest.raises(RequestError, match=r"\(65 in the prompt, 0 in the completion\)"):
             asyncio.run(scores(engine, LONG[:65]))
 
 
