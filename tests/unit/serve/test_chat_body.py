@@ -169,12 +169,12 @@ def test_only_what_has_to_be_held_to_something_gets_a_grammar():
         {"tools": [TOOL], "tool_choice": "required"},
         {"tools": [TOOL]},
         {"tools": [strict]},
+        {"tools": [TOOL], "tool_choice": "none"},
     ]
     for fields in held:
         assert parse_request(BASIC | fields).constraint().grammar
     for fields in (
-        {"tools": [TOOL], "tool_choice": "none"},
-        {"tools": [strict], "tool_choice": "none"},
+        {"tools": [TOOL], "min_tokens": 2},
         {"response_format": {"type": "text"}},
     ):
         assert parse_request(BASIC | fields).constraint() is None
