@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
-from models.encoding import LONG, characters
+from models.encoding import LONG, Encoder, characters
 from serve import pinned
 from serve.catalog import BASE, Catalog, Target
 from serve.engine.protocol import Constraint, TokenChunk
@@ -33,6 +33,7 @@ class Chat:
         self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics, max_context: int | None = None
     ) -> None:
         self._tokenizer = tokenizer
+        self._encode = Encoder(tokenizer.backend_tokenizer).ids
         self.max_context = max_context
         self._stop_ids = harmony.stop_token_ids(tokenizer)
         self._pinner = Pinner(catalog, fleet, metrics)
@@ -40,13 +41,17 @@ class Chat:
     async def prepare(self, request: ChatRequest) -> "Prepared":
         """All that can refuse the request without an engine. Raises RequestError."""
         started = time.perf_counter()
-        prompt = await self.prompt(request, self.max_context)
-        return Prepared(request, prompt, request.samplings(self._stop_ids), request.constraint(), started)
+        truncates = request.truncate_prompt_tokens is not None
+        whole = await self.prompt(request, None if truncates else self.max_context)
+        prompt = request.truncated(whole, self.max_context, request.most_tokens)
+        samplings = request.samplings(self._stop_ids, self._encode)
+        return Prepared(request, prompt, samplings, request.constraint(), started)
 
     async def begin(self, ready: "Prepared") -> "Answer":
         """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
         asked = [(ready.prompt, sampling) for sampling in ready.samplings]
         how = {"started": ready.started, "constraint": ready.constraint, "logprobs": ready.request.scored}
+        how |= {"prompt_logprobs": ready.request.prompt_logprobs}
         with in_own_words():
             begun = await self._pinner.begin_all(ready.request.model, asked, **how)
         return Answer(self._tokenizer, ready.request, ready.prompt, begun)
@@ -63,15 +68,17 @@ class Chat:
         )
 
     def _render(self, request: ChatRequest, most_tokens: int | None) -> list[int]:
-        return harmony.render(
+        ids = harmony.render(
             self._tokenizer,
             request.messages,
             tools=request.offered_tools,
             reasoning_effort=request.reasoning_effort,
-            response_format=request.response_format.description,
+            response_format=request.format_description,
             most_tokens=most_tokens,
             answered=True,
+            add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         )
+        return ids[:-1] if request.continue_final_message else ids  # less the token that ends its last message
 
     async def complete(self, request: ChatRequest) -> ChatCompletion:
         """A whole answer. Raises what `open` raises, and EngineLostError if engines keep dying."""

@@ -54,7 +54,8 @@ class Completions:
         started = time.perf_counter()
         long = characters(request.prompts) >= LONG
         prompts = await asyncio.to_thread(self._encode, request) if long else self._encode(request)
-        asked = [(prompt, sampling) for prompt in prompts for sampling in request.samplings(self._stop_ids)]
+        samplings = request.samplings(self._stop_ids, self._encoder.ids)
+        asked = [(prompt, sampling) for prompt in prompts for sampling in samplings]
         begun = await self._pinner.begin_all(
             request.model,
             asked,
@@ -62,14 +63,17 @@ class Completions:
             prompt_logprobs=request.scored_prompt,
             prompt_only=request.max_tokens == 0,
             logprobs=request.logprobs,
+            constraint=request.constraint(),
         )
         writers = [ChoiceWriter(self._tokenizer, request, index, prompt) for index, (prompt, _) in enumerate(asked)]
         return Continuation(request, list(zip(writers, begun, strict=True)))
 
     def _encode(self, request: CompletionRequest) -> list[list[int]]:
         texts = [each for each in request.prompts if isinstance(each, str)]
-        self._encoder.refuse_hopeless(texts, self._max_context, "prompt")
-        return [self._encoder.ids(each, add_special_tokens=True) for each in texts] or request.prompts
+        if request.truncate_prompt_tokens is None:
+            self._encoder.refuse_hopeless(texts, self._max_context, "prompt")
+        ids = [self._encoder.ids(each, add_special_tokens=request.add_special_tokens) for each in texts]
+        return [request.truncated(each, self._max_context, request.max_tokens) for each in ids or request.prompts]
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Raises what `open` raises, and EngineLostError if engines keep dying."""

@@ -5,6 +5,7 @@ text, after the chat format has been parsed, and belongs to whoever writes the a
 """
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,6 +60,10 @@ class SamplingParams:
     """Tokens that end the generation and are part of it."""
     ignored_stop_ids: tuple[int, ...] = ()
     """Tokens that end other generations of this model, and are tokens like any other in this one."""
+    allowed_token_ids: tuple[int, ...] | None = None
+    """The only tokens that may come; None allows all."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Tokens that may not come in a row."""
     min_tokens: int = 0
     """So many tokens come before one of `stop_token_ids` or `ignored_stop_ids` may."""
 
@@ -109,6 +114,8 @@ class Sampler:
         self._bias: tuple[torch.Tensor, torch.Tensor] | None = None
         self._count = 0
         self._withheld: torch.Tensor | None = None
+        self._refused: torch.Tensor | None = None
+        self._recent: deque[int] = deque(maxlen=max((len(word) - 1 for word in params.bad_words), default=0))
         self._generated: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
 
@@ -150,6 +157,22 @@ class Sampler:
             self._withheld = torch.tensor(stops, dtype=torch.long, device=logits.device)
         logits[self._withheld] = float("-inf")
 
+    def allow(self, logits: "torch.Tensor") -> None:
+        """Set all but `allowed_token_ids` of this request's logits [V] to -inf, in place."""
+        import torch
+
+        if self._refused is None:
+            self._refused = torch.ones_like(logits, dtype=torch.bool)
+            self._refused[torch.tensor(self.params.allowed_token_ids, device=logits.device)] = False
+        logits.masked_fill_(self._refused, float("-inf"))
+
+    def forbid(self, logits: "torch.Tensor") -> None:
+        """Set every token that would complete one of `bad_words` to -inf in this request's logits [V], in place."""
+        recent = tuple(self._recent)
+        for *begun, last in self.params.bad_words:
+            if not begun or recent[-len(begun) :] == tuple(begun):
+                logits[last] = float("-inf")
+
     def penalise(self, logits: "torch.Tensor") -> None:
         """Apply the penalties to this request's logits [V], in place."""
         import torch
@@ -170,6 +193,7 @@ class Sampler:
         self._count += 1
         if self.matcher and token_id >= 0:
             self.matcher.advance(token_id)
+        self._recent.append(token_id)
         if self._generated is not None and token_id >= 0:
             self._generated[token_id] += 1
             self._seen[token_id] = True
@@ -178,10 +202,10 @@ class Sampler:
 def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     """The next token of every row: `logits` [B, V] of any float type, one Sampler per row, which records the token.
 
-    Order: bias, penalties, `min_tokens`, grammar, temperature, top_k, top_p (of what top_k left), min_p, then the
-    inverse of the cumulative distribution in vocabulary order at the row's own random number. So a row's token depends
-    on its own logits and seed only; logits themselves may differ in the last bits with the batch around them. Rows of
-    NaN, and rows whose grammar fails, give INVALID.
+    Order: bias, penalties, `min_tokens`, allowed tokens and bad words, grammar, temperature, top_k, top_p (of what
+    top_k left), min_p, then the inverse of the cumulative distribution in vocabulary order at the row's own random
+    number. So a row's token depends on its own logits and seed only; logits themselves may differ in the last bits with
+    the batch around them. Rows of NaN, and rows whose grammar fails, give INVALID.
     """
     import torch
 
@@ -194,6 +218,10 @@ def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
             sampler.penalise(logits[row])
         if sampler.withholding:
             sampler.withhold(logits[row])
+        if sampler.params.allowed_token_ids is not None:
+            sampler.allow(logits[row])
+        if sampler.params.bad_words:
+            sampler.forbid(logits[row])
     matchers = {row: sampler.matcher for row, sampler in enumerate(samplers) if sampler.matcher}
     if matchers:
         mask(logits, matchers)

@@ -6,12 +6,12 @@
 import difflib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import SamplingParams
@@ -21,7 +21,13 @@ from serve.wire.no_effect import IGNORED, ignore
 MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's own generation_config.json may set for requests that leave it open."""
 
+OTHERWISE = frozenset({"logit_bias", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words"})
+"""Of a body's sampling, what an engine gets in another form."""
+
 JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+
+Encode = Callable[[str], list[int]]
+"""A text's token ids, without special tokens around it."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -35,17 +41,6 @@ class Part(BaseModel):
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-
-class StreamOptions(Part):
-    """How a streamed answer is framed."""
-
-    include_usage: bool = False
-    """A last chunk with the usage."""
-    continuous_usage_stats: bool = False
-    """Usage so far in every chunk, as in vLLM."""
-    include_obfuscation: Literal[False] = False
-    """Nothing is added to hide how long a chunk is."""
 
 
 class SampledRequest(BaseModel):
@@ -75,6 +70,12 @@ class SampledRequest(BaseModel):
     """So many tokens are generated before the model may end its answer."""
     ignore_eos: bool = False
     """The model's own stop tokens end nothing: the answer goes on to its limit."""
+    stop_token_ids: list[int] = []
+    """Ids that end the answer besides the model's own."""
+    allowed_token_ids: list[int] | None = Field(default=None, min_length=1)
+    """Only these tokens are generated; the model ends its answer only if its stop token is one of them."""
+    bad_words: list[str] = []
+    """Texts whose tokens are never generated in a row."""
 
     @field_validator("logit_bias")
     @classmethod
@@ -94,23 +95,25 @@ class SampledRequest(BaseModel):
         max_tokens: int | None,
         stop: tuple[str, ...],
         eos: Iterable[int],
-        stop_token_ids: Iterable[int] = (),
+        encode: Encode | None = None,
     ) -> list[SamplingParams]:
         """The sampling of each of n choices: the first with the request's seed, the others with seeds drawn from it.
 
-        `eos` are the model's own stop tokens, `stop_token_ids` those that the request adds; a `max_tokens` of 0 asks
-        for no token. Raises RequestError, with `param`, for values out of bounds.
+        `eos` are the model's own stop tokens, `encode` is for `bad_words`; a `max_tokens` of 0 asks for no token.
+        Raises RequestError, with `param`, for values out of bounds.
         """
         if max_tokens is not None and self.min_tokens > max_tokens:
             text = f"min_tokens is {self.min_tokens}, and the answer may have {max_tokens} tokens at most"
             raise RequestError(text, param="min_tokens")
-        own = self.model_dump(include=set(SampledRequest.model_fields) - {"logit_bias", "ignore_eos"})
+        own = self.model_dump(include=set(SampledRequest.model_fields) - OTHERWISE)
         first = SamplingParams(
             **own,
             logit_bias=tuple((int(token), value) for token, value in self.logit_bias.items()),
+            allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
+            bad_words=tuple(_spellings(self.bad_words, encode)) if encode else (),
             max_tokens=max_tokens or None,
             stop=stop,
-            stop_token_ids=tuple(dict.fromkeys((*stop_token_ids, *(() if self.ignore_eos else eos)))),
+            stop_token_ids=tuple(dict.fromkeys((*self.stop_token_ids, *(() if self.ignore_eos else eos)))),
             ignored_stop_ids=tuple(eos) if self.ignore_eos else (),
         )
         seeds = [self.seed]
@@ -119,20 +122,10 @@ class SampledRequest(BaseModel):
         return [replace(first, seed=seed) for seed in seeds]
 
 
-class StreamedRequest(SampledRequest):
-    """What bodies say whose answers may be streamed in chunks."""
-
-    stream: bool = False
-    """True: server-sent events."""
-    stream_options: StreamOptions = StreamOptions()
-    """How they are framed; with `stream` only."""
-
-    @field_validator("stream_options")
-    @classmethod
-    def _is_streamed(cls, value: StreamOptions, given: ValidationInfo) -> StreamOptions:
-        if any(value.model_dump().values()) and not given.data.get("stream"):
-            raise ValueError("goes with stream: true only")
-        return value
+def _spellings(words: Iterable[str], encode: Encode) -> Iterator[tuple[int, ...]]:
+    """The ids of each word, at the beginning of a text and after a space."""
+    for word in (each.lstrip() for each in words if each.strip()):
+        yield from dict.fromkeys((tuple(encode(word)), tuple(encode(f" {word}"))))
 
 
 def model_defaults(base: Path) -> dict[str, Any]:
@@ -153,10 +146,18 @@ def model_defaults(base: Path) -> dict[str, Any]:
     return found
 
 
-def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[str, tuple]) -> Body:
+def checked(
+    body: bytes | str | dict[str, Any],
+    kind: type[Body],
+    neutral: dict[str, tuple],
+    *,
+    translate: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    translated: Iterable[str] = (),
+) -> Body:
     """A body as a request of `kind`; null stands for the default, as in OpenAI's API.
 
-    `neutral` are unsupported parameters with the values that ask for nothing. Raises RequestError with `param` for JSON
+    `neutral` are unsupported parameters with the values that ask for nothing, `translated` those that `translate` says
+    in other words. Raises RequestError with `param` for JSON
     that is none, a missing, unknown or unsupported parameter, a wrong type or value.
     """
     if not isinstance(body, dict):
@@ -169,19 +170,19 @@ def checked(body: bytes | str | dict[str, Any], kind: type[Body], neutral: dict[
     if not isinstance(body, dict):
         raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
     asked = {}
-    for name, value in body.items():
+    for name, value in translate(body).items():
         if value is None or value in neutral.get(name, ()):
             continue
         if name in IGNORED and name not in kind.model_fields:
             ignore(name)
             continue
         if name in neutral:
-            raise RequestError(f"{name}={json.dumps(value)} is not supported", param=name)
+            raise RequestError(f"{name}={json.dumps(value)[:80]} is not supported", param=name)
         asked[name] = value
     try:
         return kind.model_validate(asked)
     except ValidationError as error:
-        raise request_error(error, asked, known={*kind.model_fields, *neutral, *IGNORED}) from error
+        raise request_error(error, asked, known={*kind.model_fields, *neutral, *translated, *IGNORED}) from error
 
 
 def writable(value: Any) -> Any:

@@ -2,7 +2,6 @@
 by name, never ignored. Knows the format, neither HTTP nor engines' insides; `chat_answer` writes what comes out."""
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
@@ -10,72 +9,27 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from configs.errors import PromptTooLongError, RequestError
-from models import harmony
 from serve.engine.protocol import Constraint
 from serve.engine.sampling import SamplingParams
-from serve.wire import chat_messages
-from serve.wire.body import Part, StreamedRequest, checked
+from serve.wire import chat_messages, dialects
+from serve.wire.body import Encode, checked
 from serve.wire.chat_tools import AllowedToolChoice, Function, NamedTool, Tool
-from serve.wire.harmony_grammar import ANY_OBJECT, harmony_grammar
+from serve.wire.harmony_grammar import harmony_grammar, text_grammar
+from serve.wire.streamed import StreamedRequest
 
 NEUTRAL = {
     "modalities": (["text"],),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "verbosity": ("medium",),
+    "use_beam_search": (False,),
+    "thinking_token_budget": (),
+    "logprob_token_ids": (),
+    "chat_template": (),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
 
 MOST_CHOICES = 8
 MOST_TOP_LOGPROBS = 20
-
-
-class JsonSchema(Part):
-    """A named JSON Schema. `strict` or not, the answer follows it."""
-
-    name: str = Field(pattern=r"^[\w\-]{1,64}$")
-    description: str | None = None
-    definition: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-
-    @field_validator("definition")
-    @classmethod
-    def _can_be_written(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except RecursionError as error:
-            raise ValueError("is nested too deep") from error
-        return value
-
-
-class ResponseFormat(Part):
-    """What the final message has to be."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema goes with the type json_schema, and only with it")
-        return self
-
-    @property
-    def definition(self) -> dict[str, Any] | None:
-        """The JSON Schema of the final message; None is free text."""
-        if self.json_schema:
-            return self.json_schema.definition
-        return ANY_OBJECT if self.type == "json_object" else None
-
-    @property
-    def description(self) -> str | None:
-        """What the model is told about it."""
-        if self.definition is None:
-            return None
-        name, about = self.type, ""
-        if self.json_schema:
-            name, about = self.json_schema.name, self.json_schema.description or ""
-        return harmony.describe_format(name, about, self.definition)
 
 
 class ChatRequest(StreamedRequest):
@@ -87,16 +41,12 @@ class ChatRequest(StreamedRequest):
     """Roles `system`, `developer`, `user`, `assistant`, `tool`; `content` is text or a list of text parts."""
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     """Answers to one prompt, generated side by side."""
-    stop: str | list[str] = []
-    """A text or up to 16 of them; they end the final answer and are not part of it."""
     max_tokens: int | None = Field(default=None, ge=1)
     """The older name of `max_completion_tokens`, which wins."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """How long the answer may be, reasoning included; what the context has left by default."""
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
     """How much the model thinks before it answers."""
-    response_format: ResponseFormat = ResponseFormat()
-    """Text, any JSON object, or JSON of a schema, which the answer always follows."""
     tools: list[Tool] = []
     """Functions that the model may call."""
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedToolChoice = "auto"
@@ -105,8 +55,24 @@ class ChatRequest(StreamedRequest):
     """True: log-probabilities of the answer's tokens."""
     top_logprobs: int = Field(default=0, ge=0, le=MOST_TOP_LOGPROBS)
     """So many of the likeliest tokens beside each; with `logprobs`."""
-    return_token_ids: bool = False
-    """True: `prompt_token_ids`, and `token_ids` in every choice, as in vLLM."""
+    include_reasoning: bool = True
+    """False: the answer comes without its reasoning."""
+    echo: bool = False
+    """True: `content` begins with that of the conversation's last message, if it is the assistant's."""
+    add_generation_prompt: bool = True
+    """False: the prompt ends with the last message, and the model says itself whose turn comes."""
+    continue_final_message: bool = False
+    """True: the last message, an assistant's, is open, and the answer goes on with its text."""
+
+    @model_validator(mode="after")
+    def _has_one_beginning(self) -> Self:
+        if not self.continue_final_message:
+            return self
+        if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+            raise ValueError("continue_final_message does not go with add_generation_prompt: leave one of the two out")
+        if self.messages[-1].get("role") != "assistant" or self.messages[-1].get("tool_calls"):
+            raise ValueError("continue_final_message needs a last message of the assistant's, without calls")
+        return self
 
     @field_validator("tools")
     @classmethod
@@ -115,10 +81,6 @@ class ChatRequest(StreamedRequest):
         if times > 1:
             raise ValueError(f"{name!r} is declared {times} times")
         return value
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def offered_tools(self) -> list[dict[str, Any]]:
@@ -130,39 +92,53 @@ class ChatRequest(StreamedRequest):
         return [tool.as_dict() for tool in self.tools if tool.function.name in told]
 
     @property
+    def format_description(self) -> str | None:
+        """What the model is told of what its answer has to be."""
+        return self.response_format.description or self.structured_outputs.description
+
+    @property
+    def echoed(self) -> str:
+        """What the answer's content begins with."""
+        last = self.messages[-1]
+        if not self.echo or last.get("role") != "assistant":
+            return ""
+        content = last.get("content") or ""
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+    @property
     def scored(self) -> int | None:
         """How many of the likeliest tokens to score beside each generated one; None scores none."""
         return self.top_logprobs if self.logprobs else None
 
-    def samplings(self, eos: Iterable[int]) -> list[SamplingParams]:
-        """One per choice; `eos` are the model's own stop tokens. Raises what `sampled_times` raises."""
-        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return self.sampled_times(self.n, max_tokens=most, stop=self.stops, eos=tuple(eos))
+    @property
+    def most_tokens(self) -> int | None:
+        """How long the answer may be; None is what the context has left."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def samplings(self, eos: Iterable[int], encode: Encode | None = None) -> list[SamplingParams]:
+        """One per choice, see `sampled_times`."""
+        return self.sampled_times(self.n, max_tokens=self.most_tokens, stop=self.stops, eos=tuple(eos), encode=encode)
 
     def constraint(self) -> Constraint | None:
         """What the generation is held to; None leaves the model free. Where tools are declared, a call is one of those
-        that may be called, whatever its arguments; `min_tokens` and `ignore_eos` leave it free if that would be all.
+        that may be called, whatever its arguments; what contradicts a constraint leaves it free if that would be all. A
+        message that is continued calls nothing.
 
-        Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for
-        `min_tokens` or `ignore_eos` beside another constraint, which says itself where the answer ends.
+        Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for what
+        contradicts another constraint.
         """
-        answer, (functions, must_call) = self.response_format.definition, self._callable()
+        (answer, asker), (functions, must_call) = self.held, self._callable()
+        if self.continue_final_message:
+            return None if answer is None else self.constraint_of(text_grammar(answer, asker), asker)
         strict = {name for name, function in functions.items() if function.strict}
         names_alone = answer is None and not strict and self.tool_choice in ("auto", "none")
-        longer = "min_tokens" if self.min_tokens else "ignore_eos" if self.ignore_eos else None
-        if names_alone and (longer or not self.tools):
+        if names_alone and (self.contradiction or not self.tools):
             return None
         held = set(functions) if must_call or isinstance(self.tool_choice, AllowedToolChoice) else strict
         calls = {name: function.arguments if name in held else None for name, function in functions.items()}
-        param = "tools" if answer is None or must_call else "response_format"
-        if longer:
-            raise RequestError(
-                f"{longer} does not go with {param}: the answer ends where its schema says",
-                hint="leave one of the two out",
-                param=longer,
-            )
-        grammar = harmony_grammar(answer=answer, calls=calls, must_call=must_call)
-        return Constraint(grammar, param)
+        begun = self.add_generation_prompt
+        grammar = harmony_grammar(answer=answer, calls=calls, must_call=must_call, param=asker, begun=begun)
+        return self.constraint_of(grammar, "tools" if answer is None or must_call else asker)
 
     def _callable(self) -> tuple[dict[str, Function], bool]:
         """The functions that may be called, by name, and whether one has to be."""
@@ -200,7 +176,7 @@ def in_own_words() -> Iterator[None]:
 
 def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
     """A checked chat request; see `body.checked`."""
-    request = checked(body, ChatRequest, NEUTRAL)
+    request = checked(body, ChatRequest, NEUTRAL, translate=dialects.chat, translated=dialects.CHAT)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
     chat_messages.check(request.messages)

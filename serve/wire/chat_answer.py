@@ -19,6 +19,7 @@ from serve.engine.protocol import TokenChunk
 from serve.request_log import current
 from serve.wire.chat import ChatRequest
 from serve.wire.chat_choice import REASONING, ChoiceWriter, Part
+from serve.wire.logprobs import prompt_logprobs
 from serve.wire.usage import usage
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class ChunkWriter:
         self.model = model or request.model
         self.fingerprint = fingerprint
         self.created = int(time.time()) if created is None else created
-        self.choices = [ChoiceWriter(tokenizer, request) for _ in range(request.n)]
+        self.choices = [ChoiceWriter(tokenizer, request, prompt_ids) for _ in range(request.n)]
+        self._tokenizer = tokenizer
         self._options = request.stream_options
-        self._opening = {"prompt_token_ids": list(prompt_ids)} if request.return_token_ids else {}
+        self._scored_prompt = request.prompt_logprobs
+        self._opening: dict[str, Any] = {"prompt_token_ids": list(prompt_ids)} if request.return_token_ids else {}
 
     @property
     def done(self) -> bool:
@@ -69,6 +72,9 @@ class ChunkWriter:
         """Stream chunks for the next tokens of choice `index`. Raises what `ChoiceWriter.write` raises."""
         if self.choices[index].done:
             return []
+        if chunk.prompt_logprobs is not None and self._scored_prompt is not None:
+            scores = prompt_logprobs(self._tokenizer, chunk.prompt_logprobs, self._scored_prompt)
+            self._opening["prompt_logprobs"], self._scored_prompt = scores, None
         out = [self._chunk(index, part) for part in self.choices[index].write(chunk)]
         if self.done and self._options.include_usage:
             out.append(self._bare(choices=[], usage=self.usage))
@@ -143,13 +149,13 @@ class _Folded:
         self._calls: list[Function] = []
         self._call_ids: list[str] = []
         self._reason: str | None = None
-        self._stop: dict[str, str] = {}
+        self._stop: dict[str, str | int] = {}
         self._logprobs: list | None = None
         self._token_ids: list[int] | None = None
 
     def fold(self, choice: ChunkChoice) -> None:
         self._reason = choice.finish_reason
-        if stop := getattr(choice, "stop_reason", None):
+        if (stop := getattr(choice, "stop_reason", None)) is not None:
             self._stop = {"stop_reason": stop}
         if choice.logprobs:
             self._logprobs = (self._logprobs or []) + choice.logprobs.content

@@ -4,7 +4,7 @@
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,11 @@ from openai.types.chat.chat_completion_chunk import (
 )
 
 from configs.errors import TandemError
-from models.harmony import ANALYSIS, COMMENTARY, Delta, StreamParser
+from models.harmony import ANALYSIS, COMMENTARY, START, Delta, StreamParser
 from serve.engine.protocol import TokenChunk, TokenLogprob
 from serve.engine.sampling import StopStrings
 from serve.wire.chat import ChatRequest
-from serve.wire.logprobs import LogprobTrack
+from serve.wire.logprobs import Entries, LogprobTrack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,8 +39,8 @@ class Part:
     logprobs: ChoiceLogprobs | None = None
     token_ids: list[int] | None = None
     """If asked for, the ids since the last part; some ids give no part."""
-    stop_reason: str | None = None
-    """The stop text that ended the choice."""
+    stop_reason: str | int | None = None
+    """The stop text that ended the choice, or the id."""
 
 
 class ChoiceWriter:
@@ -48,26 +48,36 @@ class ChoiceWriter:
 
     Analysis becomes `reasoning` and the same again as `reasoning_content`; final text and commentary to the user become
     `content`; commentary to a function becomes a tool call with streamed arguments. Separate messages of one kind are
-    set apart by an empty line. Stop strings end final text only. Log-probabilities are those of content tokens.
+    set apart by an empty line. Stop strings end final text only. The log-probabilities of a part with
+    content are those of its content, all others are in other parts. `prompt_ids` are what the generation goes on from.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", request: ChatRequest) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", request: ChatRequest, prompt_ids: Sequence[int] = ()
+    ) -> None:
         self.done = False
         """The last part is out; whatever still generates may be closed."""
         self.prompt_tokens = self.completion_tokens = 0
         self._tools = {tool.get("function", {}).get("name") for tool in request.offered_tools}
         self._parser = StreamParser(tokenizer)
         self._stops = StopStrings(request.stops)
-        self._track = LogprobTrack(tokenizer, request.top_logprobs) if request.logprobs else None
+        self._request = request
+        by_id = request.return_tokens_as_token_ids
+        self._track = LogprobTrack(tokenizer, request.top_logprobs, by_id=by_id) if request.logprobs else None
+        self._scored: Iterator[tuple[int, dict[int, TokenLogprob]]] = iter(())
+        """Tokens of the engine's chunk that are not parsed yet, with their scores."""
         self._ids: list[int] | None = [] if request.return_token_ids else None
         self._opened = False
         self._last_message: dict[str, int] = {}
         self._calls: dict[int, int] = {}
+        if request.continue_final_message:
+            self._parser.feed(_last_message(tokenizer, prompt_ids))
+        self._thought_before = self._parser.reasoning_tokens
 
     @property
     def reasoning_tokens(self) -> int:
         """Tokens of reasoning text so far."""
-        return self._parser.reasoning_tokens
+        return self._parser.reasoning_tokens - self._thought_before
 
     def write(self, chunk: TokenChunk) -> list[Part]:
         """Parts for the engine's next tokens; after the last one, `done` is set and nothing more comes.
@@ -90,47 +100,50 @@ class ChoiceWriter:
         if self._opened:
             return []
         self._opened = True
-        return [Part(ChoiceDelta(role="assistant", content=""))]
+        return [Part(ChoiceDelta(role="assistant", content=self._request.echoed))]
 
     def _parts(self, chunk: TokenChunk) -> Iterator[Part]:
         for delta in self._deltas(chunk):
             yield from self._gain(delta)
             if self._stops.matched is not None:
-                yield self._closing("stop")
+                yield self._closing(chunk, "stop")
                 return
         if chunk.finish_reason:
             yield from self._content(self._last_message.get("content", 0), self._stops.flush())
             called = self._calls and chunk.finish_reason == "stop"
-            yield self._closing("tool_calls" if called else chunk.finish_reason)
+            yield self._closing(chunk, "tool_calls" if called else chunk.finish_reason)
 
     def _deltas(self, chunk: TokenChunk) -> Iterator[Delta]:
         """What the chunk's tokens say; token by token only where log-probabilities are matched with text."""
         if self._track is None:
             yield from self._parser.feed(chunk.ids)
         else:
-            for token, scores in zip(chunk.ids, chunk.logprobs, strict=True):
-                yield from self._scored(token, scores)
+            self._scored = zip(chunk.ids, chunk.logprobs, strict=True)
+            for token, scores in self._scored:
+                deltas, message = self._parser.feed([token]), self._parser.message
+                content = message is not None and message[0] != ANALYSIS and message[1] is None
+                self._track.add(token, scores, content=content)
+                yield from deltas
         if chunk.finish_reason:
             yield from self._parser.close()
 
-    def _scored(self, token: int, scores: dict[int, TokenLogprob]) -> list[Delta]:
-        deltas = self._parser.feed([token])
-        message = self._parser.message
-        if message and message[0] != ANALYSIS and message[1] is None:
-            self._track.add(token, scores)
-        return deltas
-
-    def _closing(self, reason: str) -> Part:
+    def _closing(self, chunk: TokenChunk, reason: str) -> Part:
         self.done = True
-        return Part(ChoiceDelta(), reason, stop_reason=self._stops.matched)
+        logprobs = None
+        if self._track:
+            for token, scores in self._scored:
+                self._track.add(token, scores, content=False)
+            logprobs = _logprobs(self._track.rest())
+        return Part(ChoiceDelta(), reason, logprobs, stop_reason=self._request.stop_reason(chunk, self._stops.matched))
 
     def _gain(self, delta: Delta) -> Iterator[Part]:
         name = self._function_name(delta)
         if name:
             yield from self._call(delta, name)
         elif delta.recipient or delta.channel == ANALYSIS:
-            if text := self._apart("reasoning", delta.message, delta.text):
-                yield Part(ChoiceDelta(**dict.fromkeys(REASONING, text)))
+            text = self._apart("reasoning", delta.message, delta.text)
+            if text and self._request.include_reasoning:
+                yield Part(ChoiceDelta(**dict.fromkeys(REASONING, text)), logprobs=self._others())
         else:
             if self._track:
                 self._track.read(delta.text)
@@ -138,6 +151,8 @@ class ChoiceWriter:
             if delta.channel != COMMENTARY:
                 text = self._stops.feed(text)
                 text += self._stops.flush() if delta.ended else ""
+                if self._stops.matched is not None and self._request.include_stop_str_in_output:
+                    text += self._stops.matched
             yield from self._content(delta.message, text)
 
     def _function_name(self, delta: Delta) -> str | None:
@@ -150,9 +165,14 @@ class ChoiceWriter:
     def _content(self, message: int, text: str) -> Iterator[Part]:
         if not text:
             return
-        scored = self._track.leave(text) if self._track else []
-        logprobs = ChoiceLogprobs(content=scored, refusal=None) if scored else None
+        if before := self._others():
+            yield Part(ChoiceDelta(), logprobs=before)
+        logprobs = _logprobs(self._track.leave(text)) if self._track else None
         yield Part(ChoiceDelta(content=self._apart("content", message, text)), logprobs=logprobs)
+
+    def _others(self) -> ChoiceLogprobs | None:
+        """The log-probabilities that belong to no content."""
+        return _logprobs(self._track.others()) if self._track else None
 
     def _apart(self, field: str, message: int, text: str) -> str:
         """`text`, after an empty line if it begins another message of its kind."""
@@ -171,4 +191,14 @@ class ChoiceWriter:
             opening = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
         if function.arguments or opening:
             call = ChoiceDeltaToolCall(index=self._calls[delta.message], function=function, **opening)
-            yield Part(ChoiceDelta(tool_calls=[call]))
+            yield Part(ChoiceDelta(tool_calls=[call]), logprobs=self._others())
+
+
+def _last_message(tokenizer: "PreTrainedTokenizerBase", prompt_ids: Sequence[int]) -> Sequence[int]:
+    """The ids of the message that a prompt ends in, behind its `<|start|>`."""
+    start = tokenizer.convert_tokens_to_ids(START)
+    return prompt_ids[max((at + 1 for at, token in enumerate(prompt_ids) if token == start), default=0) :]
+
+
+def _logprobs(entries: Entries) -> ChoiceLogprobs | None:
+    return ChoiceLogprobs(content=entries, refusal=None) if entries else None

@@ -15,7 +15,7 @@ from models import harmony
 from serve.engine.protocol import PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import StopStrings
 from serve.wire.completions import CompletionRequest
-from serve.wire.logprobs import LEAST_LOGPROB
+from serve.wire.logprobs import bounded, named_by_id, prompt_logprobs
 from serve.wire.usage import usage
 
 UNKNOWN = "\ufffd"
@@ -35,7 +35,7 @@ class ChoiceWriter:
         self._index = index
         self._text = harmony.TextStream(tokenizer, skip_special_tokens=request.skip_special_tokens)
         self._stops = StopStrings(request.stops)
-        self._scores = _Scores(tokenizer, request.logprobs)
+        self._scores = _Scores(tokenizer, request.logprobs, by_id=request.return_tokens_as_token_ids)
 
     def begin(self, first: TokenChunk) -> CompletionChoice | None:
         """What comes before the first token, if anything does: the echoed prompt, its scores and ids."""
@@ -43,7 +43,7 @@ class ChoiceWriter:
         more: dict[str, Any] = {}
         scores, most = first.prompt_logprobs, self._request.prompt_logprobs
         if scores is not None and most is not None:
-            more["prompt_logprobs"] = [at and self._decoded(at, most) for at in scores]
+            more["prompt_logprobs"] = prompt_logprobs(self._tokenizer, scores, most)
         if self._request.return_token_ids:
             more |= {"token_ids": [], "prompt_token_ids": self.prompt}
         text = self._echo(scores) if self._request.echo else ""
@@ -61,9 +61,13 @@ class ChoiceWriter:
         if chunk.finish_reason:
             text += self._stops.feed(self._text.close()) + self._stops.flush()
         stopped = self._stops.matched is not None
+        if stopped and self._request.include_stop_str_in_output:
+            text += self._stops.matched
         reason = "stop" if stopped else chunk.finish_reason
         self.done = reason is not None
-        more = {"token_ids": chunk.ids} if self._request.return_token_ids else {}
+        more: dict[str, Any] = {"token_ids": chunk.ids} if self._request.return_token_ids else {}
+        if self.done:
+            more["stop_reason"] = self._request.stop_reason(chunk, self._stops.matched)
         whole = bool(chunk.finish_reason) and not stopped
         return self._piece(text, reason, more, whole=whole) if text or reason or more else None
 
@@ -88,26 +92,14 @@ class ChoiceWriter:
     def _piece(self, text: str, reason: str | None, more: dict[str, Any], *, whole: bool = False) -> CompletionChoice:
         return _choice(self._index, text, self._scores.leave(text, whole), reason, more)
 
-    def _decoded(self, scores: dict[int, TokenLogprob], most: int) -> dict[str, dict[str, Any]]:
-        """vLLM's shape: `{id: {"logprob", "rank", "decoded_token"}}`, the prompt's own token first."""
-        shown = list(scores.items())
-        own, others = shown[0], sorted(shown[1:], key=lambda item: item[1].rank)
-        return {
-            str(token): {
-                "logprob": max(found.logprob, LEAST_LOGPROB),
-                "rank": found.rank,
-                "decoded_token": self._tokenizer.decode([token]),
-            }
-            for token, found in [own, *(each for each in others if each[1].rank <= most)]
-        }
-
 
 class _Scores:
     """Tokens that wait for their text, and leave with it in OpenAI's older shape of logprobs."""
 
-    def __init__(self, tokenizer, most: int | None) -> None:
+    def __init__(self, tokenizer, most: int | None, *, by_id: bool = False) -> None:
         self._tokenizer = tokenizer
         self._most = most
+        self._by_id = by_id
         self._waiting: list[tuple[int, int, dict[int, TokenLogprob] | None]] = []
         self.read = 0
         """Characters that the tokens so far became."""
@@ -127,7 +119,7 @@ class _Scores:
         self._waiting = self._waiting[len(out) :]
         return Logprobs.model_construct(  # OpenAI's type has no null for a prompt's first token, its answers do
             tokens=[self._name(token) for token, _, _ in out],
-            token_logprobs=[scores and _bounded(scores[token]) for token, _, scores in out],
+            token_logprobs=[scores and bounded(scores[token]) for token, _, scores in out],
             top_logprobs=[scores and self._likeliest(scores) for _, _, scores in out],
             text_offset=[begin for _, begin, _ in out],
         )
@@ -136,21 +128,19 @@ class _Scores:
         """The likeliest tokens, and the chosen one even if it is not among them."""
         own = next(iter(scores))
         shown = [item for item in scores.items() if item[0] == own or item[1].rank <= self._most]
-        return {self._name(token): _bounded(found) for token, found in sorted(shown, key=lambda item: item[1].rank)}
+        return {self._name(token): bounded(found) for token, found in sorted(shown, key=lambda item: item[1].rank)}
 
     def _name(self, token: int) -> str:
         """Its text, so that no two tokens share a name: `bytes:\\xNN` for a piece of a character, as OpenAI writes it,
         and `token_id:N`, as vLLM does, for an id that stands in the model's embedding but not in its tokenizer."""
+        if self._by_id:
+            return named_by_id(token)
         piece = harmony.token_bytes(self._tokenizer, token)
         try:
             text = piece.decode()
-            return text if text != UNKNOWN else f"token_id:{token}"
+            return text if text != UNKNOWN else named_by_id(token)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
-
-
-def _bounded(found: TokenLogprob) -> float:
-    return max(found.logprob, LEAST_LOGPROB)
 
 
 class CompletionWriter:

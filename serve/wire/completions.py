@@ -1,7 +1,6 @@
 """The body of `POST /v1/completions`, checked: prompts go to the engine as they are, without a chat format.
 
-`completion_answer` writes what comes out. `prompt_logprobs`, `return_token_ids`, `stop_token_ids` and
-`skip_special_tokens` are vLLM's: https://docs.vllm.ai (Completions API).
+`completion_answer` writes what comes out. What OpenAI does not know is vLLM's: https://docs.vllm.ai (Completions API).
 """
 
 from collections.abc import Iterable
@@ -9,15 +8,21 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from serve.engine.protocol import Constraint
 from serve.engine.sampling import SamplingParams
-from serve.wire.body import StreamedRequest, checked
+from serve.wire import dialects
+from serve.wire.body import Encode, checked
+from serve.wire.harmony_grammar import text_grammar
+from serve.wire.streamed import MOST_LIKELIEST, StreamedRequest
 
-MOST_LIKELIEST = 20
 MOST_CHOICES = 64
 
 NEUTRAL = {
     "best_of": (1,),
     "suffix": ("",),
+    "use_beam_search": (False,),
+    "prompt_embeds": (),
+    "logprob_token_ids": (),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
 
@@ -48,18 +53,12 @@ class CompletionRequest(StreamedRequest):
     """How many tokens to add; 0 only together with `echo` or `prompt_logprobs`."""
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     """Choices per prompt; prompts times `n` are at most 64."""
-    stop: str | list[str] = []
-    """A text or up to 16 of them; they end the text and are not part of it."""
-    stop_token_ids: list[int] = []
-    """Ids that end the text besides the model's own."""
     echo: bool = False
     """True: `text` begins with the prompt, and `logprobs` has the prompt's tokens too."""
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
     """Every token with its log-probability, and so many of the likeliest at its place."""
-    prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
-    """The same of every prompt token, in vLLM's shape."""
-    return_token_ids: bool = False
-    """True: `token_ids` and `prompt_token_ids` in the choice."""
+    add_special_tokens: bool = True
+    """False: a text's ids without the special tokens that the tokenizer puts around it."""
     skip_special_tokens: bool = True
     """False: special tokens show in `text`."""
 
@@ -77,22 +76,21 @@ class CompletionRequest(StreamedRequest):
         return self.prompt if several else [self.prompt]
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
     def scored_prompt(self) -> int | None:
         """How many of the likeliest tokens to score beside each one of the prompt; None scores none."""
         wanted = (self.prompt_logprobs, self.logprobs if self.echo else None)
         return max((most for most in wanted if most is not None), default=None)
 
-    def samplings(self, eos: Iterable[int]) -> list[SamplingParams]:
-        """One per choice of a prompt; `eos` are the model's own stop tokens. Raises what `sampled_times` raises."""
-        return self.sampled_times(
-            self.n, max_tokens=self.max_tokens, stop=self.stops, eos=tuple(eos), stop_token_ids=self.stop_token_ids
-        )
+    def samplings(self, eos: Iterable[int], encode: Encode | None = None) -> list[SamplingParams]:
+        """One per choice of a prompt, see `sampled_times`."""
+        return self.sampled_times(self.n, max_tokens=self.max_tokens, stop=self.stops, eos=tuple(eos), encode=encode)
+
+    def constraint(self) -> Constraint | None:
+        """What the text is held to; None leaves the model free. Raises RequestError."""
+        answer, param = self.held
+        return None if answer is None else self.constraint_of(text_grammar(answer, param), param)
 
 
 def parse_request(body: bytes | str | dict[str, Any]) -> CompletionRequest:
     """A checked request; see `body.checked`."""
-    return checked(body, CompletionRequest, NEUTRAL)
+    return checked(body, CompletionRequest, NEUTRAL, translate=dialects.common, translated=dialects.COMMON)

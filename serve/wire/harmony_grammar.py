@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs.errors import RequestError
+from serve.wire.answer_format import Held
 
-ANY_OBJECT = {"type": "object"}
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 WHITESPACE = r" |\n[ \t]{0,32}"
@@ -28,31 +28,47 @@ TEXT: /(.|\\n)*/
 
 
 def harmony_grammar(
-    *, answer: Mapping[str, Any] | None, calls: Mapping[str, Mapping[str, Any] | None], must_call: bool
+    *,
+    answer: Held,
+    calls: Mapping[str, Mapping[str, Any] | None],
+    must_call: bool,
+    param: str = "response_format",
+    begun: bool = True,
 ) -> str:
-    """A grammar for a generation that starts right after `<|start|>assistant`.
+    """A grammar for a generation that starts right after `<|start|>assistant`, or if not `begun` before that.
 
-    `answer` is the JSON Schema of the final message, None leaves its text free. `calls` are the functions that may be
-    called, each with the schema of its arguments, None leaving them free. `must_call` allows no final message. A free
-    answer may follow notes to the user; one that is JSON is the only content. Raises RequestError for a schema that is
-    no JSON.
+    `answer` is what the final message is held to, None leaves its text free; errors name `param` for it. `calls` are
+    the functions that may be called, each with the schema of its arguments, None leaving them free. `must_call` allows
+    no final message. A free answer may follow notes to the user; one that is held is the only content. Raises
+    RequestError for a schema that is no JSON.
     """
     rules, endings = RULES, [] if must_call else ["final"]
+    if not begun:
+        rules = rules.replace("start: ", 'start: <|start|> "assistant" ')
+    if isinstance(answer, str):
+        rules = rules.replace('"final" kind', '"final"')
+    if answer is None and not must_call:
+        rules = rules.replace("(thought ", "((thought | preamble) ")
     for index, (name, schema) in enumerate(calls.items()):
         recipient, arguments = json.dumps(f" to=functions.{name}"), f"arguments_{index}"
         endings.append(f"call_{index}")
         rules += f'call_{index}: {recipient} <|channel|> "commentary" kind <|message|> {arguments} <|call|>\n'
         rules += f'    | <|channel|> "commentary" {recipient} kind <|message|> {arguments} <|call|>\n'
         rules += f"{arguments}: {_text(schema, 'tools')}\n"
-    if answer is None and not must_call:
-        rules = rules.replace("(thought ", "((thought | preamble) ")
-    rules += f"answer: {_text(None if must_call else answer, 'response_format')}\n"
+    rules += f"answer: {_text(None if must_call else answer, param)}\n"
     return rules + f"ending: {' | '.join(endings)}\n"
 
 
-def _text(schema: Mapping[str, Any] | None, param: str) -> str:
+def text_grammar(answer: Held, param: str) -> str:
+    """A grammar for a text that knows no messages, and ends as one does."""
+    return f"start: answer <|return|>\nanswer: {_text(answer, param)}\n"
+
+
+def _text(schema: Held, param: str) -> str:
     if schema is None:
         return "TEXT"
+    if isinstance(schema, str):
+        return schema
     try:
         return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}}, allow_nan=False)
     except (ValueError, RecursionError) as error:

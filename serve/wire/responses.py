@@ -15,6 +15,7 @@ from configs.errors import RequestError
 from serve.catalog import PROD
 from serve.wire import chat
 from serve.wire.body import Part, SampledRequest, checked
+from serve.wire.dialects import EFFORTS
 from serve.wire.no_effect import ignore, nearest
 
 NEUTRAL: dict[str, tuple] = {"prompt": ()}
@@ -39,9 +40,6 @@ Include = Literal[
     "code_interpreter_call.outputs",
 ]
 """All but the first two add to items that are never made here."""
-
-EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts that the model does not know, and the nearest that it does."""
 
 EITHER = "Mutually exclusive parameters: ensure you are only providing one of 'previous_response_id' or 'conversation'"
 ONE_OF = "one of input, previous_response_id or conversation must be provided"

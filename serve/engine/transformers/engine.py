@@ -196,12 +196,14 @@ class TransformersEngine:
             raise PromptTooLongError.of(len(prompt), self._max_context, answer=asked)
         if not prompt or not 0 <= min(prompt) <= max(prompt) < self._vocabulary:
             raise RequestError(f"the prompt is empty or has ids outside 0 to {self._vocabulary - 1}", param="prompt")
-        biased = [token for token, _ in request.sampling.logit_bias]
-        if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
-            raise RequestError(f"logit_bias has ids outside 0 to {self._vocabulary - 1}", param="logit_bias")
-        stops = request.sampling.stop_token_ids
-        if stops and not 0 <= min(stops) <= max(stops) < self._vocabulary:
-            raise RequestError(f"stop_token_ids has ids outside 0 to {self._vocabulary - 1}", param="stop_token_ids")
+        named = {
+            "logit_bias": [token for token, _ in request.sampling.logit_bias],
+            "stop_token_ids": request.sampling.stop_token_ids,
+            "allowed_token_ids": request.sampling.allowed_token_ids,
+        }
+        for param, ids in named.items():
+            if ids and not 0 <= min(ids) <= max(ids) < self._vocabulary:
+                raise RequestError(f"{param} has ids outside 0 to {self._vocabulary - 1}", param=param)
         limit, least = min(room, request.sampling.max_tokens or room), request.sampling.min_tokens
         if least > limit:
             text = f"min_tokens is {least}, and a prompt of {len(prompt)} tokens leaves {limit} of {self._max_context}"

@@ -128,48 +128,78 @@ def spelled(entries) -> str:
     return b"".join(bytes(entry.bytes) for entry in entries).decode()
 
 
-def content_logprobs(chunks) -> list:
+def scores(chunks) -> list:
     return [entry for c in chunks if c.choices and c.choices[0].logprobs for entry in c.choices[0].logprobs.content]
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_logprobs_are_those_of_the_contents_tokens_and_go_out_with_their_text(size):
+def test_every_token_has_its_logprob_and_those_of_content_go_out_with_their_text(size):
     text = ANSWER.replace("Paris", "Paris 🙂 née")
     chunks, whole = written(text, size=size, logprobs=True, top_logprobs=1)
-    entries = content_logprobs(chunks)
+    entries = scores(chunks)
     assert entries == whole.choices[0].logprobs.content
-    expected = ids_of("It is Paris 🙂 née.")
-    assert spelled(entries) == "It is Paris 🙂 née."
-    assert [entry.logprob for entry in entries] == [-token / 100 for token in expected]
+    assert len(entries) == whole.usage.completion_tokens
+    assert spelled(entries) == text
+    assert [entry.logprob for entry in entries] == [-token / 100 for token in ids_of(text)]
     assert {(top.token, top.logprob, tuple(top.bytes)) for entry in entries for top in entry.top_logprobs} == {
         ("!", -0.5, (33,))
     }
     for chunk in chunks:
-        own = chunk.choices[0].logprobs
-        assert (
-            own is None or b"".join(bytes(entry.bytes) for entry in own.content) == joined([chunk], "content").encode()
-        )
+        if content := joined([chunk], "content"):
+            assert spelled(scores([chunk])) == content
+    thought = [chunk for chunk in chunks if joined([chunk], "reasoning")]
+    assert spelled(scores(thought)).startswith("<|channel|>analysis<|message|>The user asks 🙂.")
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_the_tokens_of_a_call_have_logprobs(size):
+    text = '<|channel|>commentary to=functions.rate <|constrain|>json<|message|>{"stars": 5}<|call|>'
+    chunks, whole = written(text, size=size, logprobs=True)
+    assert spelled(scores(chunks)) == text
+    assert whole.choices[0].message.tool_calls[0].function.arguments == '{"stars": 5}'
+
+
+def test_reasoning_that_is_not_sent_is_scored_all_the_same():
+    chunks, whole = written(ANSWER, logprobs=True, include_reasoning=False)
+    assert not hasattr(whole.choices[0].message, "reasoning") and joined(chunks, "reasoning") == ""
+    assert (whole.choices[0].message.content, spelled(scores(chunks))) == ("It is Paris.", ANSWER)
+
+
+def test_tokens_may_be_named_by_their_ids():
+    entries = scores(written(ANSWER, logprobs=True, top_logprobs=1, return_tokens_as_token_ids=True)[0])
+    assert [entry.token for entry in entries] == [f"token_id:{token}" for token in ids_of(ANSWER)]
+    assert spelled(entries) == ANSWER
+    assert {top.token for entry in entries for top in entry.top_logprobs} == {f"token_id:{ids_of('!')[0]}"}
 
 
 def test_without_top_logprobs_a_token_stands_alone():
-    entries = content_logprobs(written(ANSWER, logprobs=True)[0])
-    assert len(entries) == len(ids_of("It is Paris."))
+    entries = scores(written(ANSWER, logprobs=True)[0])
     assert {len(entry.top_logprobs) for entry in entries} == {0}
     assert written(ANSWER)[1].choices[0].logprobs is None
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_tokens_of_a_stop_text_have_no_logprobs_and_held_back_ones_keep_theirs(size):
-    cut, _ = written(ANSWER, size=size, stop=" Par", logprobs=True)
-    assert spelled(content_logprobs(cut)) == "It is"
+def test_tokens_of_a_stop_text_come_last_and_held_back_ones_come_with_their_text(size):
+    cut, whole = written(ANSWER, size=size, stop=" Par", logprobs=True)
+    assert len(scores(cut)) == whole.usage.completion_tokens
+    assert spelled(scores([chunk for chunk in cut if joined([chunk], "content")])) == "It is"
+    assert spelled(scores(cut[-1:])).startswith(" Par")
     spared, _ = written(ANSWER, size=size, stop=" Paris!", logprobs=True)
-    assert spelled(content_logprobs(spared)) == "It is Paris."
+    assert spelled(scores([chunk for chunk in spared if joined([chunk], "content")])) == "It is Paris."
 
 
-def test_a_note_to_the_user_is_content_with_logprobs_too():
+def test_a_note_to_the_user_is_content_too():
     text = "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>final<|message|>Done.<|return|>"
-    entries = content_logprobs(written(text, logprobs=True)[0])
-    assert spelled(entries) == "Wait.Done."
+    chunks, _ = written(text, logprobs=True)
+    assert spelled(scores(chunks)) == text
+    assert spelled(scores([chunk for chunk in chunks if joined([chunk], "content")])) == "Wait.Done."
+
+
+def test_the_stop_text_may_be_part_of_the_answer():
+    for fields, content in (({}, "It is "), ({"include_stop_str_in_output": True}, "It is Paris")):
+        chunks, whole = written(ANSWER, stop=["Paris"], **fields)
+        assert joined(chunks, "content") == whole.choices[0].message.content == content
+        assert whole.choices[0].stop_reason == "Paris"
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
