@@ -9,15 +9,16 @@ from prometheus_client import CollectorRegistry
 from actors.control import Control
 from actors.ledger import AdapterState
 from actors.metrics import RequestMetrics
-from configs.paths import Home
+from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
 from models.registry import Registry
 from serve.catalog import Catalog
+from serve.engine.transformers import TransformersEngine
 from serve.fleet import Fleet
 from serve.holds import Holds
 from serve.swap import Swapper
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
-from tests.gateway_server import Server
+from tests.gateway_server import TOKENIZER, Server
 from tests.samples import FINGERPRINT, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
@@ -82,6 +83,24 @@ def server(home) -> Iterator[Server]:
 def one_for_all(tmp_path_factory) -> Iterator[Server]:
     with Server(Home(tmp_path_factory.mktemp("gateway"))) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def speaking(tmp_path_factory) -> Iterator[Server]:
+    """A gateway in front of the embedded model itself."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    running = Server(Home(tmp_path_factory.mktemp("speaking")))
+    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
+    running.engine = running.remote.engine = TransformersEngine(model, TOKENIZER, max_batch=8)
+    running.start()
+    yield running
+    running.stop()
+    running.engine.close()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

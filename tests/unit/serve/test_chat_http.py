@@ -5,12 +5,8 @@ import json
 import jsonschema
 import openai
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from configs.paths import TINY_MODEL, Home
-from serve.engine.transformers import TransformersEngine
-from tests.gateway_server import TOKENIZER, Server
+from tests.gateway_server import TOKENIZER
 
 ITALY = [{"role": "user", "content": "What is the capital of Italy?"}]
 BASIC = {"model": "prod", "messages": ITALY, "temperature": 0}
@@ -27,23 +23,9 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHE
 TOOL = {"type": "function", "function": {"name": "rate", "parameters": SCHEMA}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    running = Server(Home(tmp_path_factory.mktemp("gateway")))
-    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
-    running.engine = running.remote.engine = TransformersEngine(model, TOKENIZER, max_batch=8)
-    running.start()
-    yield running
-    running.stop()
-    running.engine.close()
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def ask(server):
-    client = server.client()
+def ask(speaking):
+    client = speaking.client()
 
     def create(**fields):
         return client.chat.completions.create(**BASIC | fields)
@@ -62,14 +44,14 @@ def test_json_of_a_schema_streamed_and_whole(ask):
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == text(whole)
 
 
-def test_the_clients_own_parse_gives_an_object(server):
+def test_the_clients_own_parse_gives_an_object(speaking):
     from pydantic import BaseModel, Field
 
     class Place(BaseModel):
         city: str = Field(max_length=10)
         stars: int = Field(ge=1, le=5)
 
-    done = server.client().chat.completions.parse(**BASIC, response_format=Place)
+    done = speaking.client().chat.completions.parse(**BASIC, response_format=Place)
     assert 1 <= done.choices[0].message.parsed.stars <= 5
 
 
@@ -102,9 +84,14 @@ def test_a_forced_call_is_a_call_with_valid_arguments(ask):
     assert (call.function.name, done.choices[0].finish_reason) == ("rate", "tool_calls")
 
 
-def test_logprobs_are_of_the_answers_tokens_and_the_greedy_token_is_the_likeliest(ask):
-    entries = ask(logprobs=True, top_logprobs=2).choices[0].logprobs.content
-    assert "".join(entry.token for entry in entries) == "The capital of Italy is Rome."
+def test_logprobs_are_of_all_tokens_and_the_greedy_token_is_the_likeliest(ask):
+    done = ask(logprobs=True, top_logprobs=2)
+    entries = done.choices[0].logprobs.content
+    assert len(entries) == done.usage.completion_tokens
+    assert "".join(entry.token for entry in entries) == (
+        f"<|channel|>analysis<|message|>{done.choices[0].message.reasoning}<|end|><|start|>assistant"
+        "<|channel|>final<|message|>The capital of Italy is Rome.<|return|>"
+    )
     for entry in entries:
         assert entry.logprob <= 0
         assert [entry.top_logprobs[0].token, entry.top_logprobs[0].logprob] == [entry.token, entry.logprob]
@@ -117,7 +104,7 @@ def test_logprobs_are_of_the_answers_tokens_and_the_greedy_token_is_the_likelies
     assert streamed == entries
 
 
-def test_choices_differ_by_their_seeds_and_repeat_with_them(ask, server):
+def test_choices_differ_by_their_seeds_and_repeat_with_them(ask, speaking):
     how = {"n": 4, "temperature": 2, "seed": 5, "max_completion_tokens": 30}
     first, again = ask(**how), ask(**how)
     thoughts = [(choice.message.reasoning_content, choice.message.content) for choice in first.choices]
@@ -141,15 +128,15 @@ def test_streamed_choices_are_told_apart_and_counted_once(ask):
     assert [c.usage for c in chunks if c.usage] == [whole.usage]
 
 
-def test_a_client_that_leaves_ends_all_its_choices(ask, server):
+def test_a_client_that_leaves_ends_all_its_choices(ask, speaking):
     stream = ask(n=3, stream=True, temperature=2, seed=1, logit_bias={str(TOKENIZER.eos_token_id): -100})
     next(iter(stream))
     stream.close()
     for _ in range(2000):
-        if server.engine.stats().running == 0:
+        if speaking.engine.stats().running == 0:
             break
         text(ask(max_tokens=1))
-    assert server.engine.stats().running == 0
+    assert speaking.engine.stats().running == 0
 
 
 def test_max_completion_tokens_within_the_reasoning_is_length_and_no_answer(ask):
