@@ -15,9 +15,12 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, TypeAdapter
 
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
+from serve.wire import dialects
 from serve.wire.anthropic_message import ErrorEvent
 from serve.wire.body import SampledRequest
+from serve.wire.chat import ChatRequest
 from serve.wire.no_effect import IGNORED
+from serve.wire.streamed import StreamedRequest
 
 ABOUT = (
     "`model` is `prod`, `base`, the base's name or a loaded adapter version. No API key is needed. Parameters that are "
@@ -95,7 +98,11 @@ def documented(
         schema = body.model_json_schema(ref_template=COMPONENT)
         schema.pop("description")  # for who reads the source
         if issubclass(body, SampledRequest):
-            schema["properties"] = dict.fromkeys(sorted(IGNORED), NO_EFFECT) | schema["properties"]
+            ways = (
+                dialects.CHAT if body is ChatRequest else dialects.COMMON if issubclass(body, StreamedRequest) else {}
+            )
+            others = {name: {"description": about} for name, about in ways.items()}
+            schema["properties"] = dict.fromkeys(sorted(IGNORED), NO_EFFECT) | others | schema["properties"]
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": shown}},

@@ -17,9 +17,18 @@ GUIDED = {f"guided_{kind}": kind for kind in ("json", "json_object", "regex", "c
 RENAMED = {"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"}
 """Ollama's names for what other servers have too."""
 
-COMMON = frozenset({*GUIDED, *RENAMED, "format"})
-CHAT = COMMON | {"think", "reasoning", "chat_template_kwargs", "verbosity"}
-"""Names of a chat body that are read here and nowhere else."""
+COMMON = {
+    **{name: f"vLLM's older way to say `structured_outputs.{kind}`." for name, kind in GUIDED.items()},
+    **{name: f"Ollama's name of `{ours}`." for name, ours in RENAMED.items()},
+    "format": "Ollama's `response_format`: `json`, or a schema.",
+}
+CHAT = COMMON | {
+    "think": "Ollama's `reasoning_effort`, or whether to think, which the model always does.",
+    "reasoning": "OpenRouter's: `effort` is `reasoning_effort`, `exclude` is `include_reasoning`.",
+    "chat_template_kwargs": "vLLM's: `reasoning_effort`, `add_generation_prompt`, `continue_final_message`.",
+    "verbosity": "The model knows no other than `medium`.",
+}
+"""Parameters that are read here and nowhere else, with what they stand for; those of chat and those that both have."""
 
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts that the model does not know, and the nearest that it knows."""
@@ -32,8 +41,7 @@ THINKS = ("enable_thinking", "thinking")
 def common(body: Mapping[str, Any]) -> dict[str, Any]:
     """A body of chat or completions in our words. Raises RequestError for a value that means nothing."""
     said = {name: value for name, value in body.items() if value is not None and name not in COMMON}
-    for name in COMMON & body.keys():
-        value = body[name]
+    for name, value in body.items():
         if name in RENAMED and not (name == "num_predict" and isinstance(value, int) and value < 0):
             _say(said, RENAMED[name], value, name)
         elif name == "format":

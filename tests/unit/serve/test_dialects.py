@@ -171,3 +171,20 @@ def test_reasoning_that_nobody_here_can_read_is_left_out_and_named(exchange):
     request = chat.parse_request(BASIC | {"messages": [USER, answer, USER]})
     assert request.messages[1] == {"role": "assistant", "content": "Hello."}
     assert exchange.ignored == ["messages[1].reasoning_details"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "kept"),
+    [
+        ({}, 5, [1, 2, 3, 4, 5, 6]),
+        ({"truncate_prompt_tokens": 9}, None, [1, 2, 3, 4, 5, 6]),
+        ({"truncate_prompt_tokens": 2}, None, [5, 6]),
+        ({"truncate_prompt_tokens": 2, "truncation_side": "right"}, None, [1, 2]),
+        ({"truncate_prompt_tokens": -1}, 3, [6]),
+        ({"truncate_prompt_tokens": -1}, None, [4, 5, 6]),
+        ({"truncate_prompt_tokens": -1}, 50, [6]),
+        ({"truncate_prompt_tokens": 0}, None, []),
+    ],
+)
+def test_a_prompt_is_truncated_to_what_is_asked_for_or_to_what_leaves_room(asked, answer, kept):
+    assert completions.parse_request(COMPLETION | asked).truncated([1, 2, 3, 4, 5, 6], 4, answer) == kept

@@ -198,3 +198,13 @@ def test_only_what_may_become_a_stop_string_is_held_back():
     assert search.feed("\n\nUser: x") == ""
     assert search.matched == "\n\nUser:"
     assert search.feed("more") == ""
+
+
+def test_only_allowed_tokens_are_chosen_and_a_bad_word_is_never_completed():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    allowed = Sampler(SamplingParams(temperature=0, allowed_token_ids=(2, 3)), [])
+    assert sample(logits, [allowed]) == [2]
+    sampler = Sampler(SamplingParams(temperature=0, bad_words=((0, 0, 1), (0, 0, 0), (2,))), [])
+    assert [sample(logits, [sampler])[0] for _ in range(5)] == [0, 0, 3, 0, 0]
+    beside = Sampler(SamplingParams(temperature=0), [])
+    assert sample(logits.repeat(2, 1), [beside, allowed]) == [0, 2]
