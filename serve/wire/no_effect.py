@@ -19,9 +19,10 @@ OPENAI = {
 
 VLLM = {
     "length_penalty", "spaces_between_special_tokens", "skip_special_tokens", "add_special_tokens", "documents",
-    "mm_processor_kwargs", "media_io_kwargs", "mm_payload", "return_mm_kwargs", "guided_decoding_backend", "guided_whitespace_pattern", "priority", "request_id",
-    "session_id", "cache_salt", "kv_transfer_params", "ec_transfer_params", "vllm_xargs", "repetition_detection",
-    "stream_interval", "return_token_offsets", "routed_experts_prompt_start", "watermarking",
+    "mm_processor_kwargs", "media_io_kwargs", "mm_payload", "return_mm_kwargs", "guided_decoding_backend",
+    "guided_whitespace_pattern", "priority", "request_id", "session_id", "cache_salt", "kv_transfer_params",
+    "ec_transfer_params", "vllm_xargs", "repetition_detection", "stream_interval", "return_token_offsets",
+    "routed_experts_prompt_start", "watermarking",
 }  # fmt: skip
 
 OLLAMA = {
