@@ -1,18 +1,24 @@
-"""Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node, LangChain's, and curl."""
+"""Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node and its Agents SDK, Vercel's
+AI SDK, LangChain, and curl."""
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+import agents
 import httpx
 import openai
 import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
+from openai.types.shared import Reasoning
 from pydantic import BaseModel, Field
 
 from configs import paths
@@ -78,6 +84,39 @@ def test_python_responds_to_a_functions_output(tandem):
         assert second.status == "completed" and second.output_text
 
 
+def test_python_goes_on_from_stored_responses_and_in_a_conversation(tandem):
+    with tandem.client() as client:
+        first = client.responses.create(**BASE, input=CAPITAL)
+        second = client.responses.create(**BASE, input=WEATHER, previous_response_id=first.id)
+        conversation = client.conversations.create()
+        for question in (CAPITAL, WEATHER):
+            third = client.responses.create(**BASE, input=question, conversation=conversation.id)
+        assert third.output_text == second.output_text and third.usage == second.usage
+        assert client.responses.retrieve(second.id) == second
+        listed = list(client.responses.input_items.list(second.id, order="asc"))
+        assert [item.type for item in listed] == ["message", "reasoning", "message", "message"]
+        assert len(client.conversations.items.list(conversation.id).data) == len(listed) + len(second.output)
+        client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(first.id)
+
+
+def test_python_follows_and_cancels_a_response_in_the_background(tandem):
+    endless = BASE | {"max_output_tokens": 1800, "extra_body": {"ignore_eos": True}, "background": True}
+    with tandem.client() as client:
+        with client.responses.stream(**BASE, input=CAPITAL, background=True) as stream:
+            begun = [event for event, _ in zip(stream, range(6), strict=False)]
+        with client.responses.stream(response_id=begun[0].response.id, starting_after=5) as stream:
+            numbers = [event.sequence_number for event in stream]
+            assert (numbers[0], stream.get_final_response().output_text) == (6, ROME)
+        running = client.responses.create(**endless, input=CAPITAL)
+        assert running.status == "queued"
+        assert client.responses.cancel(running.id).status == "cancelled"
+        while httpx.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]["running"]:
+            time.sleep(0.05)
+        assert client.responses.retrieve(running.id).status == "cancelled"
+
+
 def test_python_completes_several_prompts_streamed_as_whole(tandem):
     asked = BASE | {"prompt": ["Rome is", "Paris is"], "max_tokens": 6}
     with tandem.client() as client:
@@ -131,6 +170,74 @@ def test_nodes_client_gets_the_same_answers(tandem, node_folder):
     assert found["refused"] == {"name": "NotFoundError", "status": 404, "param": "model"}
 
 
+# Vercel's AI SDK
+
+
+def test_vercels_sdk_runs_a_tool_loop_with_each_of_its_providers(tandem, node_folder):
+    done = subprocess.run(
+        ["node", "ai.mjs", f"{tandem.http}/v1"], cwd=node_folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("responses", "summarised", "unstored", "chat", "compatible", "streamed"):
+        assert (found[name]["steps"], found[name]["calls"], bool(found[name]["text"])) == (2, [{"city": "Rome"}], True)
+    assert found["responses"]["again"] == ["user", "item_reference", "function_call", "function_call_output"]
+    assert found["unstored"]["again"] == ["user", "reasoning", "function_call", "function_call_output"]
+    assert found["responses"]["thought"] == "" and found["summarised"]["thought"]
+    assert found["streamed"]["text"] == found["responses"]["text"]
+    assert found["nextTurn"]["continued"] == found["nextTurn"]["whole"] != ""
+    assert len(found["object"]["city"]) <= 12
+
+
+# OpenAI's Agents SDK
+
+
+@agents.function_tool
+def get_weather(city: str, day: Literal[1, 2, 3] = 2) -> str:
+    """Weather of a city.
+
+    Args:
+        city: The city.
+        day: Counted from today.
+    """
+    return "sunny"
+
+
+@pytest.fixture
+def agent(tandem) -> Iterator[agents.Agent]:
+    client = openai.AsyncOpenAI(base_url=f"{tandem.http}/v1", api_key="none", max_retries=0)
+    agents.set_tracing_disabled(True)
+    settings = agents.ModelSettings(
+        temperature=0, truncation="auto", verbosity="low", reasoning=Reasoning(effort="medium", summary="detailed")
+    )
+    model = agents.OpenAIResponsesModel(model="base", openai_client=client)
+    yield agents.Agent("weather", model=model, model_settings=settings, tools=[get_weather])
+
+
+def test_agents_call_tools_and_remember_in_each_of_their_ways(agent, tandem):
+    client = openai.AsyncOpenAI(base_url=f"{tandem.http}/v1", api_key="none", max_retries=0)
+
+    async def remembered(**how) -> list[str]:
+        """What two questions are answered, the second with the first in mind."""
+        first = await agents.Runner.run(agent, WEATHER, max_turns=3, **how)
+        calls = [item.raw_item for item in first.new_items if isinstance(item, agents.ToolCallItem)]
+        assert [(call.name, json.loads(call.arguments)["city"]) for call in calls] == [("get_weather", "Rome")]
+        more = {"previous_response_id": first.last_response_id} if "auto_previous_response_id" in how else how
+        return [first.final_output, (await agents.Runner.run(agent, CAPITAL, max_turns=3, **more)).final_output]
+
+    async def all_ways() -> list[list[str]]:
+        conversation = (await client.conversations.create()).id
+        return [
+            await remembered(session=agents.SQLiteSession("one")),
+            await remembered(auto_previous_response_id=True),
+            await remembered(conversation_id=conversation),
+            await remembered(session=agents.OpenAIConversationsSession(openai_client=client)),
+        ]
+
+    first, *others = asyncio.run(all_ways())
+    assert all(first) and others == [first] * 3
+
+
 # LangChain
 
 
@@ -160,6 +267,18 @@ def test_langchain_binds_tools_and_takes_their_results_back(langchain):
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
     second = bound.invoke([*history, first, ToolMessage("sunny", tool_call_id=call["id"])])
     assert second.text and not second.tool_calls
+
+
+def test_langchain_goes_on_from_a_stored_response(tandem):
+    model = ChatOpenAI(
+        **BASE, base_url=f"{tandem.http}/v1", api_key="unused", max_retries=0, use_previous_response_id=True,
+        reasoning={"effort": "medium", "summary": "auto"}, output_version="responses/v1",
+    )  # fmt: skip
+    bound = model.bind_tools([{"type": "function", "function": FUNCTION}])
+    history = [HumanMessage(WEATHER)]
+    first = bound.invoke(history)
+    assert [block["type"] for block in first.content] == ["reasoning", "function_call"] and first.content[0]["summary"]
+    assert bound.invoke([*history, first, ToolMessage("sunny", tool_call_id=first.tool_calls[0]["id"])]).text
 
 
 def test_langchain_gets_structured_output(langchain):

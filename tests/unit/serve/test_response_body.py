@@ -116,6 +116,61 @@ def test_what_asks_for_nothing_is_taken(server):
     assert server.post("/v1/responses", ASK | nothing).json()["status"] == "completed"
 
 
+def headers(server, **body) -> dict[str, str]:
+    response = server.post("/v1/responses", ASK | body)
+    assert response.status_code == 200, response.text
+    return {name: response.headers[f"x-tandem-{name}"] for name in ("mapped", "ignored")
+            if f"x-tandem-{name}" in response.headers}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "mapped"),
+    [
+        ({"reasoning": {"effort": "none"}}, "reasoning.effort=none->low"),
+        ({"reasoning": {"effort": "minimal"}}, "reasoning.effort=minimal->low"),
+        ({"reasoning": {"effort": "xhigh"}}, "reasoning.effort=xhigh->high"),
+        ({"reasoning": {"effort": "max"}}, "reasoning.effort=max->high"),
+        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary=detailed->full"),
+        ({"reasoning": {"generate_summary": "concise"}}, "reasoning.summary=concise->full"),
+        ({"reasoning": {"context": "all_turns"}}, "reasoning.context=all_turns->current_turn"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity=low->medium"),
+        ({"text": {"verbosity": "high"}}, "text.verbosity=high->medium"),
+    ],
+)
+def test_what_the_model_does_not_know_is_the_nearest_and_the_header_says_so(body, mapped, one_for_all):
+    assert headers(one_for_all, **body) == {"mapped": mapped}
+
+
+def test_an_effort_is_that_of_the_prompt_and_told_back(server):
+    client = server.client()
+    for asked, taken in (("none", "low"), ("minimal", "low"), ("max", "high"), ("medium", "medium")):
+        done = client.responses.create(**ASK, reasoning={"effort": asked})
+        same = client.responses.create(**ASK, reasoning={"effort": taken})
+        assert (done.reasoning.effort, done.usage) == (taken, same.usage)
+        one, other = server.engine.requests[-2:]
+        assert one.prompt_ids == other.prompt_ids
+
+
+def test_what_has_no_effect_is_named_in_a_header(one_for_all):
+    idle = {
+        "max_tool_calls": 3, "context_management": [{"type": "compaction", "compact_threshold": 9}],
+        "prompt_cache_key": "k", "prompt_cache_retention": "24h", "service_tier": "auto",
+        "stream_options": {"include_obfuscation": True}, "reasoning": {"mode": "pro", "context": "auto"},
+    }  # fmt: skip
+    told = headers(one_for_all, **idle, include=["file_search_call.results"])
+    assert set(told) == {"ignored"}
+    assert set(told["ignored"].split(", ")) == {
+        "max_tool_calls", "context_management", "prompt_cache_key", "prompt_cache_retention", "service_tier",
+        "stream_options.include_obfuscation", "reasoning.mode",
+    }  # fmt: skip
+    assert headers(one_for_all) == {}
+
+
+def test_without_a_model_prod_answers(server):
+    done = server.post("/v1/responses", {"input": "Hi"}).json()
+    assert (done["model"], done["status"]) == ("prod", "completed")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_a_400(content, refusing):
     response = refusing.post("/v1/responses", content=content)

@@ -67,6 +67,24 @@ def test_a_stream_has_openais_events_in_their_order(server):
             assert event.item_id == ids[event.output_index]
 
 
+def test_a_summary_is_the_reasoning_a_second_time(server):
+    for asked in ({"summary": "auto"}, {"summary": "concise"}, {"generate_summary": "detailed"}):
+        found = events(server, reasoning=asked)
+        kinds = [event.type.removeprefix("response.") for event in found if event.type.startswith("response.reasoning")]
+        assert {kind: kinds.count(kind) > 0 for kind in kinds} == dict.fromkeys(
+            [
+                "reasoning_summary_part.added", "reasoning_text.delta", "reasoning_summary_text.delta",
+                "reasoning_text.done", "reasoning_summary_text.done", "reasoning_summary_part.done",
+            ],
+            True,
+        )  # fmt: skip
+        deltas = [event.delta for event in found if event.type == "response.reasoning_summary_text.delta"]
+        (reasoning, _) = found[-1].response.output
+        assert ["".join(deltas), reasoning.summary[0].text, reasoning.content[0].text] == ["Greet them."] * 3
+        assert [event.sequence_number for event in found] == list(range(len(found)))
+    assert server.client().responses.create(**ASK).output[0].summary == []
+
+
 def test_the_stream_is_named_events_without_a_done_mark(server):
     response = server.post("/v1/responses", ASK | {"stream": True})
     assert response.headers["content-type"].startswith("text/event-stream")

@@ -70,6 +70,17 @@ def test_references_stand_for_the_items_of_earlier_answers(server):
     assert [item.id for item in listed] == [reasoning.id, message.id], "a listing has the items themselves"
 
 
+def test_a_call_without_its_output_is_named_as_the_item_that_it_is(server):
+    client = server.client()
+    server.engine.script = tokens(THOUGHT_THEN_CALL)
+    first = client.responses.create(**ASK, tools=[TOOL])
+    with pytest.raises(openai.BadRequestError, match=f"the earlier item {first.output[0].id}") as caught:
+        client.responses.create(model="prod", input="And now?", previous_response_id=first.id, tools=[TOOL])
+    assert caught.value.param == "input"
+    with pytest.raises(openai.BadRequestError, match=r"input\[0\]"):
+        client.responses.create(model="prod", input=[first.output[1]], tools=[TOOL])
+
+
 def test_without_new_input_the_response_before_is_answered(server):
     first = server.client().responses.create(**ASK)
     server.client().responses.create(model="prod", previous_response_id=first.id)
@@ -78,9 +89,10 @@ def test_without_new_input_the_response_before_is_answered(server):
 
 def test_the_oldest_turns_are_left_out_where_truncation_is_auto(server):
     client, chat = server.client(), server.gateway.chat
-    last = None
-    for name in ("one", "two", "three"):
-        last = client.responses.create(model="prod", input=f"{name} {name}", previous_response_id=last and last.id)
+    said = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "one one"}]
+    last = client.responses.create(model="prod", input=said)
+    for name in ("two", "three"):
+        last = client.responses.create(model="prod", input=f"{name} {name}", previous_response_id=last.id)
     asked = {"model": "prod", "input": "four four", "truncation": "auto", "max_output_tokens": 10}
     client.responses.create(**asked, previous_response_id=last.id)
     whole = server.engine.requests[-1].prompt_ids
@@ -88,11 +100,10 @@ def test_the_oldest_turns_are_left_out_where_truncation_is_auto(server):
     fourth = client.responses.create(**asked, previous_response_id=last.id)
     shorter = server.engine.requests[-1].prompt_ids
     assert len(shorter) + 10 <= chat.max_context
-    assert [f"{name} {name}" in TOKENIZER.decode(shorter) for name in ("one", "two", "three", "four")] == [
-        False, True, True, True
-    ]  # fmt: skip
+    wanted = ("Be brief.", "one one", "two two", "three three", "four four")
+    assert [text in TOKENIZER.decode(shorter) for text in wanted] == [True, False, True, True, True]
     listed = client.responses.input_items.list(fourth.id, order="asc")
-    assert texts(listed)[:2] == ["one one", "Greet them."], "all of it is kept"
+    assert texts(listed)[:3] == ["Be brief.", "one one", "Greet them."], "all of it is kept"
     chat.max_context = len(shorter) - 40
     client.responses.create(**asked, previous_response_id=last.id)
     assert "three three" not in TOKENIZER.decode(server.engine.requests[-1].prompt_ids)
