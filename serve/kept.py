@@ -103,5 +103,5 @@ def open_kept(config: ResponsesConfig, home: Home) -> Kept:
     )
     for record in store.running():
         store.put(replace(record, body=record.body | {"status": "failed", "error": RESTARTED}, running=False))
-    until = "or the gateway is restarted" if config.keep == "memory" else "or their room is needed"
-    return Kept(store, f"they are kept for {config.hours:g} h after their last use, {until}")
+    until = ", at most until the gateway is restarted" if config.keep == "memory" else ""
+    return Kept(store, f"they are kept for {config.hours:g} h after their last use{until}")

@@ -24,7 +24,7 @@ class Conversation:
         if instructions:
             self._begin("instructions", {"role": "developer", "content": instructions})
         for item in earlier:
-            self._add(f"the earlier item {item['id']}", item)
+            self._add(f"the earlier item {item.get('id')}", item)
         for index, item in enumerate(items):
             self._add(f"input[{index}]", item)
 

@@ -77,10 +77,12 @@ class Turn:
         return [*self.earlier, *self.own_items]
 
     def shortened(self) -> Iterator[Self]:
-        """The same without its oldest turns, one more at a time; the last user's message always stays."""
+        """The same without its oldest turns, one more at a time; instructions and the last turn always stay."""
         items = [*self.earlier, *self.own]
         for at in [at for at, item in enumerate(items) if item.get("role") == "user"][1:]:
-            yield replace(self, earlier=self.earlier[at:], own=self.own[max(0, at - len(self.earlier)) :])
+            instructions = [item for item in items[:at] if item.get("role") in ("system", "developer")]
+            own = self.own[max(0, at - len(self.earlier)) :]
+            yield replace(self, earlier=[*instructions, *self.earlier[at:]], own=own)
 
     def _conversation(self) -> Conversation:
         return Conversation(self.request.instructions, self.earlier, self.own)

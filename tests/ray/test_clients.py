@@ -1,5 +1,5 @@
-"""Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node and its Agents SDK, Vercel's
-AI SDK, LangChain, and curl."""
+"""Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node and its Agents SDK,
+Vercel's AI SDK, LangChain, and curl."""
 
 import asyncio
 import hashlib

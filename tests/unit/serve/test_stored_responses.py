@@ -265,7 +265,7 @@ def test_in_memory_they_do_not_and_a_client_is_told_why(home):
     with Server(home) as server:
         first = server.client().responses.create(**ASK)
     assert not home.responses.exists()
-    with Server(home) as server, pytest.raises(openai.BadRequestError, match="or the gateway is restarted"):
+    with Server(home) as server, pytest.raises(openai.BadRequestError, match="until the gateway is restarted"):
         server.client().responses.create(**ASK, previous_response_id=first.id)
 
 
