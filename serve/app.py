@@ -66,6 +66,7 @@ def _gateway() -> Any:
     return ray_serve.deployment(
         ray_serve.ingress()(Gateway),
         name="gateway",
+        num_replicas=1,  # it keeps the responses: another one would not find them
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}},
         max_ongoing_requests=OPEN_REQUESTS,
         health_check_period_s=2,

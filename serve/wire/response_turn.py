@@ -17,6 +17,7 @@ from serve.wire.responses import LOGPROBS, AllowedTools, FunctionChoice, Functio
 
 CHAT_NAMES = {
     "messages": "input",
+    "tools": "tools",
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
     "max_completion_tokens": "max_output_tokens",
@@ -63,6 +64,7 @@ class Turn:
                 raise
             origins = self._conversation().origins
             message = re.sub(r"messages\[(\d+)\]", lambda at: origins[int(at[1])], error.message)
+            message = re.sub(r"(tools\[\d+\])\.function", r"\1", message)
             message = message.replace(name, CHAT_NAMES[name], 1) if message.startswith(name) else message
             raise type(error)(message, hint=error.hint, param=CHAT_NAMES[name]) from error
 

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import agents
 import httpx
@@ -193,13 +192,8 @@ def test_vercels_sdk_runs_a_tool_loop_with_each_of_its_providers(tandem, node_fo
 
 
 @agents.function_tool
-def get_weather(city: str, day: Literal[1, 2, 3] = 2) -> str:
-    """Weather of a city.
-
-    Args:
-        city: The city.
-        day: Counted from today.
-    """
+def get_weather(city: str) -> str:
+    """Weather of a city."""
     return "sunny"
 
 
