@@ -7,8 +7,6 @@ Ray left behind, and touches nothing else on the machine. Called by `tandem up` 
 import contextlib
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from actors import home_locks, http_clients, http_front, placement
+from actors import home_folder, home_locks, http_clients, http_front, placement
 from actors.process_id import ProcessId, namespace_of, own_namespace
 from configs import durable, environment
 from configs.errors import ClusterError
@@ -33,7 +31,6 @@ LOOPBACK = "127.0.0.1"
 MARKER = "TANDEM_CLUSTER"
 START_TIMEOUT_S = 90
 OBJECT_STORE_BYTES = 256 * 2**20  # tokens and metrics are all that travels; weights are read from disk
-KEPT_SESSIONS = 2
 NEEDED = ("gcs_server", "raylet")
 """Children of the head process without which there is no cluster."""
 
@@ -130,7 +127,7 @@ def start(home: Home, config: ClusterConfig, say: Callable[[str], None] = lambda
             for name, port in (("http_port", config.http_port), ("dashboard_port", config.dashboard_port)):
                 _require_free(name, port)
             slots = placement.resolve_slots(config)
-            _prepare(home)
+            home_folder.prepare(home)
             say(f"starting Ray with {len(slots)} slot{'s' if len(slots) > 1 else ''}")
             try:
                 return _start_head(home, config, slots, claim)
@@ -263,20 +260,6 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in sockets]
 
 
-def _prepare(home: Home) -> None:
-    for folder in (home.ray, home.logs, home.runs, home.models, home.cache, home.root / "tmp"):
-        folder.mkdir(parents=True, exist_ok=True)
-    home.root.chmod(0o700)
-    if not home.token.exists():
-        descriptor = os.open(home.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-    home.token.chmod(0o600)
-    sessions = sorted(path for path in home.ray.glob("session_2*") if path.is_dir() and not path.is_symlink())
-    for old in sessions[: -(KEPT_SESSIONS - 1)]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], claim: int) -> Cluster:
     gcs, client, agent, metrics, *unused = free_ports(9)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
@@ -292,7 +275,7 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], clai
     command += [f"--resources={json.dumps(placement.cluster_resources(slots))}"]
     surroundings = _head_environment(home, config, unused)
     log = home.logs / "ray.log"
-    with log.open("w") as out:
+    with open(log, "w", opener=durable.private) as out:
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
         streams |= {"pass_fds": (claim,), "start_new_session": True}
         head = subprocess.Popen(command, env=surroundings, cwd=home.root, **streams)

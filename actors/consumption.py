@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 
 from actors.energy_meter import EnergyMeter, Source
+from configs import durable
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,8 @@ class Recorder:
         self._take()
         with contextlib.suppress(OSError), self._lock:
             aside = self._file.with_name(f".{FILE}.part")
-            aside.write_text(json.dumps(asdict(self._all), indent=1))
+            with open(aside, "w", opener=durable.private) as file:
+                file.write(json.dumps(asdict(self._all), indent=1))
             aside.replace(self._file)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from configs import durable
 from configs.errors import ClusterError
 from configs.paths import Home
 
@@ -17,8 +18,8 @@ PATIENCE_S = 2
 @contextlib.contextmanager
 def at_work(home: Home) -> Iterator[None]:
     """Only one `up` or `down` at a time. Raises ClusterError while another is at work."""
-    home.root.mkdir(parents=True, exist_ok=True)
-    with (home.root / "cluster.lock").open("w") as handle:
+    durable.private_folder(home.root)
+    with open(home.root / "cluster.lock", "w", opener=durable.private) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -32,7 +33,7 @@ def claim(home: Home) -> Iterator[int]:
 
     Raises ClusterError while a cluster holds it that `end_processes` could not see.
     """
-    with _claim_file(home).open("a") as handle:
+    with open(_claim_file(home), "a", opener=durable.private) as handle:
         _take(handle.fileno(), fcntl.LOCK_EX, home)
         yield handle.fileno()
 

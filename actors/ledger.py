@@ -4,7 +4,9 @@ The control actor is the only writer; command line and exporter read the same fi
 down. Every change is one transaction with a reason and leaves an event. Knows neither Ray nor training.
 """
 
+import errno
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from actors import ledger_schema
+from actors.home_folder import remedy
 from actors.process_id import ProcessId
 from actors.run import FOLLOWING, Run, RunKind, RunState
+from configs import durable
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
 
@@ -86,6 +90,15 @@ class Event:
     text: str
 
 
+_DISK = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+}
+"""What SQLite says of the disk, not of the ledger, in the system's numbers."""
+
+
 class Ledger:
     """One open ledger file. `read_only=True` for everyone but the control actor.
 
@@ -103,7 +116,8 @@ class Ledger:
         if read_only:
             self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            durable.private_folder(self.path.parent)
+            os.close(durable.private(str(self.path), os.O_CREAT | os.O_RDWR))  # SQLite's other files get its mode
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -122,7 +136,12 @@ class Ledger:
     def _readable(self) -> Iterator[None]:
         try:
             yield
+        except OSError as error:
+            raise ClusterError(f"{self.path} cannot be written: {error.strerror}", hint=remedy(error)) from error
         except sqlite3.DatabaseError as error:
+            if number := _DISK.get(getattr(error, "sqlite_errorcode", 0) & 0xFF):  # without what extends it
+                hint = remedy(OSError(number, ""))
+                raise ClusterError(f"{self.path} cannot be used: {error}", hint=hint) from error
             raise ClusterError(
                 f"{self.path} is not a readable ledger: {error}", hint="move it away or restore it"
             ) from error

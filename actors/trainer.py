@@ -17,6 +17,7 @@ from actors import logs
 from actors.control_client import Directive, ask, find
 from actors.placement import actor_options, check_slot, die_with_parent
 from actors.process_id import ProcessId
+from configs import durable
 from configs.errors import TandemError
 from configs.paths import Home
 from configs.schema import Slot
@@ -123,8 +124,8 @@ def _print_to(path: Path) -> None:
 
     Python's stderr has none: tracebacks and progress bars are easier to read without.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    durable.private_folder(path.parent)
+    descriptor = durable.private(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from actors import cluster, delivery, http_clients
+from actors import cluster, delivery, home_folder, http_clients, http_front
 from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.placement import default_base
@@ -31,10 +31,13 @@ Result = TypeVar("Result")
 
 READY_TIMEOUT_S = 1800
 """Loading a 20B model from a cold disk takes minutes; a failure shows long before."""
+FRONT_PATIENCE_S = 5
+"""For HAProxy, once it has complained, to start at another try."""
 PATIENCE_S = 180
 """For Ray and Serve to take what they are given, on a machine that is busy."""
 SERVE = "/api/serve/applications/"
 """Where Ray's REST API takes and shows what Serve runs."""
+MEND = "mend it and `tandem up` again"
 TOO_BUSY = "is the machine busy? `tandem up` again; TANDEM_HOME/ray/session_latest/logs has more"
 
 
@@ -43,6 +46,7 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
 
     `serving` are changed arguments of the application. Raises ConfigError or ClusterError.
     """
+    home_folder.check(home)
     _have_ledger(home)
     delivery.check(config.notify)
     _have_base(serving.get("base", "auto"), say)
@@ -55,7 +59,7 @@ def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Ca
 
         with http_clients.ray_client(running.dashboard, home.token, timeout=PATIENCE_S) as ray:
             _deploy(ray, running, app.deployment_config(running.http_port, serving))
-            _await_ready(ray, running, say)
+            _await_ready(ray, running, home, say)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             say("not started; ending what was started")
@@ -138,8 +142,9 @@ def _deploy(ray: httpx.Client, running: Cluster, config: dict[str, Any]) -> None
         time.sleep(1)
 
 
-def _await_ready(ray: httpx.Client, running: Cluster, say: Callable[[str], None]) -> None:
+def _await_ready(ray: httpx.Client, running: Cluster, home: Home, say: Callable[[str], None]) -> None:
     deadline, told = time.monotonic() + READY_TIMEOUT_S, ""
+    front = Front(home)
     with http_clients.client(running.http, timeout=10) as endpoint:
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
@@ -150,11 +155,31 @@ def _await_ready(ray: httpx.Client, running: Cluster, say: Callable[[str], None]
                 raise ClusterError(
                     f"the endpoint could not be deployed: {problem}", hint="mend it and `tandem up` again"
                 )
+            front.check(status)
             if status != told:
                 say(f"endpoint: {status.lower()}")
                 told = status
             time.sleep(0.3)
     raise ClusterError(f"the endpoint was not ready after {READY_TIMEOUT_S} s", hint="see TANDEM_HOME/ray for its logs")
+
+
+class Front:
+    """What listens on the endpoint's port, while it starts. Serve says nothing of it, and tries it again for ever."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._failing_since: float | None = None
+        self._silent_since: float | None = None
+
+    def check(self, status: str) -> None:
+        """Raises ClusterError if it goes on failing, or does not answer long after the application runs."""
+        now, why = time.monotonic(), http_front.failure(self._home)
+        self._failing_since = (self._failing_since or now) if why else None
+        self._silent_since = (self._silent_since or now) if status == "RUNNING" else None
+        if self._failing_since and now - self._failing_since > FRONT_PATIENCE_S:
+            raise ClusterError(f"HAProxy cannot listen on the endpoint's port: {why}", hint=MEND)
+        if self._silent_since and now - self._silent_since > PATIENCE_S:
+            raise ClusterError(f"the endpoint runs, but its port does not answer after {PATIENCE_S} s", hint=TOO_BUSY)
 
 
 def _progress(ray: httpx.Client) -> tuple[str, str]:

@@ -1,6 +1,5 @@
 """`tandem data`: look at a data set as a run would, before any GPU is taken."""
 
-import json
 import re
 import sys
 from dataclasses import asdict
@@ -56,7 +55,7 @@ def inspect(name, profile, mask, max_seq_length, max_bad_rows, rows, row, sets, 
     What is learned is bright, by part; everything else is dim. Without a terminal, learned text stands in [[ ]].
     Exit code 2 with the reason if training would refuse.
     """
-    flags = [f"data.dataset={json.dumps(name, ensure_ascii=False)}", *sets]
+    flags = [load.literal("data.dataset", name), *sets]
     given = {"data.mask": mask, "model.max_seq_length": max_seq_length, "data.max_bad_rows": max_bad_rows}
     flags += [f"{key}={value}" for key, value in given.items() if value is not None]
     config = load.load_run(profile or request.default_profile(), flags)

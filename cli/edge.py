@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 it failed, 2 the command was wrong, 130 interrupted.
 """
 
+import errno
 import re
 import sys
 import traceback
@@ -37,7 +38,7 @@ def run(command: click.Command) -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        _complain(f"unexpected {type(error).__name__}: {_first_line(error)}{_keep_traceback()}")
+        _complain(_disk_words(error) or f"unexpected {type(error).__name__}: {_first_line(error)}{_keep_traceback()}")
         sys.exit(1)
 
 
@@ -56,19 +57,37 @@ def _usage_hint(error: click.ClickException) -> str:
     return f" -> `{context.command_path} --help`" if context else ""
 
 
+def _disk_words(error: Exception) -> str:
+    """What a disk that is full or cannot be written refused, and the next step; empty for another error."""
+    if not isinstance(error, OSError):  # safetensors' and torch's own carry the system's words and no number
+        return "No space left on device -> free some space" if "No space left on device" in str(error) else ""
+    remedies = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space",
+        errno.EROFS: "its disk is mounted read-only: name another place, or point TANDEM_HOME at one",
+        errno.EACCES: "it is not yours to read or write: look at its owner and permissions",
+        errno.EPERM: "it is not yours to read or write: look at its owner and permissions",
+    }
+    if error.errno not in remedies:
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror} -> {remedies[error.errno]}"
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
 def _keep_traceback() -> str:
     """Write the traceback to the state folder; the words that point to it."""
+    from configs import durable
     from configs.errors import TandemError
     from configs.paths import home
 
     try:
         log = home().logs / "cli.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as handle:
+        durable.private_folder(log.parent)
+        with open(log, "a", opener=durable.private) as handle:
             arguments = [re.sub(r"^(notify[\w.]*=).*", r"\1...", word, flags=re.DOTALL) for word in sys.argv]  # secrets
             handle.write(f"{' '.join(arguments)}\n{traceback.format_exc()}\n")
     except (OSError, TandemError):

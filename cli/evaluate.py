@@ -133,7 +133,7 @@ def _bar() -> Progress:
 def _show(found: "Evaluation", place: Home, out: Path | None, as_json: bool) -> None:
     from jobs.evaluation import report as evaluation_report
 
-    saved = evaluation_report.save(found, out or evaluation_report.folder_of(place, found))
+    saved = evaluation_report.save(found, out or evaluation_report.folder_of(place, found), shared=bool(out))
     if as_json:
         output.print_json(found.to_json() | {"report": {"json": str(saved.json), "html": str(saved.html)}})
         return

@@ -15,6 +15,9 @@ from configs.schema import ClusterConfig, RunConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
+QUOTED = '"'
+"""YAML's style that can write every character."""
+
 SECRET = "notify.urls"
 """The key whose values are in no error."""
 
@@ -50,6 +53,11 @@ def load(kind: type[Config], path: Path, sets: Iterable[str] = (), defaults: Map
     Raises ConfigError naming the key, the file or flag it came from, the allowed values and the nearest match.
     """
     return override(kind, dict(defaults or {}) | _read(path), sets, source=str(path))
+
+
+def literal(key: str, text: str) -> str:
+    """The `--set` text that gives `key` exactly `text`, whatever YAML would make of it."""
+    return f"{key}={yaml.dump(text, default_style=QUOTED, width=2**31)}"
 
 
 def override(kind: type[Config], values: Mapping[str, Any], sets: Iterable[str], *, source: str) -> Config:

@@ -115,6 +115,11 @@ def home() -> Home:
     try:
         root = Path(wanted).expanduser().absolute()
     except RuntimeError:
+        if wanted == "~/.tandem":
+            raise ConfigError(
+                f"user {os.getuid()} has no home folder in which ~/.tandem could be",
+                hint="set TANDEM_HOME to a folder that may be written",
+            ) from None
         raise ConfigError(f"TANDEM_HOME is {wanted}: there is no such user", hint="write the whole path") from None
     if len(os.fsencode(root)) > LONGEST_HOME:
         raise ConfigError(

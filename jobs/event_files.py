@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from configs import durable
+
 TAGS = {
     "loss": "train/loss",
     "eval_loss": "eval/loss",
@@ -62,7 +64,7 @@ def copy(metrics: Path, folder: Path) -> int:
     lines = list(_lines(whole[copied.size :]))
     _append(folder / copied.file, lines)
     state = _Copied(len(whole), _sha256(whole), changed, copied.file)
-    (folder / STATE).write_text(json.dumps(asdict(state)))
+    durable.write_text(folder / STATE, json.dumps(asdict(state)))
     return len(lines)
 
 
@@ -79,7 +81,7 @@ def _begin(folder: Path) -> _Copied:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    durable.private_folder(folder)
     name = f"events.out.tfevents.{time.time_ns():020d}.tandem"
     restart = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
     _write(folder / name, [Event(wall_time=time.time(), file_version="brain.Event:2"), restart])
@@ -100,7 +102,7 @@ def _append(file: Path, lines: list[dict[str, Any]]) -> None:
 def _write(file: Path, events) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with file.open("ab") as handle:
+    with open(file, "ab", opener=durable.private) as handle:
         writer = RecordWriter(handle)
         for event in events:
             writer.write(event.SerializeToString())

@@ -1,7 +1,6 @@
 """What a person asks for when they ask for training, the same from `tandem train` and from `ray job submit`."""
 
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
@@ -78,7 +77,7 @@ def resolve(
     """
     flags = [*sets]
     if dataset is not None:
-        flags.append(f"data.dataset={json.dumps(dataset)}")  # a name is taken literally, whatever YAML makes of it
+        flags.append(load.literal("data.dataset", dataset))
     if max_bad_rows is not None:
         flags.append(f"data.max_bad_rows={max_bad_rows}")
     if mask is not None:

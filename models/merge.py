@@ -76,13 +76,14 @@ def merge(
             durable.fsync(out / file)
             weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": planned.bytes}, "weight_map": weight_map}
-    durable.write_text(out / "model.safetensors.index.json", json.dumps(index, indent=1))
+    durable.write_text(out / "model.safetensors.index.json", json.dumps(index, indent=1), shared=True)
     _write_companions(checkpoint, out, dtype)
 
 
 def _write_companions(checkpoint: Checkpoint, out: Path, dtype: torch.dtype) -> None:
     config = {k: v for k, v in checkpoint.config.items() if k not in ("quantization_config", "torch_dtype", "dtype")}
-    durable.write_text(out / "config.json", json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}, indent=1))
+    config |= {"dtype": str(dtype).removeprefix("torch.")}
+    durable.write_text(out / "config.json", json.dumps(config, indent=1), shared=True)
     for path in (path for pattern in COMPANIONS for path in checkpoint.path.glob(pattern)):
         if path.name != "config.json" and not path.name.endswith(".index.json"):
             shutil.copyfile(path, out / path.name)

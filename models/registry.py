@@ -43,7 +43,7 @@ class Registry:
                 return manifest
         aside = self.folder / f"{_ASIDE}{about['run_id']}"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        durable.private_folder(aside)
         try:
             save(aside)
             for path in aside.iterdir():
@@ -66,6 +66,7 @@ class Registry:
             adapter.write_manifest(aside, manifest)
             adapter.validate(aside)
             for path in aside.iterdir():
+                path.chmod(durable.FILE_MODE)
                 durable.fsync(path)
             durable.fsync(aside)
             try:

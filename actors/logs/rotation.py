@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from configs import durable
+
 
 class RotatingFile:
     """`path` and at most `files - 1` older ones, each of about `limit` bytes. `write` is `os.write`, or a test's."""
@@ -43,8 +45,8 @@ class RotatingFile:
         if self._descriptor is not None and not self._is_current():
             self.close()
         if self._descriptor is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            durable.private_folder(self.path.parent)
+            self._descriptor = durable.private(str(self.path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         return self._descriptor
 
     def _is_full(self, coming: int) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.chat import options
+from configs import durable
 from configs.errors import DataError, NotFoundError
 from configs.paths import Home, home
 
@@ -63,7 +64,7 @@ def _assembled(endpoint: "Endpoint", place: Home, *, plain: bool, thinking: bool
 
     screen = Screen.of_process(plain=plain, thinking=thinking)
     if screen.live and is_capable(sys.stdin):
-        place.root.mkdir(parents=True, exist_ok=True)
+        durable.private_folder(place.root)
         prompt = EditedPrompt(place.chat_history, lambda text: commands.complete(chat, text))
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")

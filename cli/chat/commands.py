@@ -163,7 +163,7 @@ def _export(chat: "Chat", name: str) -> None:
         raise ConfigError(f"{path} exists already", hint="choose another name")
     text = chat.conversation.to_markdown() if path.suffix == ".md" else chat.conversation.to_json()
     try:
-        durable.write_text(path, text)
+        durable.write_text(path, text, shared=True)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {error.strerror}", hint="name a file in a folder of yours that is there"

@@ -61,7 +61,7 @@ def _prepare(file: Path) -> None:
 def save(found: Benchmark, where: Places) -> Iterator[Path]:
     """Write, and give each file written."""
     if where.json:
-        durable.write_text(where.json, json.dumps(found.to_json(), indent=1, default=str))
+        durable.write_text(where.json, json.dumps(found.to_json(), indent=1, default=str), shared=True)
         yield where.json
     if where.png and any(cell.completed for cell in found.cells):
         plot.png(found, where.png)

@@ -39,12 +39,15 @@ def folder_of(home: Home, evaluation: Evaluation) -> Path:
     return home.evaluations / evaluation.adapter / moment
 
 
-def save(evaluation: Evaluation, folder: Path) -> Saved:
-    """Write both files into `folder`, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(evaluation: Evaluation, folder: Path, *, shared: bool = False) -> Saved:
+    """Write both files into `folder`, which is made; `shared` is one outside TANDEM_HOME, as in `durable`."""
+    if shared:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        durable.private_folder(folder)
     saved = Saved(folder / JSON, folder / HTML)
-    durable.write_text(saved.html, page(evaluation))
-    durable.write_text(saved.json, json.dumps(evaluation.to_json(), indent=1))
+    durable.write_text(saved.html, page(evaluation), shared=shared)
+    durable.write_text(saved.json, json.dumps(evaluation.to_json(), indent=1), shared=shared)
     return saved
 
 

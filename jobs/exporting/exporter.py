@@ -248,7 +248,7 @@ def _write_result(folder: Path, prepared: Prepared, run: dict, found: "Verificat
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "peft")},
         "files": {name: asdict(entry) for name, entry in adapter.hash_files(folder).items()},
     }
-    durable.write_text(folder / RESULT, json.dumps(record, indent=1))
+    durable.write_text(folder / RESULT, json.dumps(record, indent=1), shared=True)
 
 
 def _written_by(out: Path) -> str | None:

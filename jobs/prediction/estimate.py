@@ -67,7 +67,7 @@ class Prediction:
 
     def save(self, folder: Path) -> None:
         """Keep it in the run's folder, to be compared with what was measured."""
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.private_folder(folder)
         durable.write_text(folder / earlier.PREDICTION, json.dumps(asdict(self), indent=1))
 
 

@@ -77,7 +77,7 @@ def writing(folder: Path, step: int, origin: dict[str, Any]) -> Iterator[Path]:
     aside = folder / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        durable.private_folder(aside)
         yield aside
         _finish(aside / f"checkpoint-{step}", origin)
         final = folder / f"checkpoint-{step}"
@@ -113,6 +113,7 @@ def drop_after(folder: Path, step: int) -> None:
 def _finish(path: Path, origin: dict[str, Any]) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
+        file.chmod(durable.FILE_MODE)
         durable.fsync(file)
     hashes = {str(file.relative_to(path)): _sha256(file) for file in files}
     durable.write_text(path / MANIFEST, json.dumps({"origin": origin, "files": hashes}, indent=1))

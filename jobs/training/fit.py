@@ -102,5 +102,5 @@ def _recall(cache: Path, key: str) -> Fit | None:
 
 
 def _remember(cache: Path, key: str, fit: Fit) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
+    durable.private_folder(cache)
     durable.write_text(cache / f"{key}.json", json.dumps(asdict(fit)))

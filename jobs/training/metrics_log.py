@@ -23,7 +23,7 @@ class MetricsLog:
         self.path = path
 
     def append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as handle:
+        with open(self.path, "a", opener=durable.private) as handle:
             handle.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def quantize(source: Path, out: Path) -> None:
     One shard per layer and one for the rest, with an index. Written aside, fsynced, renamed: `out` is complete or
     absent, and a second process that made it meanwhile wins. Raises FileNotFoundError if `source` lacks a file.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    durable.private_folder(out.parent)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         _write_shards(load_file(source / "model.safetensors"), aside)

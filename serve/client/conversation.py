@@ -184,7 +184,7 @@ class Conversations:
 
         False if another program changed that one since `conversation` was read: both stay, this one under a new id.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        durable.private_folder(self.folder)
         path = self._path(conversation.id)
         found = self._readable(path)
         alone = found.updated == conversation._on_disk if found else not path.exists()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from configs import durable
 from configs.errors import ClusterError, ConfigError
 from configs.paths import Home
 from serve.client.conversation import Conversations
@@ -68,6 +69,7 @@ class Server:
         """Returns once it answers. Raises ClusterError if the port is taken or no public address can be had."""
         # Read by Gradio when it is imported or launched: no telemetry, and uploads below our own folder.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        durable.private_folder(self._home.cache / "ui")
         os.environ["GRADIO_TEMP_DIR"] = str(self._home.cache / "ui")
         from starlette.middleware import Middleware
 

@@ -69,5 +69,5 @@ class Votes:
 
     def add(self, duel: Duel, choice: Choice) -> None:
         """Append one line, on the disk when this returns."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        durable.private_folder(self.path.parent)
         durable.append_line(self.path, json.dumps(duel.line(choice), ensure_ascii=False))

@@ -707,3 +707,14 @@ LedgerMachine.TestCase.settings = settings(
     max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLedgerUnderRandomUse = LedgerMachine.TestCase
+
+
+def test_a_ledger_that_the_disk_does_not_let_be_written_says_so_and_is_not_called_unreadable(tmp_path):
+    with pytest.raises(ClusterError, match=r"ledger\.db cannot be written: Not a directory"):
+        Ledger(tmp_path / "file" / "ledger.db") if (tmp_path / "file").write_text("") == 0 else None
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(ClusterError, match=r"ledger\.db cannot be used: attempt to write a readonly database") as error:
+        ledger.note("x", "y")
+    assert "may be written" in error.value.hint
+    ledger.close()

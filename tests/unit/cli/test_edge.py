@@ -329,3 +329,29 @@ def test_results_go_to_stdout_and_talk_to_stderr(home):
     assert (json.loads(done.stdout), done.stderr, done.returncode) == ([], "", 0)
     done = run("runs", "list")
     assert (done.stdout, done.stderr) == ("", "no runs yet -> tandem train\n")
+
+
+# The disk
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device -> free some space"),
+        (OSError(30, "Read-only file system", "/h/x"), "/h/x: Read-only file system -> its disk is mounted read-only"),
+        (
+            PermissionError(13, "Permission denied", "/h/x"),
+            "/h/x: Permission denied -> it is not yours to read or write",
+        ),
+        (
+            RuntimeError("I/O error: No space left on device"),
+            "No space left on device -> free some space",
+        ),
+    ],
+)
+def test_what_the_disk_refuses_is_said_in_words_and_is_not_unexpected(raised, line, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tandem"])
+    with pytest.raises(SystemExit) as ended:
+        edge.run(failing(raised))
+    assert ended.value.code == 1
+    assert " ".join(capsys.readouterr().err.split()).startswith(f"error: {line}")

@@ -403,3 +403,11 @@ def test_an_event_nobody_can_be_told_of_names_those_that_there_are():
     error = refused_cluster("notify.events=[suceeded]")
     assert "'suceeded'" in error.message
     assert error.hint.startswith("did you mean 'succeeded'? allowed: succeeded, failed")
+
+
+@pytest.mark.parametrize(
+    "name", ["n\U0001f44d.jsonl", "\U00020bb7.jsonl", "n\udcff", "a: {b}", "null", "x\x07\u2028", " a'\"", ""]
+)
+def test_a_name_given_literally_is_what_it_was(name):
+    text = load.literal("data.dataset", name)
+    assert load.load_run("tiny", [text]).data.dataset == name

@@ -64,6 +64,15 @@ def test_a_user_who_does_not_exist_is_refused(monkeypatch):
         paths.home()
 
 
+def test_a_user_whom_the_system_does_not_know_is_told_to_set_tandem_home(monkeypatch):
+    monkeypatch.delenv("TANDEM_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987_654)
+    with pytest.raises(ConfigError, match="user 987654 has no home folder") as error:
+        paths.home()
+    assert "set TANDEM_HOME" in error.value.hint
+
+
 def test_asking_for_the_paths_creates_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("TANDEM_HOME", "/tmp/tandem-not-made")
     assert paths.home().ledger == Path("/tmp/tandem-not-made/ledger.db")
