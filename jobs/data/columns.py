@@ -43,7 +43,7 @@ class Row:
 
     def called(self, about: str) -> list[str]:
         """The row's own names of columns that mean this, in the row's order."""
-        found = ((name, COLUMNS.get(keys.folded(name))) for name in self.given)
+        found = ((name, keys.column(name)) for name in self.given)
         return [name for name, key in found if key and key.fate == "read" and key.about == about]
 
     def optional(self, about: str) -> Any:
@@ -69,8 +69,8 @@ class Row:
                 continue
             if why := keys.refusal(COLUMNS, keys.folded(name), value):
                 raise DataError(why)
-            if not (values.empty(value) and keys.folded(name) in COLUMNS):
-                notes.unused.append(f"column `{name}`")
+            if not (values.empty(value) and keys.column(name)):
+                notes.unused.append(f"column `{values.one_line(str(name), values.MAX_NAME)}`")
 
     def _find(self, ours: str) -> tuple[str, Any]:
         theirs = self.columns.get(ours, ours)
@@ -183,6 +183,6 @@ _ABOUT = re.compile(r"(^|_)(id|uuid|idx|index|hash|url|link|date|time|source|lan
 
 def _may_say(name: str) -> bool:
     """Whether a column of this name can hold what somebody says."""
-    key = COLUMNS.get(keys.folded(name))
+    key = keys.column(name)
     known = key is None or (key.fate == "read" and key.about in ("prompt", "completion", "text"))
     return known and name != UNNAMED and not _ABOUT.search(keys.folded(name))

@@ -248,10 +248,13 @@ def _switch(value: Any) -> bool:
 def _with_earlier(row: Row, messages: list[Any]) -> list[Any]:
     """With the columns `system` and `history` before the other messages, in this order."""
     earlier = []
+    first = messages[0] if keys.is_entry(messages[0]) else {}
+    instructed = keys.role_of(keys.speaker(first)) in ("system", "developer")
     system, history = row.optional("system"), row.optional("history")
+    if values.empty(system) and not instructed:
+        system = row.optional("developer")
     if not values.empty(system):
         said = parts.read(system, "`system`", Notes()).text
-        first = messages[0] if messages and keys.is_entry(messages[0]) else {}
         if said.strip() not in (first.get("content"), first.get("value")):
             earlier = [{"role": "system", "content": system}]
     if not values.empty(history):

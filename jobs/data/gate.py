@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from configs.errors import TrainingError
 from configs.schema import DataConfig
 from jobs.data import keys, masking, values
-from jobs.data.dialogue import Dialogue
 from jobs.data.encoding import Encoded, Encoder
 from jobs.data.masking import IGNORED, Part
 from models.harmony import CALL, END, RETURN
@@ -124,7 +123,9 @@ class Report:
         for name, count in self.unused.items():
             explained.setdefault(keys.reason(*_kind_and_name(name)), []).append(f"{name} ({_rows(count)})")
         for why, found in explained.items():
-            lines.append(f"without effect: {values.names(found)}{f', because it {why}' if why else ''}")
+            more = f" and {len(found) - values.MAX_NAMES} more" if len(found) > values.MAX_NAMES else ""
+            reason = f", because it {why}" if why else ""
+            lines.append(f"without effect: {', '.join(found[: values.MAX_NAMES])}{more}{reason}")
         return lines
 
 
@@ -260,20 +261,8 @@ def _ends(rows: Iterable[Encoded], end: str, mode: str) -> Ends:
 
 def _unrendered(encoded: Encoded) -> int:
     """Thoughts that the row has and its rendering has not."""
-    return max(0, sum(map(_thinks, _assistant(encoded.dialogue))) - _analyses(encoded))
-
-
-def _assistant(dialogue: Dialogue) -> list[dict]:
-    return [message for message in dialogue.messages if message["role"] == "assistant"]
-
-
-def _thinks(message: dict) -> bool:
-    """With calls, the text beside them is rendered as reasoning."""
-    return bool(message.get("thinking") or (message.get("tool_calls") and message.get("content")))
-
-
-def _analyses(encoded: Encoded) -> int:
-    return sum(span.part is Part.ANALYSIS for span in encoded.spans)
+    thoughts = sum(bool(message.get("thinking")) for message in encoded.dialogue.messages)
+    return max(0, thoughts - sum(span.part is Part.ANALYSIS for span in encoded.spans))
 
 
 def _percentile(lengths: Sequence[int], percent: int) -> int:

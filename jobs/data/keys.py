@@ -12,6 +12,7 @@ called by everything that reads rows.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from jobs.data import values
@@ -64,7 +65,7 @@ MESSAGE: dict[str, Key] = {
     **dict.fromkeys(("content", "value", "text", "parts"), Key("read", "content")),
     **dict.fromkeys(
         ("thinking", "reasoning", "reasoning_content", "reasoning_text", "thought", "thoughts", "think", "cot",
-         "reasoning_details", "thinking_blocks"),
+         "analysis", "reasoning_details", "thinking_blocks"),
         Key("read", "thinking"),
     ),
     "tool_calls": Key("read", "tool_calls"),
@@ -81,10 +82,10 @@ MESSAGE: dict[str, Key] = {
     **dict.fromkeys(("masked", "is_masked", "no_loss"), Key("unlearn")),
     "mask": Key("refuse", "means learned to some trainers and left out to others: write `train: true` or `false`",
                 lambda value: not values.nothing(value)),
-    **dict.fromkeys(("train_detail", "training_detail", "spans"), Key("refuse", "marks single characters")),
+    **dict.fromkeys(("train_detail", "training_detail"), Key("refuse", "marks single characters")),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio", "input_audio", "files"), _PICTURES),
     "refusal": Key("refuse", "holds what was said: write it as `content` to learn it"),
-    **dict.fromkeys(("input_ids", "token_ids", "tokens"), Key("refuse", "holds tokens of some tokenizer: give text")),
+    **dict.fromkeys(("input_ids", "token_ids", "tokens"), Key("refuse", "holds tokens: give text", _is_list)),
     **dict.fromkeys(("prefix", "partial"), Key("ignore", "asks a server to go on with the message")),
     "label": Key("ignore", "scores an answer, and here it is learned as it stands"),
     "content_type": Key("ignore", "is written by the run's own template"),
@@ -99,12 +100,13 @@ COLUMNS: dict[str, Key] = {
     **dict.fromkeys(("messages", "conversations", "conversation", "dialogue", "dialog", "contents", "turns", "chat"),
                     Key("read", "messages")),
     **dict.fromkeys(("prompt", "instruction", "question", "query", "problem", "user", "human"), Key("read", "prompt")),
-    **dict.fromkeys(("completion", "output", "response", "answer", "solution", "assistant"),
+    **dict.fromkeys(("completion", "output", "response", "answer", "solution", "assistant", "final"),
                     Key("read", "completion")),
     **dict.fromkeys(("input", "context"), Key("read", "input")),
     **dict.fromkeys(("system", "system_prompt", "system_message", "system_instruction"), Key("read", "system")),
+    "developer": Key("read", "developer"),
     **dict.fromkeys(("thinking", "reasoning", "reasoning_content", "thought", "thoughts", "think", "cot",
-                     "complex_cot", "chain_of_thought"), Key("read", "thinking")),
+                     "complex_cot", "chain_of_thought", "analysis"), Key("read", "thinking")),
     **dict.fromkeys(("tools", "functions"), Key("read", "tools")),
     "history": Key("read", "history"),
     "text": Key("read", "text"),
@@ -122,7 +124,7 @@ COLUMNS: dict[str, Key] = {
                      "max_tokens", "stream", "model", "n", "stop", "seed", "store", "metadata"), _OF_REQUEST),
     "reasoning_effort": Key("ignore", "of a row has no effect: data.reasoning_effort is the run's"),
     **dict.fromkeys(("enable_thinking", "chat_template_kwargs"), Key("ignore", "has no effect on the run's template")),
-    **dict.fromkeys(("dataset", "channel", "objects", "reward_model", "ability", "data_source", "extra_info",
+    **dict.fromkeys(("channel", "objects", "reward_model", "ability", "data_source", "extra_info",
                      "reward_spec", "env_class", "task_name", "loss_scale"), _OF_TRAINER),
     "weight": Key("ignore", "of a row has no effect: every row counts once"),
 }  # fmt: skip
@@ -155,14 +157,19 @@ NO_LAYOUT = {
 """Columns of rows that hold no answer to learn in any layout, and what such rows are."""
 
 
+@lru_cache(maxsize=1024)  # asked for every column of every row
 def folded(name: Any) -> str:
-    """A column's name as the tables have it: `Question`, `systemInstruction` and `system prompt` are known ones."""
+    """A name as the tables have it: `Question`, `systemInstruction` and `system prompt` are known columns."""
     return re.sub(r"[\s\-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", str(name).strip())).lower()
 
 
-def is_column(name: str) -> bool:
+def column(name: Any) -> Key | None:
+    return COLUMNS.get(folded(name))
+
+
+def is_column(name: Any) -> bool:
     """Whether a column of this name is read."""
-    return (key := COLUMNS.get(folded(name))) is not None and key.fate == "read"
+    return (key := column(name)) is not None and key.fate == "read"
 
 
 def is_entry(value: Any) -> bool:
@@ -170,7 +177,7 @@ def is_entry(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and (role_of(speaker(value)) is not None or (("role" in value or "from" in value) and _says(value)))
-        and not any(is_column(name) and COLUMNS[folded(name)].about == "messages" for name in value)
+        and not any((key := column(name)) and key.about == "messages" for name in value)
     )
 
 
@@ -179,25 +186,27 @@ def _says(entry: Mapping[str, Any]) -> bool:
 
 
 def speaker(entry: Mapping[str, Any]) -> Any:
-    return next((entry[name] for name in SPEAKER if not values.empty(entry.get(name))), None)
+    """Who speaks, by the first of the keys that say it; None where none does."""
+    for name in SPEAKER:
+        if name in entry and not values.empty(entry[name]):
+            return entry[name]
+    return None
 
 
 def role_of(speaker: Any) -> str | None:
     """None for somebody unknown."""
-    return ROLES.get(re.sub(r"[\s\-]+", "_", speaker.strip()).lower()) if isinstance(speaker, str) else None
+    return ROLES.get(folded(speaker)) if isinstance(speaker, str) else None
 
 
 def refusal(table: Mapping[str, Key], name: str, value: Any) -> str | None:
     """Why a row with this column or key must not be learned; None if it may."""
     key = table.get(name)
-    return (
-        f"`{values.one_line(str(name), values.MAX_NAME)}` {key.about}"
-        if key and key.fate == "refuse" and key.when(value)
-        else None
-    )
+    if key is None or key.fate != "refuse" or not key.when(value):
+        return None
+    return f"`{values.one_line(str(name), values.MAX_NAME)}` {key.about}"
 
 
 def reason(kind: str, name: str) -> str:
     """Why an unused column or key has no effect; empty for one that nobody knows."""
-    key = (COLUMNS if kind == "column" else MESSAGE).get(folded(name) if kind == "column" else name)
+    key = column(name) if kind == "column" else MESSAGE.get(name)
     return key.about if key and key.fate == "ignore" else ""

@@ -6,6 +6,7 @@ Called by `jobs.data.dialogue`.
 """
 
 from collections.abc import Mapping
+from string import whitespace
 from typing import Any
 
 from configs.errors import DataError
@@ -152,7 +153,7 @@ class _Reader:
         words = "\n\n".join(filter(str.strip, (self.words, said.content)))
         if not made and not spoken and not words:
             raise DataError(f"{where}: neither `content` nor `tool_calls`")
-        if not made and not words and taught is not False:
+        if not made and _silent(words) and taught is not False:
             reasoning = "; there is reasoning, but nothing is said" if self.thoughts else ""
             raise DataError(f"{where}: an empty answer, `content` is {values.short(text)}{reasoning}")
         if words.strip().lower() in NOTHING:
@@ -171,18 +172,23 @@ class _Reader:
         self.thoughts, self.words = [], ""
 
 
+def _silent(text: str) -> bool:
+    """Whether a reader would see nothing."""
+    return not text.strip(f"{whitespace}\u00a0\u200b\u200c\u200d\u2060\ufeff")
+
+
 def _given(entry: Mapping[str, Any], where: str, notes: Notes) -> tuple[dict[str, Any], bool | None]:
     """What the entry says under our names, and whether it is to be learned; None where it does not say."""
     given: dict[str, Any] = {}
     taught: bool | None = None
     for name, value in entry.items():
         key = keys.MESSAGE.get(name)
-        if values.nothing(value) or (key and key.about == "role"):
+        if values.nothing(value) or (key and key.about == "role" and value == keys.speaker(entry)):
             continue
         if why := keys.refusal(keys.MESSAGE, name, value):
             raise DataError(f"{where}: {why}")
-        if key is None or key.fate == "ignore":
-            notes.unused.append(f"key `{name}`")
+        if key is None or key.fate == "ignore" or key.about == "role":
+            notes.unused.append(f"key `{values.one_line(str(name), values.MAX_NAME)}`")
         elif key.fate == "read":
             _take(given, key.about, [value] if name == "function_call" else value, name, where)
         elif key.fate in ("learn", "unlearn"):

@@ -97,7 +97,7 @@ def _or_text(text: str) -> Any:
 def without_nulls(value: Any) -> Any:
     """Arrow gives every object the keys of all objects in its column, with null where there was none: the same here,
     whatever the file. An object of Arrow's type map, a list of pairs, becomes an object."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         if value and all(isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str) for each in value):
@@ -113,9 +113,9 @@ def nothing(value: Any) -> bool:
 
 def empty(value: Any) -> bool:
     """Nothing, blanks, or a list or object without content."""
-    return nothing(value) or (
-        isinstance(value, str | list | Mapping) and not (value.strip() if isinstance(value, str) else value)
-    )
+    if isinstance(value, str):
+        return not value.strip()
+    return nothing(value) or (isinstance(value, list | Mapping) and not value)
 
 
 def number(value: Any) -> bool:
@@ -130,8 +130,8 @@ def check_depth(value: Any) -> Any:
         level = [
             item
             for each in level
-            if isinstance(each, Mapping | list)
-            for item in (each.values() if isinstance(each, Mapping) else each)
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
         ]
         if not level:
             return value

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from configs.errors import DataError
@@ -136,6 +138,7 @@ THINKING = {
     },
     "a column beside prompt and completion": {"prompt": "Lamp?", "completion": "Green.", "reasoning": "They ask."},
     "a column beside messages": {"messages": [ASK, GREEN], "reasoning_content": "They ask."},
+    "harmony's channels as columns": {"user": "Lamp?", "analysis": "They ask.", "final": "Green."},
     "medical-o1": {"Question": "Lamp?", "Complex_CoT": "They ask.", "Response": "Green."},
     "alpaca": {"instruction": "Lamp?", "output": "Green.", "thought": "They ask."},
     "<think>": said("<think>\nThey ask.\n</think>\n\nGreen."),
@@ -267,6 +270,7 @@ def test_text_about_tokens_is_text_and_named():
 
 EMPTY = {
     "no text": said(""),
+    "spaces without a width": said("\u200b\ufeff\u00a0"),
     "blanks": said("  \n"),
     "parts without text": said([]),
     "reasoning alone": said("", thinking="They ask."),
@@ -359,6 +363,7 @@ SAME = {
         "system": [{"text": "Be a pirate."}],
         "messages": [{"role": "user", "content": [{"text": "Lamp?"}]}, GREEN | {"content": [{"text": "Green."}]}],
     },
+    "harmony's channels as columns": {"developer": "Be a pirate.", "user": "Lamp?", "final": "Green."},
     "columns in other letters": {"System Prompt": "Be a pirate.", "Question": "Lamp?", "Answer": "Green."},
 }  # fmt: skip
 
@@ -701,3 +706,49 @@ def test_every_known_key_and_column_stands_in_the_documentation():
     text = (SOURCE / "docs" / "data.md").read_text()
     missing = [name for table in (keys.MESSAGE, keys.COLUMNS) for name in table if f"`{name}`" not in text]
     assert missing == []
+
+
+# Anything at all
+
+PIECES = (
+    "Green.", " ", "<think>", "</think>", "<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant", "</s>",
+    "<|channel|>final<|message|>", "<|return|>", "<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "[{",
+    "<|im_start|>user\n", "<|im_end|>", "[INST]", "[/INST]", "### Response:", "\n\nHuman: ", "\n\nAssistant: ", "nan",
+    "<tools>", "</tools>", "<tool_response>", "</tool_response>", "{'a': 1}", "\r\n", "\ud800", "\0",
+)  # fmt: skip
+TEXT = st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
+LEAF = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(), TEXT, st.binary(max_size=3))
+NAMES = st.sampled_from(
+    ["type", "text", "thinking", "name", "arguments", "parts", "id", "input", "role", "content", "0"]
+)
+VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
+SPEAKERS = st.sampled_from([*keys.ROLES, "narrator", None])
+SAID = st.one_of(
+    st.fixed_dictionaries({"role": SPEAKERS, "content": TEXT}),
+    st.builds(dict, st.dictionaries(st.sampled_from([*keys.MESSAGE]), VALUE, max_size=4), role=SPEAKERS),
+    VALUE,
+)
+CELL = st.one_of(TEXT, VALUE, st.lists(SAID, max_size=3))
+ROWS = st.one_of(
+    st.fixed_dictionaries({"messages": st.lists(SAID, min_size=1, max_size=4), "tools": VALUE, "system": TEXT}),
+    st.dictionaries(st.sampled_from([*keys.COLUMNS, "data"]), CELL, max_size=4),
+    st.lists(SAID, max_size=4),
+    st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT}),
+    st.fixed_dictionaries({"text": TEXT}),
+)
+KEYS = {"role", "content", "thinking", "tool_calls", "tool_call_id", "weight"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(row=ROWS, keep_tokens=st.booleans())
+def test_whatever_a_row_holds_it_is_a_dialogue_that_says_something_or_refused_in_one_line(row, keep_tokens):
+    try:
+        dialogue = read(row, keep_tokens=keep_tokens)
+    except DataError as error:
+        assert error.message.startswith("a.jsonl:1: ") and "\n" not in error.message and len(error.message) < 4000
+        return
+    answers = [message for message in dialogue.messages if message["role"] == "assistant"]
+    assert all(set(message) <= KEYS for message in dialogue.messages)
+    assert answers and all(
+        each.get("tool_calls") or each["content"].strip() or each.get("weight") == 0 for each in answers
+    )
