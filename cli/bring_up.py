@@ -22,9 +22,9 @@ from actors.cluster import Cluster
 from actors.ledger import Ledger
 from actors.placement import default_base
 from configs import environment, paths
-from configs.errors import ClusterError
+from configs.errors import ClusterError, ConfigError
 from configs.paths import Home
-from configs.schema import ClusterConfig
+from configs.schema import ClusterConfig, ServeConfig
 from models import checkpoint
 
 Result = TypeVar("Result")
@@ -41,15 +41,15 @@ MEND = "mend it and `tandem up` again"
 TOO_BUSY = "is the machine busy? `tandem up` again; TANDEM_HOME/ray/session_latest/logs has more"
 
 
-def bring_up(home: Home, config: ClusterConfig, serving: dict[str, Any], say: Callable[[str], None]) -> Cluster:
+def bring_up(home: Home, config: ClusterConfig, serving: ServeConfig, say: Callable[[str], None]) -> Cluster:
     """Ray, then the control actor, then the chat endpoint until it answers. Whatever fails, nothing stays behind.
 
-    `serving` are changed arguments of the application. Raises ConfigError or ClusterError.
+    Raises ConfigError or ClusterError.
     """
     home_folder.check(home)
     _have_ledger(home)
     delivery.check(config.notify)
-    _have_base(serving.get("base", "auto"), say)
+    _have_base(serving, say)
     running = cluster.start(home, config, say)
     try:
         say("starting the control actor")
@@ -75,13 +75,20 @@ def _have_ledger(home: Home) -> None:
             ledger.quarantines()  # of any version, so that more than the first page is read
 
 
-def _have_base(name: str, say: Callable[[str], None]) -> None:
-    """Find the base before anything is started, downloading it in sight if need be. Raises CheckpointError."""
-    name = default_base() if name == "auto" else name
-    if name == "tiny":
-        return  # shipped
-    say(f"looking for the base model {name}")
-    checkpoint.inspect(checkpoint.resolve(name))
+def _have_base(serving: ServeConfig, say: Callable[[str], None]) -> None:
+    """Find the base before anything is started, downloading it in sight if need be, and see that it takes the context.
+
+    Raises CheckpointError or ConfigError.
+    """
+    name = default_base() if serving.base == "auto" else serving.base
+    if name != checkpoint.TINY:  # which is shipped
+        say(f"looking for the base model {name}")
+    longest = checkpoint.inspect(checkpoint.resolve(name)).longest
+    if longest is not None and serving.max_context > longest:
+        raise ConfigError(
+            f"max_context is {serving.max_context}, and {name} takes at most {longest} tokens",
+            hint=f"tandem up --max-context {longest}",
+        )
 
 
 def _start_control(home: Home, running: Cluster) -> None:

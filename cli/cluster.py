@@ -15,24 +15,39 @@ from configs import load, paths
 @click.command()
 @click.option("--base", help="Base model to serve. [default: gpt-oss-20b in 4 bit; tiny without a GPU]")
 @click.option("--port", type=click.IntRange(1, 65535), help="HTTP port of the chat endpoint. [default: 8000]")
+@click.option(
+    "--max-context",
+    type=click.IntRange(min=64),
+    help="Tokens that prompt and answer together may have. [default: 2048, as configs/serve.yaml says]",
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override cluster.yaml; repeatable.")
 @click.option("--config", type=click.Path(dir_okay=False), help="Another cluster.yaml.")
 @output.json_option
-def up(base: str | None, port: int | None, sets: tuple[str, ...], config: str | None, as_json: bool) -> None:
+def up(
+    base: str | None,
+    port: int | None,
+    max_context: int | None,
+    sets: tuple[str, ...],
+    config: str | None,
+    as_json: bool,
+) -> None:
     """Start Ray, the control actor and the chat endpoint on this machine, on loopback only.
 
     \b
     Examples:
       tandem up
       tandem up --port 9000
+      tandem up --max-context 8192
       tandem up --base tiny --set dashboard_port=8266
     """
     place = paths.home()
     sets = sets if port is None else (*sets, f"http_port={port}")
     settings = load.load_cluster(Path(config) if config else paths.CLUSTER_CONFIG, sets)
+    changed = {"base": base, "max_context": max_context}
+    serving = load.load_serve({key: value for key, value in changed.items() if value is not None})
     started = time.monotonic()
     try:
-        running = bring_up(place, settings, {"base": base} if base else {}, output.say)
+        running = bring_up(place, settings, serving, output.say)
     except KeyboardInterrupt:
         raise click.exceptions.Abort("ended what was started") from None
     if as_json:

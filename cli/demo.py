@@ -51,7 +51,7 @@ def demo(keep: bool) -> None:
     http, dashboard = cluster.free_ports(2)
     ports = (f"http_port={http}", f"dashboard_port={dashboard}")
     settings = load.load_cluster(sets=(*ports, f"slots={CPU_SLOTS}"))
-    running = bring_up(place, settings, {"base": "tiny"}, _say(started))
+    running = bring_up(place, settings, load.load_serve({"base": "tiny"}), _say(started))
     try:
         report = _main_job(place, running, _say(started))
     finally:

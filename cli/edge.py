@@ -48,8 +48,20 @@ def _complain(text: str) -> None:
 
 
 def _words(error: click.ClickException) -> str:
-    """click's message; it calls a number within bounds by its type's name."""
+    """click's message; it calls a number within bounds by its type's name, and guesses only by letters."""
+    if isinstance(error, (click.NoSuchOption, click.NoSuchCommand)) and error.ctx:
+        return f"{error.message} {_guess(error)}".rstrip()
     return re.sub(r"is not a valid (integer|float) range", r"is not a valid \1", error.format_message())
+
+
+def _guess(error: click.NoSuchOption | click.NoSuchCommand) -> str:
+    from cli import mistyped
+
+    if isinstance(error, click.NoSuchOption):
+        words = mistyped.option(error.option_name, error.ctx)
+    else:
+        words = mistyped.command(error.command_name, error.ctx)
+    return words[:1].upper() + words[1:]
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -1,6 +1,5 @@
 """The `tandem` command: a group whose subcommands are imported only when used, so that help is instant."""
 
-import difflib
 import importlib
 import os
 
@@ -43,12 +42,6 @@ class LazyGroup(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
-
-    def resolve_command(self, context: click.Context, args: list[str]) -> tuple:
-        nearest = difflib.get_close_matches(args[0], COMMANDS, n=1) if args[0] not in COMMANDS else []
-        if nearest:
-            context.fail(f"No such command '{args[0]}'. Did you mean '{nearest[0]}'?")
-        return super().resolve_command(context, args)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

@@ -41,6 +41,8 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     """
     place = home()
     wanted = request.resolve(place, **flags)
+    if not dry_run:
+        cluster.require(place)  # before data is read and anything is predicted
     predicted = _predicted(place, wanted, validate or dry_run)
     prediction.tell(predicted)
     if dry_run:
@@ -132,6 +134,7 @@ def resume(place: Home, run_id: str, follow: bool) -> None:
     """Queue a run that continues `run_id` with its own configuration."""
     flags = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "priority": 0, "sets": ()}
     wanted = request.resolve(place, resume=run_id, **flags)
+    cluster.require(place)
     predicted = _predicted(place, wanted)
     prediction.tell(predicted)
     new = _submit(place, wanted, predicted)

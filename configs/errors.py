@@ -97,7 +97,7 @@ class PromptTooLongError(RequestError):
         return cls(
             f"This model's maximum context length is {context} tokens. However, you requested {about}{prompt + answer} "
             f"tokens ({prompt} in the {where}, {answer} in the completion)",
-            hint=f"shorten the {where}, or start with a larger max_context",
+            hint=f"shorten the {where}, or serve with more: `tandem up --max-context N`",
             param=param,
         )
 

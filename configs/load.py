@@ -9,9 +9,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs import paths
+from configs import guess, paths
 from configs.errors import ConfigError
-from configs.schema import ClusterConfig, RunConfig
+from configs.schema import ClusterConfig, RunConfig, ServeConfig
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -45,6 +45,15 @@ def load_run(profile: str, sets: Iterable[str] = ()) -> RunConfig:
 def load_cluster(path: Path = paths.CLUSTER_CONFIG, sets: Iterable[str] = ()) -> ClusterConfig:
     """The cluster's configuration. Raises ConfigError as `load` does."""
     return load(ClusterConfig, path, sets)
+
+
+def load_serve(changed: Mapping[str, Any], path: Path = paths.SERVE_CONFIG) -> ServeConfig:
+    """The endpoint's configuration: the application's args in serve.yaml, with changed ones. Raises ConfigError."""
+    try:
+        arguments = _read(path)["applications"][0]["args"] | dict(changed)
+    except (KeyError, IndexError, TypeError):
+        raise ConfigError(f"{path} has no applications with args", hint="restore it from the checkout") from None
+    return validate(ServeConfig, arguments, source=str(path))
 
 
 def load(kind: type[Config], path: Path, sets: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
@@ -148,11 +157,9 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str, flags: 
     if first["type"] == "extra_forbidden":
         parent = "".join(f"{part}." for part in loc[:-1])
         siblings = [parent + name for name in _section_of(kind, loc).model_fields]
-        known = [name for name in known_keys(kind) if not key.startswith(f"{name}.")]
-        sure = _nearest_leaf(key, siblings)
-        near = sure or _nearest(key, known) or _nearest_leaf(key, known)
-        keys = f"keys here: {', '.join(siblings)}" if not sure or len(siblings) <= FEW_KEYS else ""
-        return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near}{keys}".strip())
+        near = guess.keys(key, kind, siblings)
+        keys = f"keys here: {', '.join(siblings)}" if not near or len(siblings) <= FEW_KEYS else ""
+        return ConfigError(f"unknown key '{key}' in {where}{more}", hint=f"{near} {keys}".strip())
     if first["type"] == "missing":
         return ConfigError(f"'{key}' is missing in {where}", hint="add it")
     if first["type"] == "value_error":
@@ -210,27 +217,9 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("literal", "tuple"))
 
 
-def known_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a configuration type, leaves only."""
-    keys = []
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            keys += known_keys(nested, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
 def _nearest(word: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{match[0]}'? " if match else ""
-
-
-def _nearest_leaf(key: str, known: list[str]) -> str:
-    leaves = {name.rpartition(".")[2]: name for name in known}
-    match = difflib.get_close_matches(key.rpartition(".")[2], list(leaves), n=1, cutoff=0.7)
-    return f"did you mean '{leaves[match[0]]}'? " if match else ""
 
 
 def _decapitalise(text: str) -> str:

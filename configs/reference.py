@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from configs.foreign_names import SETTINGS
 from configs.load import load_run, profiles
 from configs.schema import ClusterConfig, RunConfig, ServeConfig, Slot
 
@@ -19,7 +20,8 @@ INTRODUCTION = """\
 Generated from `configs/schema.py` by `python -m configs.reference > docs/configuration.md`; a test keeps it so.
 
 There are three kinds of configuration. All are checked before anything starts. An unknown key or a bad value is an
-error that names the key, where it came from, what is allowed and the nearest match.
+error that names the key, where it came from, what is allowed and the nearest match; the names that others have for a
+setting are known ([Names elsewhere](#names-elsewhere)).
 
 | configuration | what it describes | where it is written |
 |---|---|---|
@@ -64,8 +66,15 @@ slots:
 """
 
 SERVING = """\
-`tandem up` reads `configs/serve.yaml` and sets the port; `tandem up --base NAME` changes the base. For the other keys
-edit the file.
+`tandem up` reads `configs/serve.yaml` and sets the port; `--base NAME` changes the base, `--max-context N` the context.
+For the other keys edit the file.
+"""
+
+ELSEWHERE = """\
+## Names elsewhere
+
+What other trainers and servers call these settings. Tandem does not accept the names, but where one is typed or stands
+in a file, the error says the key.
 """
 
 
@@ -73,7 +82,7 @@ def page() -> str:
     """The whole page as Markdown."""
     parts = [INTRODUCTION, *_section("RunConfig", RunConfig), *_profiles()]
     parts += [*_section("ClusterConfig", ClusterConfig), "### Slot\n", _meaning(Slot), _table(Slot, "slots[]."), SLOTS]
-    parts += [*_section("ServeConfig", ServeConfig), SERVING]
+    parts += [*_section("ServeConfig", ServeConfig), SERVING, ELSEWHERE, _elsewhere()]
     return "\n".join(parts)
 
 
@@ -149,6 +158,11 @@ def _profiles() -> Iterator[str]:
     changed = [key for key in default if any(values[key] != default[key] for values in settings.values())]
     rows = [(f"`{key}`", *(_value(values[key]) for values in settings.values())) for key in changed]
     yield _markdown(("key", *(f"`{name}`" for name in settings)), rows)
+
+
+def _elsewhere() -> str:
+    rows = [(f"`{key}`", ", ".join(f"`{name}`" for name in names.split())) for key, names in SETTINGS.items()]
+    return _markdown(("here", "elsewhere"), rows)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -51,6 +51,11 @@ class Checkpoint:
     config: Mapping = field(repr=False)
     files: tuple[TensorFile, ...] = field(repr=False)
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text that the model is made for, if its configuration says so."""
+        return self.config.get("max_position_embeddings")
+
 
 def resolve(name: str) -> Path:
     """The folder of base model `name`: `tiny`, `tiny-bnb-4bit`, a local folder, or a hub name (`openai/gpt-oss-20b`).

@@ -37,13 +37,11 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     return _gateway().bind(config, base, engines)
 
 
-def deployment_config(http_port: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    """serve.yaml as Serve's REST API takes it, with this cluster's port and the application's changed arguments."""
+def deployment_config(http_port: int, serving: ServeConfig) -> dict[str, Any]:
+    """serve.yaml as Serve's REST API takes it, with this cluster's port and the application's arguments."""
     config = yaml.safe_load(paths.SERVE_CONFIG.read_text())
     config["http_options"]["port"] = http_port
-    application = config["applications"][0]
-    arguments = application["args"] | overrides
-    application["args"] = load.validate(ServeConfig, arguments, source="tandem up").model_dump(mode="json")
+    config["applications"][0]["args"] = serving.model_dump(mode="json")
     return config
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from cli import output
-from configs import durable
+from configs import durable, foreign_names, guess
 from configs.errors import ConfigError, DataError, NotFoundError
+from configs.foreign_names import squash
 from models.harmony import REASONING_EFFORTS
 from serve.client.conversation import Conversation
 from serve.client.endpoint import Settings
@@ -248,13 +249,25 @@ async def _settings(chat: "Chat", argument: str) -> None:
     name, value = [*argument.split(maxsplit=1), "", ""][:2]
     values = _values(chat)
     if name and name not in values:
-        raise ConfigError(f"no setting {name!r}", hint=f"settings: {', '.join(values)}")
+        raise ConfigError(
+            f"no setting {name!r}", hint=f"{_nearest_setting(name, [*values])}settings: {', '.join(values)}"
+        )
     if value:
         await _change(chat, name, value)
     elif name:
         chat.screen.say(f"{name} {values[name]}")
     else:
         chat.screen.table(("", ""), values.items())
+
+
+def _nearest_setting(name: str, known: list[str]) -> str:
+    """The setting that was meant, also by the name that options and other servers have for it."""
+    table = foreign_names.by_name(foreign_names.OPTIONS)
+    theirs = {
+        other: tuple(each for each in known if squash(each) in map(squash, ours)) for other, ours in table.items()
+    }
+    meant = guess.exact(name, known, theirs) or guess.near(name, known, theirs)
+    return f"{guess.sentence([f'/settings {each}' for each in meant], name)} " if meant else ""
 
 
 def _values(chat: "Chat") -> dict[str, object]:

@@ -168,10 +168,17 @@ class Endpoint:
 
     async def models(self) -> list[str]:
         """Names that `model` may have now. Raises ClusterError if nothing answers."""
+        return [*await self.contexts()]
+
+    async def contexts(self) -> dict[str, int | None]:
+        """What `model` may be now, with the tokens that prompt and answer together may have there; None where the
+        server does not say. Raises ClusterError if nothing answers."""
         try:
-            return [model.id for model in (await self._found().models.list()).data]
+            served = (await self._found().models.list()).data
         except openai.OpenAIError as error:
             raise self._translated(error) from None
+        lengths = {model.id: getattr(model, "max_model_len", None) for model in served}
+        return {name: length if isinstance(length, int) else None for name, length in lengths.items()}
 
     async def wait_ready(self) -> None:
         """Return once the endpoint answers again, whatever it answers; the caller sets the time limit."""

@@ -9,6 +9,7 @@ from serve.client.conversation import Conversation
 from serve.client.endpoint import Endpoint, Settings
 
 LONGEST_ANSWER = 32768
+"""Tokens, where the server does not say what its context takes."""
 MOST_TOP_K = 500
 USUAL = (1.0, 1.0, 0)
 """Temperature, top-p and top-k that change nothing."""
@@ -19,6 +20,7 @@ class Controls:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._longest = LONGEST_ANSWER
         self.model = gr.Dropdown([], label="Adapter", value="prod", allow_custom_value=True, elem_id="model")
         self.effort = gr.Radio(["low", "medium", "high"], label="Reasoning effort", value="medium", elem_id="effort")
         self.thinking = gr.Checkbox(True, label="Show thinking", elem_id="show-thinking")
@@ -51,14 +53,17 @@ class Controls:
         except TandemError:
             return gr.skip()
 
-    async def first(self, wanted: str) -> Any:
-        """The same for a page just opened; an endpoint of other people's has no `prod`, so its first name stands in."""
+    async def first(self, wanted: str, max_tokens: int) -> tuple[Any, Any]:
+        """The menu for a page just opened, and the slider up to what the endpoint's context takes. An endpoint of other
+        people's has no `prod`, so its first name stands in."""
         try:
-            names = await self._endpoint.models()
+            served = await self._endpoint.contexts()
         except TandemError:
-            return gr.skip()
-        stands_in = wanted == "prod" and names and wanted not in names
-        return gr.Dropdown(choices=names, value=names[0] if stands_in else wanted)
+            return gr.skip(), gr.skip()
+        names, stands_in = [*served], wanted == "prod" and served and wanted not in served
+        self._longest = max(filter(None, served.values()), default=LONGEST_ANSWER)
+        slider = gr.Slider(value=min(max_tokens, self._longest), maximum=self._longest)
+        return gr.Dropdown(choices=names, value=names[0] if stands_in else wanted), slider
 
     def show(self, conversation: Conversation) -> dict[Any, Any]:
         """What the components show for a conversation that is opened; within the sliders' ends."""
@@ -72,7 +77,7 @@ class Controls:
             self.temperature: temperature,
             self.top_p: max(top_p, 0.01),
             self.top_k: min(top_k, MOST_TOP_K),
-            self.max_tokens: min(settings.max_tokens or 0, LONGEST_ANSWER),
+            self.max_tokens: gr.Slider(value=min(settings.max_tokens or 0, self._longest), maximum=self._longest),
             self.system: conversation.system,
         }
 

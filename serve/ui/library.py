@@ -96,8 +96,9 @@ class Library:
         chat.listen((self._listed, [chat.current], listed), shown)
         opening = {"outputs": shown, "show_progress": "hidden"}
         kept = {"inputs": [chat.current, controls.thinking]} | opening
+        asked = [controls.model, controls.max_tokens]
         page.load(self.arrive, [controls.thinking], **opening).then(
-            controls.first, controls.model, controls.model, show_progress="hidden"
+            controls.first, asked, asked, show_progress="hidden"
         )
         page.load(None, js=KEEP)
         page.unload(chat.gone)
@@ -107,9 +108,9 @@ class Library:
         self.file.upload(self.bring, [self.file, *kept["inputs"]], **opening)
         for named in (self.title.submit, self.name.click):
             named(self.rename, [self.title, chat.current], [*listed, chat.notice])
-        asked = {"outputs": [self.unasked, self.confirm], "show_progress": "hidden"}
-        self.delete.click(lambda: self._asks(True), **asked).then(None, js=ASK_IN_SIGHT)
-        self.keep.click(lambda: self._asks(False), **asked)
+        confirming = {"outputs": [self.unasked, self.confirm], "show_progress": "hidden"}
+        self.delete.click(lambda: self._asks(True), **confirming).then(None, js=ASK_IN_SIGHT)
+        self.keep.click(lambda: self._asks(False), **confirming)
         page.load(None, js=CHOSEN_SHOWS_CHAT)
         for elsewhere in (self.new.click, self.file.upload):
             elsewhere(None, js=SHOW_CHAT)

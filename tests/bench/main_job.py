@@ -26,7 +26,7 @@ from actors.run import Run, RunState, new_run_id
 from cli.api import Api
 from cli.bring_up import bring_up
 from cli.demo import Load, ask
-from configs.load import load_cluster, load_run
+from configs.load import load_cluster, load_run, load_serve
 from configs.paths import Home
 from jobs.training.metrics_log import MetricsLog
 
@@ -59,7 +59,7 @@ def measure(home: Home, options: argparse.Namespace) -> dict[str, Any]:
     http, dashboard = cluster.free_ports(2)
     settings = load_cluster(sets=(f"http_port={http}", f"dashboard_port={dashboard}"))
     started = time.monotonic()
-    running = bring_up(home, settings, {"base": options.base}, print)
+    running = bring_up(home, settings, load_serve({"base": options.base}), print)
     up = time.monotonic() - started
     api = Api()
     started = time.monotonic()

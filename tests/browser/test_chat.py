@@ -10,7 +10,9 @@ from playwright.sync_api import expect
 
 from serve import generating
 from serve.client.conversation import Conversation, Turn
+from serve.client.endpoint import Settings
 from tests.browser.conftest import script
+from tests.gateway_server import MAX_CONTEXT
 from tests.samples import publish
 
 LONG = "word " * 2000
@@ -93,6 +95,22 @@ def test_settings_reach_the_engine(stage, window):
         {"role": "system", "content": "Answer in rhymes."},
         {"role": "user", "content": "Hi"},
     ]
+
+
+def test_an_answer_may_be_as_long_as_the_served_context_and_no_longer(stage, window):
+    turns = [Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello.")]
+    long = Conversation(title="Long", turns=turns, settings=Settings(max_tokens=10 * MAX_CONTEXT))
+    stage.store.save(long)
+    seen = window()
+    seen.page.goto(f"{stage.page.url}?c={long.id}")
+    seen.loaded(seen.page)
+    seen.settings()
+    for kind in ("range", "number"):
+        expect(seen.page.locator(f"#max-tokens input[type={kind}]")).to_have_attribute("max", str(MAX_CONTEXT))
+        expect(seen.page.locator(f"#max-tokens input[type={kind}]")).to_have_value(str(MAX_CONTEXT))
+    seen.ask("Hi")
+    seen.answers("Hello there.")
+    assert [request.sampling.max_tokens for request in stage.engine.requests] == [MAX_CONTEXT]
 
 
 def test_sampling_is_the_models_own_until_somebody_says_otherwise(stage, window):

@@ -14,7 +14,7 @@ import pytest
 
 from actors import monitor
 from actors.monitor import GpuReading
-from configs import load
+from configs import guess, load
 from configs.errors import CheckpointError, TrainingError
 from configs.paths import SOURCE, TINY_MODEL
 from jobs.data import dataset
@@ -102,7 +102,7 @@ def test_data_of_which_nothing_would_be_learned_is_refused_with_the_cause(sets, 
 
 @answers('"All labels are -100"')
 def test_there_is_no_marker_to_get_wrong_in_any_profile():
-    keys = load.known_keys(type(load.load_run("tiny")))
+    keys = guess.known_keys(type(load.load_run("tiny")))
     assert [key for key in keys if "marker" in key or "response" in key or "instruction" in key] == []
 
 

@@ -20,7 +20,7 @@ from actors.ledger import Ledger
 from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics
 from actors.run import FOLLOWING, RunState
 from cli.main import COMMANDS, tandem
-from configs import load, paths, reference
+from configs import guess, load, paths, reference
 from configs.schema import ClusterConfig, NotifyConfig, RunConfig, Slot
 from jobs import train as train_job
 from serve import gateway
@@ -158,7 +158,7 @@ def test_every_command_named_in_running_text_exists_with_its_options(words):
     options = {name for parameter in command.params for name in (*parameter.opts, "--help")}
     assert {word for word in rest if word.startswith("-")} <= options
     keys = {word.partition("=")[0] for word in rest if "=" in word} - {"KEY"}
-    assert keys <= set(load.known_keys(ClusterConfig if command.name == "up" else RunConfig))
+    assert keys <= set(guess.known_keys(ClusterConfig if command.name == "up" else RunConfig))
     if "--profile" in rest:
         assert rest[rest.index("--profile") + 1] in load.profiles()
 

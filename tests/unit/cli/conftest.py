@@ -1,12 +1,18 @@
 """The command line in this process, through its real entry point and edge."""
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
+from actors import cluster, placement
+from actors.cluster import Cluster
+from actors.process_id import ProcessId
 from cli.main import main
+from configs.paths import Home
+from configs.schema import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,18 @@ class Done:
         assert "unexpected" not in line
         assert self.out == ""
         return line
+
+
+@pytest.fixture
+def silent_cluster(home: Home) -> Callable[[], None]:
+    """Has the home a cluster on this machine's slots whose head lives, this process, and whose gateway nobody finds."""
+
+    def note() -> None:
+        config = ClusterConfig()
+        slots = placement.resolve_slots(config)
+        cluster._write(home.cluster, Cluster(ProcessId.own(), time.time(), "127.0.0.1:1", 1, 2, slots, config))
+
+    return note
 
 
 @pytest.fixture

@@ -272,6 +272,25 @@ def test_a_damaged_cluster_file_is_one_line_with_the_way_out(invoke, home):
     assert "tandem down" in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--max-context", "4097"],
+            "max_context is 4097, and tiny takes at most 4096 tokens -> tandem up --max-context 4096",
+        ),
+        (["--max-context", "63"], "63 is not in the range x>=64"),
+        (
+            ["--set", "max_context=4096"],
+            "unknown key 'max_context' in --set max_context=4096 -> did you mean `tandem ",
+        ),
+    ],
+)
+def test_a_context_that_cannot_be_served_is_refused_before_anything_starts(arguments, words, invoke, home):
+    assert words in invoke("up", "--base", "tiny", *arguments).one_error_line(2)
+    assert list(home.root.iterdir()) == []
+
+
 def test_an_interrupted_up_says_in_one_line_that_nothing_stays(invoke, home, monkeypatch):
     from actors import cluster
 
@@ -360,7 +379,8 @@ def test_a_wrong_request_is_one_line_and_queues_nothing(arguments, words, invoke
     assert not home.ledger.exists()
 
 
-def test_a_bad_row_is_named_with_its_line(invoke, tmp_path):
+def test_a_bad_row_is_named_with_its_line(silent_cluster, invoke, tmp_path):
+    silent_cluster()
     data = tmp_path / "chats.jsonl"
     data.write_text(f'{GOOD_ROW}{{"messages": [{{"role": "narrator", "content": "x"}}]}}\n{GOOD_ROW}not json\n')
     line = invoke("train", "--profile", "tiny", "--dataset", str(data)).one_error_line(2)

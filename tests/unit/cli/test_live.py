@@ -71,7 +71,7 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
     )
     assert seen["slots"][0] == {
         "name": "0", "gpu": 0, "uuid": "GPU-a", "roles": ["train"], "role": "train", "holder": None, "pid": None,
-        "since": None, "quarantine": {"slot": "0", "reason": "why", "since": 5.0, "by": "tandem"},
+        "since": None, "quarantine": {"slot": "0", "reason": "why", "since": 5.0, "by": "tandem"}, "gone": False,
     }  # fmt: skip
     assert (seen["gpus"][0]["utilization"], seen["gpus"][0]["clock"]) == (0.98, 1.695e9)
     assert (seen["engines"]["engine_1"]["running"], seen["problems"]) == (2, ["x"])

@@ -38,22 +38,30 @@ def test_a_dry_run_is_a_table_with_every_component_and_json_has_all(invoke):
     assert values["parts"]["weights"]["likely"] == 4 * 1_256_096
 
 
-def test_before_queuing_memory_disk_and_time_are_told_on_stderr(invoke):
+def test_nothing_is_read_or_predicted_for_a_run_that_nothing_could_queue(invoke):
+    done = invoke("train", "--profile", "tiny")
+    assert (done.code, done.out) == (1, "")
+    assert "Tandem is not running" in done.one_error_line()
+
+
+def test_before_queuing_memory_disk_and_time_are_told_on_stderr(silent_cluster, invoke):
+    silent_cluster()
     lines = invoke("train", "--profile", "tiny").err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["data", "rendered", "memory", "disk", "time", "error"]
     assert "on CPU, micro-batch 8" in lines[2]
     assert re.search(r"for 60 steps, .* a step; from measured baselines", lines[4])
-    assert "Tandem is not running" in lines[-1]
+    assert "no answer from http://127.0.0.1:1" in lines[-1]
 
 
-def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(invoke, monkeypatch):
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(silent_cluster, invoke, monkeypatch):
     readings = [GpuReading(index, f"GPU-{index}", "Small", 8 * GIB, 0, None, None, None) for index in (0, 1)]
     monkeypatch.setattr(monitor, "gpus", lambda: readings)
+    silent_cluster()
     done = invoke("train", "--profile", "standard")
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines()[-1].startswith("error: this run needs at least 1")
     assert "has 7.5 GiB for it -> " in done.err.splitlines()[-1]
-    assert "not running" not in done.err
+    assert "no answer" not in done.err
 
 
 def test_no_base_is_asked_for_to_predict_a_run_that_cannot_fit_here(invoke, monkeypatch, tmp_path):
@@ -82,16 +90,20 @@ def test_a_dry_run_without_a_network_says_in_one_line_where_the_base_comes_from(
     )
 
 
-def test_a_base_whose_tokenizer_cannot_be_had_is_refused_before_anything_is_queued(invoke, monkeypatch, tmp_path):
+def test_a_base_whose_tokenizer_cannot_be_had_is_refused_before_anything_is_queued(
+    silent_cluster, invoke, monkeypatch, tmp_path
+):
+    silent_cluster()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     done = invoke("train", "--profile", "tiny", "--set", "model.base=owner/name")
     assert done.err.splitlines()[-1].startswith(
         "error: the tokenizer of base model 'owner/name' is not in the local cache"
     )
-    assert "not running" not in done.err
+    assert "no answer" not in done.err
 
 
-def test_of_a_base_that_is_not_here_the_size_is_unknown(invoke, monkeypatch):
+def test_of_a_base_that_is_not_here_the_size_is_unknown(silent_cluster, invoke, monkeypatch):
+    silent_cluster()
     monkeypatch.setattr(checkpoint, "tokenizer_of", lambda name: checkpoint.load_tokenizer(TINY_MODEL))
     done = invoke("train", "--profile", "tiny", "--set", "model.base=owner/name")
     assert "prediction: base owner/name is not on this machine, so its size is unknown\n" in done.err

@@ -115,8 +115,18 @@ def test_the_shipped_serve_files_arguments_load_and_listen_on_loopback_only():
     written = yaml.safe_load(SERVE_CONFIG.read_text())
     (application,) = written["applications"]
     assert load.validate(ServeConfig, application["args"], source="serve.yaml") == ServeConfig()
+    assert load.load_serve({}) == ServeConfig()
+    assert load.load_serve({"max_context": 4096}) == ServeConfig(max_context=4096)
     assert application["import_path"] == "serve.app:build"
     assert written["http_options"]["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["", "applications: []", "applications: [{args: }]"])
+def test_a_serve_file_without_arguments_is_refused_by_name(text, tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"serve\.yaml has no applications with args"):
+        load.load_serve({}, file)
 
 
 def test_a_resolved_configuration_validates_again_unchanged():

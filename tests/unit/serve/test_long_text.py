@@ -111,7 +111,8 @@ def test_every_route_names_its_own_field_when_an_engine_finds_the_prompt_too_lon
     where = "prompt" if param == "prompt" else "messages"
     assert error["message"] == (
         "This model's maximum context length is 8 tokens. However, you requested 10 tokens "
-        f"(9 in the {where}, 1 in the completion) -> shorten the {where}, or start with a larger max_context"
+        f"(9 in the {where}, 1 in the completion) -> shorten the {where}, "
+        "or serve with more: `tandem up --max-context N`"
     )
 
 
