@@ -68,8 +68,8 @@ def read(messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> li
 
 def checked_name(name: Any, where: str, param: str) -> str:
     """A function's name that a message's header can hold as recipient. Raises RequestError."""
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]{1,64}", name, re.ASCII):
-        raise RequestError(f"{where}.name {name!r} is not 1 to 64 letters, digits, '_', '-' or '.'", param=param)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]{1,128}", name, re.ASCII):
+        raise RequestError(f"{where}.name {name!r} is not 1 to 128 letters, digits, '_', '-' or '.'", param=param)
     return name
 
 

@@ -8,7 +8,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from serve.wire.anthropic_input import Conversation, InputMessage
 from serve.wire.anthropic_options import JsonFormat, OutputConfig, ThinkingConfig, Tool, ToolChoice
 from serve.wire.body import SampledRequest, checked
 from serve.wire.chat import ChatRequest
+from serve.wire.harmony_grammar import ANY_OBJECT
 from serve.wire.no_effect import Ignored
 
 NEUTRAL = {"container": (), "mcp_servers": ([],), "compaction": (), "thread": ()}
@@ -38,6 +39,12 @@ CHAT_NAMES = {
     "stop": "stop_sequences",
 }
 """Chat parameters that errors may name, and what they are called here."""
+
+
+class ObjectCalls(ChatRequest):
+    """A chat request whose calls always have an object as arguments: Anthropic's clients can read nothing else."""
+
+    free_arguments: ClassVar[dict[str, Any] | None] = ANY_OBJECT
 
 
 class CountRequest(SampledRequest):
@@ -95,7 +102,7 @@ class CountRequest(SampledRequest):
     def chat(self) -> ChatRequest:
         """The same as a chat request. Raises RequestError in this route's words."""
         with self.in_own_words():
-            return chat.parse_request(self._chat_body())
+            return chat.parse_request(self._chat_body(), ObjectCalls)
 
     @contextlib.contextmanager
     def in_own_words(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ by name, never ignored. Knows the format, neither HTTP nor engines' insides; `ch
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,6 +34,9 @@ MOST_TOP_LOGPROBS = 20
 
 class ChatRequest(StreamedRequest):
     """The body of POST /v1/chat/completions. Make it with `parse_request`, which refuses what is not listed here."""
+
+    free_arguments: ClassVar[dict[str, Any] | None] = None
+    """What a call's arguments are that no schema holds; None leaves them to the model."""
 
     model: str = Field(min_length=1)
     """`prod`, `base`, the base's name or a loaded adapter version."""
@@ -121,7 +124,7 @@ class ChatRequest(StreamedRequest):
 
     def constraint(self) -> Constraint | None:
         """What the generation is held to; None leaves the model free. Where tools are declared, a call is one of those
-        that may be called, whatever its arguments; what contradicts a constraint leaves it free if that would be all. A
+        that may be called, with `free_arguments`; what contradicts a constraint leaves it free if that would be all. A
         message that is continued calls nothing.
 
         Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for what
@@ -135,7 +138,9 @@ class ChatRequest(StreamedRequest):
         if names_alone and (self.contradiction or not self.tools):
             return None
         held = set(functions) if must_call or isinstance(self.tool_choice, AllowedToolChoice) else strict
-        calls = {name: function.arguments if name in held else None for name, function in functions.items()}
+        calls = {
+            name: function.arguments if name in held else self.free_arguments for name, function in functions.items()
+        }
         begun = self.add_generation_prompt
         grammar = harmony_grammar(answer=answer, calls=calls, must_call=must_call, param=asker, begun=begun)
         return self.constraint_of(grammar, "tools" if answer is None or must_call else asker)
@@ -174,9 +179,9 @@ def in_own_words() -> Iterator[None]:
         raise
 
 
-def parse_request(body: bytes | str | dict[str, Any]) -> ChatRequest:
-    """A checked chat request; see `body.checked`."""
-    request = checked(body, ChatRequest, NEUTRAL, translate=dialects.chat, translated=dialects.CHAT)
+def parse_request(body: bytes | str | dict[str, Any], kind: type[ChatRequest] = ChatRequest) -> ChatRequest:
+    """A checked chat request, of a `kind` that another route makes of its own; see `body.checked`."""
+    request = checked(body, kind, NEUTRAL, translate=dialects.chat, translated=dialects.CHAT)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
     chat_messages.check(request.messages)

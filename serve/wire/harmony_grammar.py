@@ -49,12 +49,14 @@ def harmony_grammar(
         rules = rules.replace('"final" kind', '"final"')
     if answer is None and not must_call:
         rules = rules.replace("(thought ", "((thought | preamble) ")
+    rule_of: dict[str, str] = {}
     for index, (name, schema) in enumerate(calls.items()):
-        recipient, arguments = json.dumps(f" to=functions.{name}"), f"arguments_{index}"
+        recipient = json.dumps(f" to=functions.{name}")
+        arguments = rule_of.setdefault(_text(schema, "tools"), f"arguments_{index}")
         endings.append(f"call_{index}")
         rules += f'call_{index}: {recipient} <|channel|> "commentary" kind <|message|> {arguments} <|call|>\n'
         rules += f'    | <|channel|> "commentary" {recipient} kind <|message|> {arguments} <|call|>\n'
-        rules += f"{arguments}: {_text(schema, 'tools')}\n"
+    rules += "".join(f"{rule}: {text}\n" for text, rule in rule_of.items())
     rules += f"answer: {_text(None if must_call else answer, param)}\n"
     return rules + f"ending: {' | '.join(endings)}\n"
 

@@ -1,13 +1,17 @@
 """Anthropic's body as the chat request that it stands for: messages, blocks, tools, thinking, and what is refused."""
 
+import asyncio
 import json
 
 import pytest
+import torch
 
 from configs.errors import RequestError
+from serve.engine.grammar import Grammars, mask
 from serve.request_log import _EXCHANGE, Exchange
 from serve.wire import anthropic
 from serve.wire.anthropic_input import seal
+from tests.gateway_server import TOKENIZER, tokens
 
 HI = {"role": "user", "content": "Hi"}
 BASIC = {"model": "prod", "max_tokens": 100, "messages": [HI]}
@@ -251,6 +255,25 @@ def test_a_schema_that_is_nested_too_deep_is_refused_under_its_own_name():
     for _ in range(300):
         deep = {"type": "object", "properties": {"a": deep}}
     assert refusal(tools=[WEATHER | {"input_schema": deep}]).message == "tools[0].input_schema: is nested too deep"
+
+
+def test_a_call_always_has_an_object_as_input():
+    grammars = Grammars(TOKENIZER, len(TOKENIZER))
+    now = {"name": "now", "input_schema": {"type": "object"}}
+
+    def takes(arguments: str) -> bool:
+        call = f"<|channel|>commentary to=functions.now <|constrain|>json<|message|>{arguments}<|call|>"
+        matcher = asyncio.run(grammars.matcher(chat(tools=[WEATHER, now]).constraint()))
+        for token in tokens(call):
+            logits = torch.zeros(1, len(TOKENIZER))
+            mask(logits, {0: matcher})
+            if logits[0, token] < 0:
+                return False
+            matcher.advance(token)
+        return matcher.complete
+
+    assert takes('{"any": ["thing", 1]}') and takes("{}")
+    assert not any(map(takes, ("[1]", "Rome", '"Rome"', "", '{"city": }')))
 
 
 # Thinking and effort
