@@ -14,12 +14,12 @@ from pydantic import Field
 
 from configs.errors import RequestError
 from serve.wire import chat
+from serve.wire.answer_format import ANY_OBJECT
 from serve.wire.anthropic_blocks import TextBlock
 from serve.wire.anthropic_input import Conversation, InputMessage
 from serve.wire.anthropic_options import JsonFormat, OutputConfig, ThinkingConfig, Tool, ToolChoice
 from serve.wire.body import SampledRequest, checked
 from serve.wire.chat import ChatRequest
-from serve.wire.harmony_grammar import ANY_OBJECT
 from serve.wire.no_effect import Ignored
 
 NEUTRAL = {"container": (), "mcp_servers": ([],), "compaction": (), "thread": ()}
@@ -118,15 +118,16 @@ class CountRequest(SampledRequest):
             raise type(error)(message, hint=error.hint, param=CHAT_NAMES.get(name, error.param)) from error
 
     def _chat_body(self) -> dict[str, Any]:
-        format = self.output_config.format or self.output_format
+        format, said = self.output_config.format or self.output_format, self._conversation.messages
         schema = format and {"type": "json_schema", "json_schema": {"name": "answer", "schema": format.definition}}
         return {
             "model": self.model,
-            "messages": self._conversation.messages,
+            "messages": said,
             "tools": [tool.chat() for tool in self.tools],
             "tool_choice": self.tool_choice.chat(),
             "reasoning_effort": self._effort(),
             "response_format": schema,
+            "continue_final_message": bool(said) and said[-1]["role"] == "assistant",
         }
 
     def _effort(self) -> str:

@@ -116,6 +116,16 @@ def test_an_answer_ends_at_its_limit_or_where_the_context_does(server):
     assert client(server).messages.create(**ASK).stop_reason == "model_context_window_exceeded"
 
 
+def test_an_answer_that_is_begun_goes_on_where_it_stands(server):
+    server.engine.script = tokens(" is Rome.<|return|>")
+    begun = [*HI, {"role": "assistant", "content": "The capital"}]
+    done = client(server).messages.create(**ASK | {"messages": begun})
+    assert (done.content[0].text, done.stop_reason) == (" is Rome.", "end_turn")
+    assert TOKENIZER.decode(server.engine.requests[0].prompt_ids).endswith("final<|message|>The capital")
+    counted = client(server).messages.count_tokens(model="prod", messages=begun).input_tokens
+    assert counted == done.usage.input_tokens
+
+
 def test_an_answer_starts_again_when_its_engine_dies(server):
     server.remote.dies_after = 12
     assert client(server).messages.create(**ASK).content[0].text == "Hello there."
