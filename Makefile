@@ -13,7 +13,8 @@ demo: .venv/tandem-setup
 
 test: lint
 	@tests/debian.sh
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest tests/unit --numprocesses=logical --maxprocesses=8 --dist=loadfile
+	@.venv/bin/python -m pytest tests/browser tests/ray tests/gpu
 
 lint: .venv/tandem-setup
 	@.venv/bin/ruff check .
