@@ -35,7 +35,7 @@ TICK_S = 0.5
 RETRY_S = 5
 """After a tick that failed."""
 LONG_POLL_S = 20
-TROUBLE = ("error", "failed", "interrupted", "refused", "quarantine", "device_error", "engine_down")
+TROUBLE = ("error", "failed", "interrupted", "suspect", "refused", "quarantine", "device_error", "engine_down")
 """Events that are warnings in the log."""
 LOGGED_ELSEWHERE = ("notify", "log")
 """Events whose words are in a log already: the notifier's, and the run's own."""

@@ -20,6 +20,7 @@ TITLES: dict[NoticeKind, str] = {
     "interrupted": "run {run} was interrupted",
     "stopped": "run {run} was stopped",
     "watchdog": "the watchdog about run {run}",
+    "suspect": "the adapter of run {run} is suspect",
     "quarantine": "a slot is in quarantine",
     "release": "a slot is out of quarantine",
     "refused": "a swap was refused",
@@ -30,7 +31,7 @@ TITLES: dict[NoticeKind, str] = {
 """By the event's kind; the text is the event's own. In front of each goes `Tandem on HOST: `."""
 
 _LEVELS: dict[str, str] = dict.fromkeys(("failed", "quarantine", "engine_down"), "failure")
-_LEVELS |= dict.fromkeys(("interrupted", "watchdog", "refused"), "warning") | {"succeeded": "success"}
+_LEVELS |= dict.fromkeys(("interrupted", "watchdog", "suspect", "refused"), "warning") | {"succeeded": "success"}
 
 
 @dataclass(frozen=True)

@@ -384,6 +384,9 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
             yield f"GPU {slot.gpu} of slot {slot.name} ({slot.uuid}) is gone: the driver does not show it any more"
     for name, quarantine in overview.quarantines.items():
         yield f"slot {name} is in quarantine: {quarantine.reason}"
+    for adapter in overview.adapters:
+        if adapter.manifest.suspect and "prod" in adapter.aliases:
+            yield f"prod answers with an adapter that is suspect; {adapter.manifest.doubts}"
     for slot in overview.slots:
         if slot.gone:
             yield f"slot {slot.name} is held by {slot.holder}, whose process {slot.pid} is gone"

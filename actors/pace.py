@@ -1,6 +1,7 @@
 """How fast a run goes and when it will be done, from the newest lines of its `metrics.jsonl`.
 
-Knows lines, not runs: a step is `{"step", "loss", "at"}`, an evaluation `{"step", "eval_loss", "at"}`. Called by
+Knows lines, not runs: a step is `{"step", "loss", "at"}`, an evaluation `{"step", "eval_loss", "at"}`, of step 0 the
+base's. Called by
 `actors.overview` and `actors.metrics`; what else reads a whole curve does it through `jobs.training.metrics_log`.
 """
 
@@ -68,15 +69,16 @@ def newest(lines: Sequence[dict[str, Any]], name: str) -> float | None:
 def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> Eta | None:
     """When the run will have taken `max_steps`; None while too little is known. `now` is in Unix seconds.
 
-    Every line took the time since the line before it. One that took none or less, because the clock was set back, does
-    not count; the medians do not follow a single pause, such as an interruption's.
+    Every line took the time since the line before it; the first step compiles and does not count. One that took none or
+    less, because the clock was set back, does not count either; the medians do not follow a single pause, such as an
+    interruption's.
     """
     steps, evaluations = [], []
     for before, line in pairwise(lines):
         if (took := line["at"] - before["at"]) > 0:
             if "eval_loss" in line:
                 evaluations.append(took)
-            elif "loss" in line and line["step"] > before["step"]:
+            elif "loss" in line and line["step"] > before["step"] > 0:
                 steps.append(took)
     if max_steps is None or len(steps) < FEWEST_STEPS:
         return None

@@ -17,7 +17,7 @@ from configs.paths import home
 from configs.schema import ExportConfig, ExportFormat
 from jobs.exporting import exporter
 from models import adapter
-from models.registry import Registry
+from models.registry import LATEST, Registry
 
 
 @click.group()
@@ -42,12 +42,14 @@ def list_adapters(as_json: bool) -> None:
     output.print_table(
         ("ADAPTER", "STATE", "ALIAS", "BASE", "RANK", "STEPS", "LOSS", "SIZE", "AGE"),
         [
-            (m.version, output.state(state), ",".join(pointing) or None, m.base, m.rank, m.metrics.get("steps"))
-            + (m.metrics.get("loss"), output.size(m.bytes), output.age(m.created_at))
+            (m.version, output.adapter_state(state, m.suspect), ",".join(pointing) or None, m.base, m.rank)
+            + (m.metrics.get("steps"), m.metrics.get("loss"), output.size(m.bytes), output.age(m.created_at))
             for m, state, pointing in rows
         ],
         empty="no adapters yet -> tandem train",
     )
+    for manifest in (m for m, _, _ in rows if m.suspect):
+        output.say(manifest.doubts)
 
 
 @adapters.command()
@@ -71,6 +73,7 @@ def show(version: str, as_json: bool) -> None:
     evaluated = evaluation_report.newest(home(), manifest.version)
     facts = [
         ("state", output.state(str(state), reason)),
+        ("suspect", "; ".join(manifest.suspect) or None),
         ("base", manifest.base),
         ("run", manifest.run_id),
         ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
@@ -114,6 +117,8 @@ def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priori
     place = home()
     wanted = {"adapter": Registry(place.models).resolve(version), "to": to, "out": str(out.expanduser().absolute())}
     config = load.validate(ExportConfig, wanted | how, source="the command line")
+    if doubts := Registry(place.models).doubts(wanted["adapter"]):
+        output.say(f"note: {doubts}")
     for note in exporter.check(config, place).notes:
         output.say(f"note: {note}")
     from cli.api import Api
@@ -131,23 +136,28 @@ def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priori
 @click.command()
 @click.argument("version", metavar="[ADAPTER]", required=False)
 @click.option("--back", is_flag=True, help="Return to what was served before the last swap.")
+@click.option("--force", is_flag=True, help="Swap in an adapter that is suspect, too.")
 @output.json_option
-def swap(version: str | None, back: bool, as_json: bool) -> None:
+def swap(version: str | None, back: bool, force: bool, as_json: bool) -> None:
     """Change what `prod` answers with, without dropping a request: load beside, verify, flip, retire.
 
-    ADAPTER is a version from `tandem adapters list`, `latest`, or `base` for none.
+    ADAPTER is a version from `tandem adapters list`, `latest` (the newest that is not suspect), or `base` for none.
 
     \b
     Examples:
       tandem swap latest
       tandem swap base
       tandem swap --back
+      tandem swap tiny_tiny_20260101-120000 --force
     """
     if back == (version is not None):
         raise ConfigError("name an adapter or --back, one of the two", hint="tandem swap latest, or tandem swap --back")
     from cli.api import Api
 
-    result = Api().post("/api/aliases/prod", {"back": True} if back else {"adapter": version})
+    if version == LATEST and (newest := Registry(home().models).newest(1)) and newest[0].suspect:
+        output.say(f"note: {newest[0].doubts}; {LATEST} is the newest that is not")
+    wanted = {"back": True} if back else {"adapter": version}
+    result = Api().post("/api/aliases/prod", wanted | {"force": force})
     if as_json:
         output.print_json(result)
     else:

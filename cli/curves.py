@@ -88,6 +88,7 @@ def _results(comparison: "Comparison") -> list[tuple]:
         ("best loss", lambda r: r.best_loss),
         ("held-out loss, last", lambda r: r.eval_loss),
         ("held-out loss, best", lambda r: r.best_eval_loss),
+        ("held-out loss, base", lambda r: r.base_eval_loss),
         ("evaluated loss", lambda r: r.judged_loss),
         ("the base's", lambda r: r.judged_base_loss),
         ("evaluated on", lambda r: r.judged_on),

@@ -16,6 +16,7 @@ from actors.run import Run, RunState
 from cli import output
 from configs.errors import TandemError
 from configs.paths import Home
+from models.registry import Registry
 
 POLL_S = 0.3
 EXIT_CODES = {RunState.SUCCEEDED: 0, RunState.FAILED: 1, RunState.STOPPED: 3}
@@ -30,13 +31,15 @@ def follow(home: Home, run_id: str) -> int:
         return left(run_id)
     finally:
         ledger.close()
-    return ended(run)
+    return ended(home, run)
 
 
-def ended(run: Run) -> int:
+def ended(home: Home, run: Run) -> int:
     """Say how the run ended; its own result: 0 succeeded, 1 failed, 3 stopped."""
     output.say(f"{run.state}: {run.reason}")
-    if run.adapter is not None:
+    if run.adapter is not None and Registry(home.models).doubts(run.adapter):
+        output.say(f"it is not `latest`; serve it all the same: tandem swap {run.adapter} --force")
+    elif run.adapter is not None:
         output.say(f"serve it: tandem swap {run.adapter}")
     return EXIT_CODES[run.state]
 

@@ -127,6 +127,11 @@ def state(name: str, reason: str = "") -> Text:
     return Text.assemble((name, STATE_COLOURS.get(name, "")), printable(f"  {reason}" if reason else ""))
 
 
+def adapter_state(name: str, suspect: Sequence[str]) -> Text:
+    """An adapter's state, and whether it is suspect."""
+    return state(name).append("  suspect" if suspect else "", "bold yellow")
+
+
 def age(moment: float | None) -> str:
     """How long ago, in the largest unit that makes sense; - for never, and 0s for what a clock set back left ahead."""
     return "-" if moment is None else duration(max(0.0, time.time() - moment))

@@ -263,7 +263,8 @@ def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
 
 def _ended(reading: RunReading, overview: Overview) -> Text:
     run = reading.run
-    what = run.adapter or run.reason
+    suspect = {adapter.manifest.version for adapter in overview.adapters if adapter.manifest.suspect}
+    what = f"{run.adapter} (suspect)" if run.adapter in suspect else run.adapter or run.reason
     line = Text.assemble((run.id, "dim"), "  ", output.state(run.state), f"  {_ago(run.ended_at, overview)} ago")
     return line.append(f"  {what}", "dim")
 
@@ -279,8 +280,8 @@ def adapters(overview: Overview, width: int, most: int = 5) -> RenderableType:
         loss = manifest.metrics.get("loss")
         where = ", ".join(reading.aliases) or ("loaded" if reading.loaded else "")
         rows.append(
-            (manifest.version, output.state(reading.state), where, "" if loss is None else f"{loss:.4f}")
-            + (_ago(manifest.created_at, overview),)
+            (manifest.version, output.adapter_state(reading.state, manifest.suspect), where)
+            + ("" if loss is None else f"{loss:.4f}", _ago(manifest.created_at, overview))
         )
     columns = ("adapter", "state", "answers as", ("loss", "right"), ("age", "right"))
     return output.table(columns, _cells(rows), width, titles="dim", folds=columns.index("answers as"))

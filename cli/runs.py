@@ -20,6 +20,7 @@ from configs.paths import home
 from configs.schema import ExportConfig
 from jobs import compare as comparing
 from jobs.training.metrics_log import MetricsLog
+from models.registry import Registry
 
 LATEST = "latest"
 
@@ -46,7 +47,7 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
         return
     rows = [
         (run.id, run.kind, output.state(run.state), f"{run.step}/{run.max_steps or '?'}", run.loss)
-        + (run.priority or None, run.slot, output.age(run.created_at), run.adapter or _short(run.reason))
+        + (run.priority or None, run.slot, output.age(run.created_at), _adapter(run) or _short(run.reason))
         for run in found
     ]
     columns = ("RUN", "KIND", "STATE", "STEP", "LOSS", "PRIORITY", "SLOT", "AGE", "ADAPTER OR REASON")
@@ -92,7 +93,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
         ("time", output.duration(took)),
         *_energy(run),
         *prediction.against_measured(home().run(run.id), took if run.state is RunState.SUCCEEDED else None),
-        ("adapter", run.adapter),
+        ("adapter", _adapter(run)),
         ("folder", home().run(run.id)),
     ]
     output.print_table(("", run.id), facts, empty="")
@@ -180,6 +181,12 @@ def resume(run_id: str, follow: bool) -> None:
     from cli.train import resume as resume_run
 
     resume_run(home(), resolve(run_id), follow)
+
+
+def _adapter(run: Run) -> str | None:
+    """The version that it published, and whether that is suspect; `reason` says of what."""
+    suspect = run.adapter and Registry(home().models).doubts(run.adapter)
+    return f"{run.adapter} (suspect)" if suspect else run.adapter
 
 
 def _say_damaged(log: MetricsLog) -> None:

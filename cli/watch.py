@@ -30,7 +30,14 @@ MOST_POINTS = 2000
 EVENTS = 5
 EVENT_LINES = 3
 LOWEST_PLOT = 6
-EVENT_COLOURS = {"watchdog": "yellow", "rollback": "magenta", "memory": "yellow", "failed": "bold red", "error": "red"}
+EVENT_COLOURS = {
+    "watchdog": "yellow",
+    "suspect": "bold yellow",
+    "rollback": "magenta",
+    "memory": "yellow",
+    "failed": "bold red",
+    "error": "red",
+}
 
 
 @click.command()
@@ -62,7 +69,7 @@ def watch(run_id: str, smooth: int, interval: float) -> None:
         raise SystemExit(left(run_id))
     console = Console(highlight=False)
     console.print(screen.draw(console.width, LOWEST_PLOT + 24))
-    raise SystemExit(ended(screen.run))
+    raise SystemExit(ended(place, screen.run))
 
 
 class _Screen:
@@ -123,9 +130,11 @@ class _Screen:
         if (loss := run.loss if newest is None else newest) is not None:
             told.append(f"loss {loss:.4f}", "bold")
         held_out = [(line["eval_loss"], line["step"]) for line in lines if _is_finite(line.get("eval_loss"))]
+        base = [f"the base's {loss:.4f}" for loss, step in held_out if step == 0]
+        if own := [(loss, step) for loss, step in held_out if step > 0]:
+            base.insert(0, f"{own[-1][0]:.4f}, best {min(own)[0]:.4f} at step {min(own)[1]}")
         if held_out:
-            best, step = min(held_out)
-            told.append(f"   held-out ◆ {held_out[-1][0]:.4f}, best {best:.4f} at step {step}")
+            told.append(f"   held-out ◆ {', '.join(base)}")
         if run.tokens_per_s is not None:
             told.append(f"   {run.tokens_per_s:,.0f} tok/s")
         used = [line["energy_joules"] for line in lines[-150:] if _is_finite(line.get("energy_joules"))]

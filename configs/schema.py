@@ -33,6 +33,7 @@ NoticeKind = Literal[
     "interrupted",
     "stopped",
     "watchdog",
+    "suspect",
     "quarantine",
     "release",
     "refused",
@@ -40,7 +41,7 @@ NoticeKind = Literal[
     "engine",
     "summary",
 ]
-DEFAULT_NOTICES: tuple[NoticeKind, ...] = ("succeeded", "failed", "quarantine", "refused", "engine_down")
+DEFAULT_NOTICES: tuple[NoticeKind, ...] = ("succeeded", "failed", "suspect", "quarantine", "refused", "engine_down")
 REVEAL = {"reveal": True}
 """The context in which `model_dump` writes secrets out; without it they are masked."""
 
@@ -234,10 +235,18 @@ class WatchdogConfig(Section):
     on_nan: Action = "rollback"
     """When the loss or the gradient's norm is not a finite number."""
     spike_factor: float = Field(3.0, gt=1)
-    """A spike is a loss or gradient norm this many times the median of the last `window` steps, while the loss is above
-    target_loss."""
+    """A spike is a loss or gradient norm this many times the median of `window` steps before it that were none, while
+    the loss is above target_loss."""
     on_spike: Action = "warn"
     """When there is a spike."""
+    diverged_factor: float = Field(2.0, gt=1)
+    """A run has diverged when its loss on the rows that are looked at is this many times the base's, and 1.5 above
+    it."""
+    on_diverged: Action = "stop"
+    """When the run has diverged."""
+    on_foreign: Action = "warn"
+    """When the base itself has a higher loss on the rows than a model that guesses: they are not text of its kind, or
+    their labels are wrong."""
     plateau_steps: int = Field(50, ge=2)
     """A plateau is this many steps over which the mean loss fell by less than 1 %."""
     on_plateau: Action = "warn"
@@ -246,6 +255,9 @@ class WatchdogConfig(Section):
     """Steps over which losses and gradient norms are averaged."""
     max_rollbacks: int = Field(2, ge=0)
     """After this many rollbacks the next one is a stop."""
+    on_doubt: Literal["ignore", "suspect", "stop"] = "suspect"
+    """What becomes of a run whose result is worse than the base, or doubtful otherwise: published like any other,
+    published as suspect, or failed."""
 
 
 class RunConfig(Section):

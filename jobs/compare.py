@@ -43,6 +43,8 @@ class Result:
     eval_loss: float | None
     """The last on the held-out rows, during training."""
     best_eval_loss: float | None
+    base_eval_loss: float | None
+    """The base's own on these rows, before the first step."""
     judged_loss: float | None
     """Of the newest held-out evaluation of its adapter, on the serving engine."""
     judged_base_loss: float | None
@@ -118,6 +120,8 @@ def curves(log: MetricsLog, name: str, color: int = 0) -> tuple[Curve, Curve]:
 
 def _result(home: Home, run: Run, log: MetricsLog, prices: EnergyConfig) -> Result:
     loss, evaluation = (curve.finite() for curve in curves(log, run.id))
+    held_out = dict(zip(evaluation.steps, evaluation.values, strict=True))
+    own = [value for step, value in held_out.items() if step > 0]
     rates = [line["tokens_per_s"] for line in log.losses() if line.get("tokens_per_s")]
     measured = record.read_measured(home.run(run.id))
     return Result(
@@ -129,8 +133,9 @@ def _result(home: Home, run: Run, log: MetricsLog, prices: EnergyConfig) -> Resu
         last_loss=loss.values[-1] if loss.values else None,
         mean_loss=fmean(loss.values) if loss.values else None,
         best_loss=min(loss.values, default=None),
-        eval_loss=evaluation.values[-1] if evaluation.values else None,
-        best_eval_loss=min(evaluation.values, default=None),
+        eval_loss=own[-1] if own else None,
+        best_eval_loss=min(own, default=None),
+        base_eval_loss=held_out.get(0),
         **_judged(home, run.adapter),
         seconds=(run.ended_at or time.time()) - run.started_at if run.started_at else None,
         tokens_per_s=median(rates) if rates else None,

@@ -7,7 +7,7 @@ SHA-256 is in the manifest. Knows neither Ray nor how adapters are trained or se
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -56,11 +56,19 @@ class Manifest:
     """What the run measured: steps, loss, seconds."""
     files: dict[str, FileEntry]
     """By name, every file but the manifest."""
+    suspect: list[str] = field(default_factory=list)
+    """Why its run is not to be trusted, a sentence each; such an adapter is never `latest` and is swapped in by force
+    alone."""
     format: int = FORMAT
 
     @property
     def bytes(self) -> int:
         return sum(entry.bytes for entry in self.files.values())
+
+    @property
+    def doubts(self) -> str:
+        """What it is suspect of, in one sentence; empty if it is not."""
+        return f"{self.version} is suspect: {'; '.join(self.suspect)}" if self.suspect else ""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -77,8 +85,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise AdapterError(f"{folder.name} is no published adapter: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise AdapterError(f"{folder.name}: {MANIFEST} is damaged: {error}", hint="publish the adapter again") from None
-    known = {field.name for field in fields(Manifest)}
-    if not isinstance(values, dict) or set(values) != known or values["format"] != FORMAT:
+    known = {each.name for each in fields(Manifest)}
+    needed = known - {each.name for each in fields(Manifest) if each.default_factory is not MISSING}
+    if not isinstance(values, dict) or not needed <= set(values) <= known or values["format"] != FORMAT:
         raise AdapterError(f"{folder.name}: {MANIFEST} is not of format {FORMAT}", hint="publish the adapter again")
     try:
         return _manifest_type().validate_json(text, strict=True)  # strict Python mode takes no dict for a dataclass

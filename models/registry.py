@@ -1,7 +1,7 @@
 """All published adapters on disk: publish, resolve, list.
 
 A version is written aside, fsynced and renamed; readers see it whole or not at all, and it never changes after.
-`models/latest` is a link to the newest.
+`models/latest` is a link to the newest that is not suspect.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Registry:
         published = self.list()
         for manifest in published:
             if manifest.run_id == about["run_id"]:
-                self._point_latest(published[0].version)  # the kill may have come before this
+                self._choose_latest(published)  # the kill may have come before this
                 return manifest
         aside = self.folder / f"{_ASIDE}{about['run_id']}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -52,7 +52,7 @@ class Registry:
             manifest = self._finish(aside, about)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        self._point_latest(manifest.version)
+        self._choose_latest([manifest, *published])
         return manifest
 
     def _finish(self, aside: Path, about: dict) -> Manifest:
@@ -79,6 +79,11 @@ class Registry:
             return manifest
         raise AdapterError(f"no free version name below {stem}", hint="wait a second and publish again")
 
+    def _choose_latest(self, published: list[Manifest]) -> None:
+        """Point it at the first of these that is not suspect, if there is one."""
+        if sound := [manifest.version for manifest in published if not manifest.suspect]:
+            self._point_latest(sound[0])
+
     def _point_latest(self, version: str) -> None:
         link = self.folder / f"{_ASIDE}{LATEST}-{version}"
         link.unlink(missing_ok=True)
@@ -104,12 +109,19 @@ class Registry:
         if name == LATEST:
             target = self.folder / LATEST
             if not target.exists():
-                raise NotFoundError(
-                    "no adapter has been published yet", hint="train one: `tandem train`", param="adapter"
-                )
+                raise self._no_latest()
             return target.resolve().name
         self.path(name)
         return name
+
+    def _no_latest(self) -> NotFoundError:
+        if suspects := self.newest(1):
+            return NotFoundError(
+                f"every published adapter is suspect, so none is {LATEST}: {suspects[0].doubts}",
+                hint=f"train anew, or all the same `tandem swap {suspects[0].version} --force`",
+                param="adapter",
+            )
+        return NotFoundError("no adapter has been published yet", hint="train one: `tandem train`", param="adapter")
 
     def has(self, version: str) -> bool:
         """Whether `version` is published."""
@@ -117,6 +129,12 @@ class Registry:
             return self.path(version).is_dir()
         except NotFoundError:
             return False
+
+    def doubts(self, version: str | None) -> str:
+        """What a version is suspect of, in one sentence; empty if it is not, or is not here as a whole."""
+        with contextlib.suppress(AdapterError, NotFoundError):
+            return adapter.read_manifest(self.path(version)).doubts if version else ""
+        return ""
 
     def path(self, version: str) -> Path:
         """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""

@@ -42,6 +42,8 @@ class SwapRequest(Body):
     """A version, `latest` or `base`."""
     back: bool = False
     """Return to what the alias pointed to before the last swap."""
+    force: bool = False
+    """Swap in an adapter that is suspect, too."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -135,7 +137,7 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
     @api.post("/aliases/{alias}")
     async def swap(alias: str, body: SwapRequest) -> dict:
         """Point an alias at another adapter without dropping a request."""
-        return as_json(await swapper.swap(alias, body.adapter, back=body.back))
+        return as_json(await swapper.swap(alias, body.adapter, back=body.back, force=body.force))
 
     @api.post("/adapters/{version}/load")
     async def load(version: str, body: LoadRequest) -> dict:

@@ -55,10 +55,11 @@ class Swapper:
         self.one_at_a_time = asyncio.Lock()
         """Held by whoever loads or drops adapters."""
 
-    async def swap(self, alias: str, name: str | None, *, back: bool = False) -> SwapResult:
+    async def swap(self, alias: str, name: str | None, *, back: bool = False, force: bool = False) -> SwapResult:
         """Point `alias` at the adapter `name` (a version, `latest` or `base`), or with `back` at the previous one.
 
-        Raises NotFoundError, StateError if nothing would change, AdapterError if the adapter is refused.
+        Raises NotFoundError, StateError if nothing would change or the adapter is suspect and this is neither the way
+        back nor `force`, AdapterError if the adapter is refused.
         """
         if alias != PROD:
             raise NotFoundError(f"no alias '{alias[:80]}'", hint=f"aliases: {PROD}")
@@ -68,13 +69,17 @@ class Swapper:
             old, new = aliases.get(alias), self._target(aliases, name, back)
             if new == old:
                 raise StateError(f"{alias} answers with {new or 'the base'} already", hint="see `tandem adapters list`")
+            doubts = self.registry.doubts(new)
+            if doubts and not (back or force):
+                hint = f'`tandem swap {new} --force`, or "force": true in the body, swaps it in all the same'
+                raise StateError(f"{doubts}; {alias} goes on answering with {old or 'the base'}", hint=hint)
             try:
                 difference = await self._bring_in(new) if new is not None else None
             except TandemError as error:
                 await self._refuse(alias, new, error, time.monotonic() - started)
                 raise
             seconds = time.monotonic() - started
-            reason = "back to the previous one" if back else "by request"
+            reason = "back to the previous one" if back else f"by force: {doubts}" if doubts else "by request"
             try:
                 await self._control.flip(alias, new, expected=old, reason=reason, seconds=seconds)
             except StateError as error:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from configs.paths import Home
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as an actor has it on two cores; spinning threads cost ten times more
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test needs the network
+settings.register_profile("loaded", deadline=None)  # time says nothing on a machine that others use, too
+settings.load_profile("loaded")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 

@@ -13,7 +13,7 @@ from models.registry import Registry
 
 TAIL_BYTES = 64 * 2**10
 """Of a run's metrics.jsonl: some 400 steps, far more than there are between two evaluations' lines in most profiles."""
-WATCHDOG_EVENTS = ("watchdog", "rollback")
+WATCHDOG_EVENTS = ("watchdog", "rollback", "suspect")
 
 
 def queue(ledger: Ledger) -> Iterator[Metric]:
@@ -28,7 +28,7 @@ def runs(ledger: Ledger, home: Home, up: bool) -> Iterator[Metric]:
     """One value per run that holds a slot, so that there are never more than slots; none while the cluster is down."""
     info = InfoMetricFamily("tandem_run", "What a run that holds a slot is.", labels=["run"])
     watchdog = CounterMetricFamily(
-        "tandem_run_watchdog", "Warnings and rollbacks of the run's watchdog.", labels=["run"]
+        "tandem_run_watchdog", "Warnings, doubts and rollbacks of the run's watchdog.", labels=["run"]
     )
     families = {
         "step": _gauge("step", "Optimiser step of a run that holds a slot."),
@@ -66,8 +66,10 @@ def _readings(run: Run, home: Home) -> dict[str, float | None]:
 
 
 def adapters(ledger: Ledger, home: Home) -> Iterator[Metric]:
-    published = len(Registry(home.models).list())
-    yield GaugeMetricFamily("tandem_adapters", "Published adapters on disk.", value=published)
+    published = Registry(home.models).list()
+    yield GaugeMetricFamily("tandem_adapters", "Published adapters on disk.", value=len(published))
+    suspect = {manifest.version for manifest in published if manifest.suspect}
+    yield GaugeMetricFamily("tandem_adapters_suspect", "Of these, those that are suspect.", value=len(suspect))
     live = InfoMetricFamily("tandem_alias", "What each alias points to.", labels=["alias"])
     for alias, version in ({"prod": None} | ledger.aliases()).items():
         live.add_metric([alias], {"version": version or "base"})

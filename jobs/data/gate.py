@@ -13,7 +13,7 @@ from configs.errors import TrainingError
 from configs.schema import DataConfig
 from jobs.data import keys, masking, values
 from jobs.data.encoding import Encoded, Encoder
-from jobs.data.masking import IGNORED, Part
+from jobs.data.masking import IGNORED, Marks, Part
 from models.harmony import CALL, END, RETURN
 
 MAX_UNUSED = 100
@@ -66,6 +66,8 @@ class Report:
     """Of `rows`, those left out because nothing in them is learned."""
     empty: tuple[str, ...]
     """Where these are."""
+    misplaced: tuple[str, ...]
+    """Where rows are that have other labels than the tokens they stand at, as labels that were shifted."""
     remarks: dict[str, int]
     """What reading the usable rows did with them besides taking them as they stand, and what is seldom meant, with the
     number of rows."""
@@ -148,6 +150,7 @@ def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Seque
         training_rows=len(rows),
         empty_rows=len(empty),
         empty=tuple(empty),
+        misplaced=tuple(each.dialogue.where for each in both if _is_misplaced(each, encoder.marks)),
         remarks=_counted(each.dialogue.remarks for each in both),
         unused=_counted(each.dialogue.unused for each in both),
         mask=mode,
@@ -168,6 +171,14 @@ def measure(training: Sequence[Encoded], held_out: Sequence[Encoded], bad: Seque
         cut_tokens_mean=sum(cuts) / max(len(cuts), 1),
         data_fingerprint=hashlib.sha256("\n".join(fingerprints).encode()).hexdigest(),
         template_fingerprint=encoder.fingerprint,
+    )
+
+
+def _is_misplaced(each: Encoded, marks: Marks) -> bool:
+    """`<|end|>` may be labelled with a stop token: what a generation has to end with there."""
+    pairs = zip(each.input_ids, each.labels, strict=True)
+    return any(
+        label not in (IGNORED, token) and not (token == marks.end and label in marks.stop) for token, label in pairs
     )
 
 
@@ -195,6 +206,12 @@ def check(report: Report, config: DataConfig) -> None:
         raise TrainingError(
             f"nothing would be learned: all labels of {report.rows} rows are {IGNORED}; {_why_nothing(report)}",
             hint=_instead(report),
+        )
+    if report.misplaced:
+        raise TrainingError(
+            f"the labels of {len(report.misplaced)} of {report.rows} rows are not the tokens they stand at, first in "
+            f"{report.misplaced[0]}: something else than the text would be learned",
+            hint="labels are ids or -100, one per token and not shifted: the model shifts them itself",
         )
     if not report.training_rows:
         raise TrainingError(

@@ -25,7 +25,7 @@ class Earlier:
 
     predicted: dict[str, Any]
     start_s: float | None
-    """From the grant of the slot to the end of the first step."""
+    """From the grant of the slot to the end of the first step, without the evaluation of the base in between."""
     step_s: float | None
     peak_bytes: float | None
 
@@ -41,8 +41,13 @@ def runs(home: Home, device: str, kind: dict[str, Any]) -> Iterator[Earlier]:
         folder = home.run(run.id)
         predicted = prediction(folder)
         if predicted and (predicted["device"], predicted["kind"]) == (device, kind):
-            start = read_measured(folder).get("granted_to_first_step")
-            yield Earlier(predicted, start, median_step(folder), peak_bytes(folder))
+            yield Earlier(predicted, _start(folder), median_step(folder), peak_bytes(folder))
+
+
+def _start(folder: Path) -> float | None:
+    measured = read_measured(folder)
+    start = measured.get("granted_to_first_step")
+    return start and start - measured.get("stages", {}).get("evaluate base", 0)
 
 
 def prediction(folder: Path) -> dict[str, Any] | None:

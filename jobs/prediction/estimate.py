@@ -124,11 +124,11 @@ class _Case:
         )
 
     def with_total(self, prediction: Prediction) -> Prediction:
-        """The whole time: loading and compiling, all steps, all evaluations on the held-out rows."""
+        """The whole time: loading and compiling, all steps, all evaluations on the held-out rows, the base's first."""
         if prediction.steps is None:
             return prediction
         training = self.config.training
-        evaluations = prediction.steps // training.eval_steps
+        evaluations = 1 + math.ceil(prediction.steps / training.eval_steps)
         held_out = (self.size.rows or 0) * self.config.data.holdout
         row = costs.row_seconds(self.base, self.where.device, self.size.mean_row)
         work = prediction.step_s * prediction.steps + row * (held_out * evaluations)

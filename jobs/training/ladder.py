@@ -27,6 +27,11 @@ class Plan:
         """Forward passes per optimiser step."""
         return self.effective_batch // self.micro_batch
 
+    @property
+    def measure(self) -> dict[str, int]:
+        """What two evaluation losses must have in common to be compared."""
+        return {"eval_batch": self.eval_batch, "max_seq_length": self.max_seq_length}
+
     def __str__(self) -> str:
         extras = ["activations recomputed"] if self.gradient_checkpointing else []
         words = [

@@ -21,6 +21,9 @@ from jobs.training.trainers import arguments_of, new_trainer, trainer_class
 from jobs.training.watchdog import Verdict
 from jobs.training.work import Work, free_memory
 
+LOOKED_AT = 8
+"""Trained rows whose loss is set against the base's where no rows are held out."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -29,6 +32,8 @@ class Ended:
     step: int
     stopped: bool
     early: str | None
+    taken: int
+    """The step whose adapter is in the model: with early stopping the best."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
 def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOfMemory | Verdict:
     """One trainer's life. What it held on the GPU is free once this has returned."""
     with work.record.stage("build trainer"):
-        progress = Progress(work, begin)
+        work.log.keep_base(**plan.measure)
+        progress = Progress(work, plan, begin)
         trainer = _trainer(work, plan, progress)
     try:
         with contextlib.suppress(NothingLeft):
@@ -75,10 +81,11 @@ def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOf
         return _OutOfMemory(trainer.state.global_step, progress.evaluating)
     except RollBack as back:
         return back.verdict
-    best = progress.patience.best
+    best, last = progress.patience.best, trainer.state.global_step
+    taken = last
     if progress.early or (work.config.training.patience and not progress.stopped and best):
-        _load_best(work, best, trainer.state.global_step)
-    return Ended(trainer.state.global_step, progress.stopped, progress.early)
+        taken = _load_best(work, best, last)
+    return Ended(last, progress.stopped, progress.early, taken)
 
 
 def _give_up_something(work: Work, plan: Plan, ended: _OutOfMemory) -> Plan:
@@ -99,15 +106,16 @@ def _note_rollback(work: Work, verdict: Verdict, begin: Checkpoint | None) -> No
     work.say("rollback", f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
 
 
-def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> None:
-    """Take the adapter of the checkpoint with the lowest evaluation loss, this run's or its parent's."""
+def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> int:
+    """Take the adapter of the checkpoint with the lowest evaluation loss, this run's or its parent's; which step it is
+    of."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     if best is None:
         raise TrainingError("the evaluation loss was never a number", hint="look for a broken row in the data")
     if best[0] == last:
-        return
+        return last
     places = (work.checkpoints, *work.parents)
     found = [Checkpoint(best[0], folder / f"checkpoint-{best[0]}") for folder in places]
     whole = next((checkpoint for checkpoint in found if not checkpoint.fault()), None)
@@ -120,14 +128,16 @@ def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> None:
     if loaded.unexpected_keys:
         raise TrainingError(f"{whole.path} holds other tensors than the adapter: {loaded.unexpected_keys[0]}")
     work.say("best", f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
+    return best[0]
 
 
 def _trainer(work: Work, plan: Plan, progress: Progress) -> SFTTrainer:
     config, training = work.config, work.config.training
     rows, held_out = work.rows(plan.max_seq_length)
-    evaluation = {}
+    work.evaluates = True
+    evaluation = {"eval_on_start": progress.begin == 0 and work.log.base_loss() is None}
     if held_out:
-        evaluation = {"eval_strategy": "steps", "eval_steps": training.eval_steps}
+        evaluation |= {"eval_strategy": "steps", "eval_steps": training.eval_steps}
     arguments = arguments_of(
         work,
         plan,
@@ -144,7 +154,8 @@ def _trainer(work: Work, plan: Plan, progress: Progress) -> SFTTrainer:
         project=f"tandem-{config.profile}",
         **evaluation,
     )
-    trainer = new_trainer(trainer_class(work), work, arguments, rows, held_out, progress)
+    looked_at = held_out or rows[:: -(-len(rows) // LOOKED_AT)]
+    trainer = new_trainer(trainer_class(work), work, arguments, rows, looked_at, progress)
     if "tensorboard" in training.report_to:
         trainer.add_callback(TensorBoardCallback(_tensorboard(work, progress.begin)))
     return trainer

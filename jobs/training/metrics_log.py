@@ -8,15 +8,18 @@ from typing import Any
 
 from configs import durable
 
-NUMBERS = ("loss", "eval_loss")
+LOOKS = ("eval_loss", "check_loss")
+NUMBERS = ("loss", *LOOKS)
 NUMBERS_OR_NULL = ("grad_norm", "learning_rate", "tokens_per_s", "tokens", "energy_joules", "at")
 
 
 class MetricsLog:
     """Append and read. A step is `{"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "tokens",
-    "energy_joules", "at"}`, an evaluation `{"step", "eval_loss", "at"}`, a rollback `{"step", "rollback", "from",
-    "at"}` with the step that it went back to. `tokens` and `energy_joules` are those of the whole run so far, as
-    `actors.consumption` counts them; joules are null where nothing measures them.
+    "energy_joules", "at"}`, an evaluation on the held-out rows `{"step", "eval_loss", "at"}`; a look that no schedule
+    asked for, or at trained rows, has `check_loss` instead; of step 0 both are the base's own, with `eval_batch` and
+    `max_seq_length`. A rollback is `{"step", "rollback", "from", "at"}` with the step that it went back to. `tokens`
+    and `energy_joules` are those of the whole run so far, as `actors.consumption` counts them; joules are null where
+    nothing measures them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +52,22 @@ class MetricsLog:
     def evaluations(self) -> list[dict[str, Any]]:
         """The lines of evaluations on the held-out rows."""
         return [line for line in self.lines() if "eval_loss" in line]
+
+    def base_loss(self) -> float | None:
+        """The base's own loss on the rows that are looked at, of step 0; None where it was not measured."""
+        return self.loss_at(0)
+
+    def keep_base(self, **how: int) -> None:
+        """Forget the base's loss, unless it was measured in the same way: `how` is what its line has besides."""
+        lines = self.lines()
+        kept = [line for line in lines if line["step"] or not {*LOOKS} & {*line} or how.items() <= line.items()]
+        if len(kept) < len(lines):
+            durable.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def loss_at(self, step: int) -> float | None:
+        """The loss after `step` on the rows that are looked at: the held-out ones, or a few that are trained."""
+        lines = (line for line in reversed(self.lines()) if line["step"] == step)
+        return next((line[name] for line in lines for name in LOOKS if name in line), None)
 
     def rollbacks(self) -> int:
         """How often the run went back to an earlier checkpoint."""

@@ -11,6 +11,7 @@ from actors.control_client import Directive
 from configs.errors import TrainingError
 from jobs.training import checkpoints
 from jobs.training.checkpoints import Checkpoint
+from jobs.training.ladder import Plan
 from jobs.training.movement import Movement
 from jobs.training.watchdog import Patience, Verdict, Watchdog
 from jobs.training.work import Work
@@ -34,10 +35,11 @@ class NothingLeft(Exception):
 class Progress(TrainerCallback):
     """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
 
-    def __init__(self, work: Work, begin: Checkpoint | None) -> None:
-        self.work, self.begin = work, begin.step if begin else 0
+    def __init__(self, work: Work, plan: Plan, begin: Checkpoint | None) -> None:
+        self.work, self.plan, self.begin = work, plan, begin.step if begin else 0
         history = work.log.lines()
-        self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks())
+        vocabulary = work.model.config.vocab_size
+        self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks(), vocabulary=vocabulary)
         self.patience = Patience(work.config.training.patience, history)
         self.evaluating = self.stopped = False
         self.early: str | None = None
@@ -63,6 +65,7 @@ class Progress(TrainerCallback):
         if state.global_step >= state.max_steps:
             raise NothingLeft
         self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
+        self.evaluating = args.eval_on_start
         _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -72,7 +75,7 @@ class Progress(TrainerCallback):
         if self.movement and (done >= self.work.config.training.movement_steps or (last and done > 1)):
             self.movement.check(self.work.model, done)
             self.movement = None
-        if last and args.eval_strategy != "no":
+        if last and self.work.evaluates:
             control.should_evaluate = True
         self.evaluating = bool(control.should_evaluate)
 
@@ -91,20 +94,31 @@ class Progress(TrainerCallback):
         directive = self.work.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
         if directive is Directive.STOP and step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
+        elif self.watchdog.wants_check and self.work.evaluates:
+            self.evaluating = control.should_evaluate = True
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        """One on the held-out rows (`eval_loss`), or a look at the rows that stay the same (`check_loss`)."""
         self.evaluating = False
-        step, loss = state.global_step, metrics["eval_loss"]
-        self.work.log.append({"step": step, "eval_loss": loss, "at": time.time()})
-        print(f"step {step}/{state.max_steps} evaluation loss {loss:.4f}")
-        self._heed(self.watchdog.see_evaluation(step, loss))
+        step, kind = state.global_step, "eval_loss" if "eval_loss" in metrics else "check_loss"
+        loss = metrics[kind]
+        if step == 0:
+            self.work.record.took("evaluate base", time.monotonic() - self.seen[0])
+        line = {"step": step, kind: loss, "at": time.time()}
+        self.work.log.append(line if step else line | self.plan.measure)
+        print(f"step {step}/{state.max_steps} {'evaluation' if kind == 'eval_loss' else 'check'} loss {loss:.4f}")
+        self._heed((self.watchdog.see_evaluation if kind == "eval_loss" else self.watchdog.see_check)(step, loss))
         if self.stopped:
             control.should_save = control.should_training_stop = True
+        if kind == "eval_loss" and step > 0:
+            self._be_patient(step, loss, state, control)
+        self.seen = (time.monotonic(), self.work.tokens)
+
+    def _be_patient(self, step: int, loss: float, state, control) -> None:
         if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
             self.early = enough
             control.should_training_stop = True
             self.work.say("early", f"stopping early: {enough}")
-        self.seen = (time.monotonic(), self.work.tokens)
 
     def on_save(self, args, state, control, **kwargs) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []

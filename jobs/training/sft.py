@@ -19,7 +19,7 @@ from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
 from jobs.data import dataset
-from jobs.training import checkpoints, fit, provenance
+from jobs.training import checkpoints, fit, judgement, provenance
 from jobs.training.ladder import first_plan
 from jobs.training.metrics_log import MetricsLog
 from jobs.training.record import Record
@@ -69,11 +69,13 @@ def _execute(run: dict, home: Home, device: str, link: Link, consumption: Record
         record.measured(**_peak(device))
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
+    doubts = _doubts(work, ended.taken, data.report)
     with record.stage("publish"):
-        manifest = _publish(work, run, home, base, ended.step, seconds=time.monotonic() - began)
+        manifest = _publish(work, run, home, base, ended, doubts, seconds=time.monotonic() - began)
     record.measured(**_peak(device))
     early = f", early: {ended.early}" if ended.early else ""
-    return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{early}", manifest.version)
+    suspect = f" as suspect: {'; '.join(manifest.suspect)}" if manifest.suspect else ""
+    return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{suspect}{early}", manifest.version)
 
 
 def load(config: RunConfig, device: str, share: float, record: Record):
@@ -201,16 +203,29 @@ def _peak(device: str) -> dict:
     return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
 
 
-def _publish(work, run: dict, home: Home, base, step: int, seconds: float):
+def _doubts(work, taken: int, data) -> tuple[str, ...]:
+    """Why the adapter is to be published as suspect. Raises TrainingError if the profile wants none of these."""
+    action = work.config.watchdog.on_doubt
+    reasons = () if action == "ignore" else judgement.doubts(work.log, taken, data)
+    if reasons and action == "stop":
+        hint = "nothing was published; watchdog.on_doubt=suspect publishes it as suspect"
+        raise TrainingError(f"the result is not to be trusted: {'; '.join(reasons)}", hint=hint)
+    for reason in reasons:
+        work.say("suspect", reason)
+    return reasons
+
+
+def _publish(work, run: dict, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
     from models import trainable
     from models.registry import Registry
 
     config, lines = work.config, work.log.losses()
-    metrics = {"steps": step}
+    metrics = {"steps": ended.step}
     if lines:
         metrics |= {"loss": lines[-1]["loss"], "mean_loss": work.log.mean_loss()}
-    if evaluations := work.log.evaluations():
-        metrics["eval_loss"] = evaluations[-1]["eval_loss"]
+    held_out = {line["step"]: line["eval_loss"] for line in work.log.evaluations()}
+    measured = {"eval_loss": held_out.get(ended.taken), "base_eval_loss": held_out.get(0)}
+    metrics |= {name: loss for name, loss in measured.items() if loss is not None}
     return Registry(home.models).publish(
         lambda folder: work.model.save_pretrained(folder, safe_serialization=True),
         base=config.model.base,
@@ -223,4 +238,5 @@ def _publish(work, run: dict, home: Home, base, step: int, seconds: float):
         run_id=run["id"],
         profile=config.profile,
         metrics=metrics | {"seconds": round(seconds, 1)},
+        suspect=list(doubts),
     )

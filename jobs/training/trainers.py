@@ -94,9 +94,14 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
                 self.processing_class = tokenizer
 
         def evaluate(self, *args, **kwargs) -> dict[str, float]:
-            """One that breaks is said, and the run goes on without; only early stopping cannot do without."""
+            """One that breaks is said, and the run goes on without; only early stopping cannot do without.
+
+            What the schedule does not ask for is a look of the watchdog's, and its loss is `check_loss`.
+            """
+            step, every = self.state.global_step, self.args.eval_steps
+            planned = self.args.eval_strategy != "no" and (step % every == 0 or step >= self.state.max_steps)
             try:
-                return super().evaluate(*args, **kwargs)
+                return super().evaluate(*args, metric_key_prefix="eval" if planned else "check", **kwargs)
             except (TandemError, RollBack):
                 raise
             except Exception as error:
@@ -107,7 +112,7 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
                     raise TrainingError(reason, hint="train without training.patience") from error
             work.say("evaluation", f"{reason}; going on without evaluations")
             self.args.eval_strategy = IntervalStrategy.NO
-            self.control.should_evaluate = False
+            work.evaluates = self.control.should_evaluate = False
             free_memory()
             return {}
 

@@ -1,16 +1,19 @@
 """Looks at a run's curves and says when something is wrong, or reached: rules, each with the action its profile sets.
 
-Pure logic over numbers: it stops, rolls back and publishes nothing itself. `jobs.training.sft` shows it every step and
-every evaluation and acts on the verdicts. A rule speaks when its condition begins, and again only after it has ended.
+Pure logic over numbers: it stops, rolls back and publishes nothing itself. `jobs.training.progress` shows it every step
+and every evaluation and acts on the verdicts. A rule speaks when its condition begins, and again only after it has
+ended. What the whole run comes to is judged by `jobs.training.judgement`.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean, median
+from statistics import fmean
 
 from configs.schema import Action, WatchdogConfig
+from jobs.training.usual import Usual
+from jobs.training.yardstick import Yardstick
 
 ZERO_LOSS = 1e-7
 """A loss below this is no learning. The embedded model, given four rows for 400 steps, still shows 3.3e-6."""
@@ -27,6 +30,8 @@ class Rule(StrEnum):
     ZERO = "zero"  # the loss is 0: nothing is learned, the template or the mask is wrong
     NAN = "nan"  # the loss or the gradient's norm is not a finite number
     SPIKE = "spike"  # the loss or the gradient's norm is far above what it was
+    DIVERGED = "diverged"  # of the rows that are looked at, the run knows much less than the base
+    FOREIGN = "foreign"  # of these rows, the base itself knows less than a guess
     PLATEAU = "plateau"  # the mean loss stands still above the target
 
 
@@ -43,22 +48,35 @@ class Verdict:
 class Watchdog:
     """The rules of one run.
 
-    `history` are the metrics lines of the part that is done already (`step`, `loss`, `grad_norm`, and `eval_loss` where
-    there was an evaluation): means, medians and what has been said go on from there. `rollbacks` is how many there
-    were. NaN and infinity are told first and enter no mean.
+    `history` are the metrics lines of the part that is done already (see `jobs.training.metrics_log`): means, medians
+    and what has been said go on from there. `rollbacks` is how many there were, `vocabulary` how many tokens the base
+    knows. NaN and infinity are told first and enter no mean.
     """
 
-    def __init__(self, config: WatchdogConfig, history: Iterable[dict] = (), *, rollbacks: int = 0) -> None:
+    def __init__(
+        self, config: WatchdogConfig, history: Iterable[dict] = (), *, rollbacks: int = 0, vocabulary: int | None = None
+    ) -> None:
         self.config, self.rollbacks = config, rollbacks
         self._steps: list[tuple[int, float, float | None]] = []
         self._evaluations: list[tuple[int, float, float | None]] = []
         self._active: set[str] = set()
         self._plateau: float | None = None
+        guess = math.log(vocabulary) if vocabulary else math.inf
+        self._usual = Usual(config.window, config.spike_factor)
+        self._yardstick = Yardstick(config.diverged_factor, guess)
+        self._guess = guess
         for line in history:
             if "loss" in line:
                 self.see(line["step"], line["loss"], line.get("grad_norm"))
-            if "eval_loss" in line:
+            elif "eval_loss" in line:
                 self.see_evaluation(line["step"], line["eval_loss"])
+            elif "check_loss" in line:
+                self.see_check(line["step"], line["check_loss"])
+
+    @property
+    def wants_check(self) -> bool:
+        """Whether the newest steps look as if the run had diverged, so that `see_check` should be shown a look now."""
+        return self._yardstick.doubtful
 
     def see(self, step: int, loss: float, grad_norm: float | None = None) -> list[Verdict]:
         """Judge one optimiser step."""
@@ -66,26 +84,38 @@ class Watchdog:
         found = [self._nan(step, broken, f"the loss is {loss:.4g} and the gradient's norm {_number(grad_norm)}")]
         if not broken:
             spike = self._spike(step, loss, grad_norm)
+            self._yardstick.step(loss, grad_norm)
             self._steps.append((step, loss, grad_norm))
             found += [self._zero(step, loss), spike, self._target(step), self._overfit(step), self._standstill(step)]
         return [verdict for verdict in found if verdict and verdict.action != "ignore"]
 
     def see_evaluation(self, step: int, loss: float) -> list[Verdict]:
-        """Judge one evaluation on the held-out rows: overfitting is a loss that rises twice while training's falls."""
-        if not math.isfinite(loss):
-            found = self._begins(Rule.NAN, step, True, f"the evaluation loss is {loss} at step {step}; {_LOOK}", "eval")
-        else:
-            self._begins(Rule.NAN, step, False, "", "eval")
+        """Judge an evaluation on the held-out rows. Of step 0 it is the base's own; later, overfitting is a loss that
+        rises twice while training's falls."""
+        found = self.see_check(step, loss)
+        if step > 0 and math.isfinite(loss):
             self._evaluations.append((step, loss, self._mean_loss()))
-            found = self._rising(step)
-        return [found] if found and found.action != "ignore" else []
+            found += [verdict for verdict in [self._rising(step)] if verdict and verdict.action != "ignore"]
+        return found
 
-    def rolled_back(self, step: int) -> None:
-        """The run went back to the checkpoint of `step`: what came after it has not happened."""
-        kept = [{"step": at, "loss": loss, "grad_norm": norm} for at, loss, norm in self._steps if at <= step]
-        kept += [{"step": at, "eval_loss": loss} for at, loss, _ in self._evaluations if at <= step]
-        kept.sort(key=lambda line: line["step"])
-        self.__init__(self.config, kept, rollbacks=self.rollbacks + 1)
+    def see_check(self, step: int, loss: float) -> list[Verdict]:
+        """Judge a loss on the rows that stay the same, held-out ones or a few of those that are trained."""
+        broken = not math.isfinite(loss)
+        text = f"the evaluation loss is {loss} at step {step}; {_LOOK}"
+        verdicts = [self._begins(Rule.NAN, step, broken, text, "eval")]
+        if not broken:
+            words = self._yardstick.measured(step, loss)
+            text = f"the run has diverged: {words}; train anew with a lower training.learning_rate"
+            verdicts.append(self._begins(Rule.DIVERGED, step, bool(words), text))
+            verdicts.append(self._foreign(step, loss))
+        return [verdict for verdict in verdicts if verdict and verdict.action != "ignore"]
+
+    def _foreign(self, step: int, loss: float) -> Verdict | None:
+        text = (
+            f"the base's own loss on these rows is {loss:.4g}, worse than the {self._guess:.4g} of a guess: the text, "
+            "the template or the labels are not of its kind; `tandem data inspect` shows what is learned"
+        )
+        return self._begins(Rule.FOREIGN, step, step == 0 and loss > self._guess, text)
 
     def _nan(self, step: int, broken: bool, what: str) -> Verdict | None:
         return self._begins(Rule.NAN, step, broken, f"{what} at step {step}; {_LOOK}")
@@ -99,22 +129,12 @@ class Watchdog:
 
     def _spike(self, step: int, loss: float, grad_norm: float | None) -> Verdict | None:
         """Only above the target: a loss of 0.02 that doubles is noise (embedded model, profile tiny)."""
-        window = self._steps[-self.config.window :]
-        parts = []
-        if len(window) == self.config.window and loss > self.config.target_loss:
-            norms = [norm for _, _, norm in window if norm is not None]
-            for name, value, before in (
-                ("loss", loss, [entry[1] for entry in window]),
-                ("gradient's norm", grad_norm, norms),
-            ):
-                usual = median(before) if before else 0
-                if value is not None and usual > 0 and value > self.config.spike_factor * usual:
-                    parts.append(f"the {name} is {value:.4g}, {value / usual:.1f} times its median of {usual:.4g}")
+        parts = self._usual.spike(loss, grad_norm)
         text = (
-            f"{' and '.join(parts)} over the last {self.config.window} steps, at step {step}; if it comes again, lower "
+            f"{' and '.join(parts)}, at step {step}; if it comes again, look for a broken row in the data, or lower "
             "training.learning_rate or training.max_grad_norm"
         )
-        return self._begins(Rule.SPIKE, step, bool(parts), text)
+        return self._begins(Rule.SPIKE, step, bool(parts) and loss > self.config.target_loss, text)
 
     def _target(self, step: int) -> Verdict | None:
         limit, mean = self.config.target_loss, self._mean_loss()
@@ -196,7 +216,8 @@ class Watchdog:
 class Patience:
     """Early stopping: no lower evaluation loss for `evaluations` evaluations. None never stops.
 
-    `history` are the metrics lines of a resumed run, of which those with `eval_loss` count.
+    `history` are the metrics lines of a resumed run, of which those with `eval_loss` count. The base's own, of step 0,
+    is not among those that can be best.
     """
 
     def __init__(self, evaluations: int | None, history: Iterable[dict] = ()) -> None:
@@ -205,7 +226,7 @@ class Patience:
         """(step, loss) of the lowest evaluation so far."""
         self._since = 0
         for line in history:
-            if "eval_loss" in line:
+            if "eval_loss" in line and line["step"] > 0:
                 self.see(line["step"], line["eval_loss"])
 
     def see(self, step: int, loss: float) -> str | None:

@@ -41,6 +41,8 @@ class Work:
     """Called when the micro-batch that the probe chose turns out not to fit."""
     consumption: Recorder | None = None
     """Keeps joules and tokens; None where nobody asks for them, as in a measurement."""
+    evaluates: bool = True
+    """False once an evaluation broke."""
     tokens: int = 0
     """That went through the model so far, padding included."""
     weights: dict[str, torch.Tensor] = field(init=False)

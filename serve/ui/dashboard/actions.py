@@ -19,7 +19,7 @@ class Action:
     """One wish, as a click says it. Raises RequestError if there is no such thing to do."""
 
     kind: str
-    """`swap` or `stop`."""
+    """`swap`, `force` (a swap to an adapter that is suspect) or `stop`."""
     what: str
     """The adapter's version or `base`; the run."""
 
@@ -27,11 +27,14 @@ class Action:
         if self.kind not in _KINDS or not isinstance(self.what, str) or not self.what:
             raise RequestError(f"the dashboard cannot do {self.kind!r} with {self.what!r}")
 
-    def question(self, prod: str) -> str:
-        """What a person is asked to confirm; it names what will be done, whatever others do meanwhile."""
+    def question(self, prod: str, doubts: str = "") -> str:
+        """What a person is asked to confirm; it names what will be done, whatever others do meanwhile. `doubts` is what
+        the adapter is suspect of."""
         if self.kind == "stop":
             return f"Stop {self.what}? Running training writes a checkpoint first and can be resumed."
         change = f"prod answers with {prod} now. Let it answer with {self.what}?"
+        if self.kind == "force":
+            change = f"{doubts or f'{self.what} is suspect'}. {change}"
         return f"{change} Running requests keep what they began with."
 
     @property
@@ -43,7 +46,7 @@ class Action:
         return "Stopping …" if self.kind == "stop" else "Swapping: loading and verifying the adapter …"
 
 
-_KINDS = {"swap": "Swap", "stop": "Stop the run"}
+_KINDS = {"swap": "Swap", "force": "Swap all the same", "stop": "Stop the run"}
 
 
 async def do(home: Home, action: Action) -> str:
@@ -51,7 +54,7 @@ async def do(home: Home, action: Action) -> str:
     if action.kind == "stop":
         run = await _post(home, f"/api/runs/{quote(action.what, safe='')}/stop", {})
         return f"{action.what} is {str(run.get('state', 'stopping')).lower()}"
-    swap = await _post(home, "/api/aliases/prod", {"adapter": action.what})
+    swap = await _post(home, "/api/aliases/prod", {"adapter": action.what, "force": action.kind == "force"})
     return f"prod answers with {swap['new'] or 'the base'} now; the swap took {swap['seconds']:.2f} s"
 
 

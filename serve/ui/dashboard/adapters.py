@@ -13,7 +13,7 @@ _ADAPTERS = template("""
 {% endmacro %}
 {% macro act(version) %}
 {% if seen.up and version != (seen.aliases.get("prod") or "base") %}
-<button class="act" data-do="swap" data-what="{{ version }}">Swap</button>{% endif %}
+<button class="act" data-do="{{ doing(version) }}" data-what="{{ version }}">Swap</button>{% endif %}
 {% endmacro %}
 <div class="scroll"><table class="stack">
   <thead><tr><th>Adapter</th><th class="n">Loss</th><th class="n">Held out</th><th class="n">Evaluated</th>
@@ -26,7 +26,8 @@ _ADAPTERS = template("""
     <tr data-adapter="{{ manifest.version }}">
       <td><b>{{ manifest.version }}</b>
         <span class="quiet small">{{ names(manifest.version) }}{{ badge(adapter.state, adapter.reason) }}
-          rank {{ manifest.rank }} · {{ manifest.bytes | size }} · {{ manifest.created_at | ago(seen.at) }}
+          {% if manifest.suspect %}<span class="badge warn" title="{{ manifest.suspect | join('; ') }}">suspect</span>
+          {% endif %}rank {{ manifest.rank }} · {{ manifest.bytes | size }} · {{ manifest.created_at | ago(seen.at) }}
           {{ " · in memory" if adapter.loaded }}</span></td>
       <td class="n" data-label="loss">{{ manifest.metrics.get("loss") | number }}</td>
       <td class="n" data-label="held out">{{ manifest.metrics.get("eval_loss") | number }}</td>
@@ -43,7 +44,8 @@ _ADAPTERS = template("""
 {% endif %}
 <div class="swaps">
   <header><h3>Swaps</h3>{% if back %}
-    <button class="act" data-do="swap" data-what="{{ back }}">Back to {{ back }}</button>{% endif %}</header>
+    <button class="act" data-do="{{ doing(back) }}" data-what="{{ back }}">Back to {{ back }}</button>
+    {% endif %}</header>
   {% if swaps %}
   <ol class="log short">
   {% for swap in swaps %}
@@ -64,5 +66,7 @@ def html(look: Look) -> str:
     changed = "previous" in seen.aliases and seen.aliases["previous"] != seen.aliases.get("prod")
     back = (seen.aliases["previous"] or "base") if seen.up and changed else ""
     aside = f"{len(seen.adapters)} published" if seen.adapters else ""
-    values = {"seen": seen, "evaluations": look.evaluations, "swaps": seen.swaps[:SWAPS], "back": back}
+    suspects = {adapter.manifest.version for adapter in seen.adapters if adapter.manifest.suspect}
+    doing = lambda version: "force" if version in suspects else "swap"  # noqa: E731
+    values = {"doing": doing, "seen": seen, "evaluations": look.evaluations, "swaps": seen.swaps[:SWAPS], "back": back}
     return part("adapters", "Adapters", _ADAPTERS, aside, **values)

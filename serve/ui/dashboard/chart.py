@@ -34,16 +34,18 @@ class Level:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the plot's area stands for: steps from 1 to `end`, losses from `low` to `high`, where `is_log` by their
-    logarithm. Places are in percent."""
+    """What the plot's area stands for: steps from `begin` to `end`, losses from `low` to `high`, where `is_log` by
+    their logarithm. Places are in percent."""
 
+    begin: int
+    """1, or 0 where the base's loss is there."""
     end: int
     low: float
     high: float
     is_log: bool = False
 
     def x(self, step: float) -> float:
-        return round(100 * (step - 1) / (self.end - 1), 2)
+        return round(100 * (step - self.begin) / (self.end - self.begin), 2)
 
     def y(self, loss: float) -> float:
         loss, low, high = (math.log10(value) if self.is_log else value for value in (loss, self.low, self.high))
@@ -88,15 +90,15 @@ def loss_curve(
     is_log = min(values) > 0 and max(values) > LOG_FROM * min(values)
     shown = [*values, *(level.value for level in levels if level.value > 0)]
     ticks = _log_ticks(min(shown), max(shown)) if is_log else _ticks(min(0.0, *values), max(values))
-    end = max(last_step or 0, 2, *(int(step) for step, _ in (*train, *held_out)))
-    frame = Frame(end, ticks[0], ticks[-1], is_log)
+    steps = [int(step) for step, _ in (*train, *held_out)]
+    frame = Frame(min(1, *steps), max(last_step or 0, 2, *steps), ticks[0], ticks[-1], is_log)
     levels = [level for level in levels if frame.low <= level.value <= frame.high]
     lines = [_straight("grid", frame.y(tick)) for tick in ticks]
     lines += [_straight(f"level {level.kind}", frame.y(level.value)) for level in levels]
     for kind, points in (("train", train), ("held-out", held_out)):
         lines.append(Markup('<polyline class="{}" points="{}"/>').format(kind, frame.line(thinned(points))))
     shown = [_label("y", f"top: {frame.y(tick)}%", f"{tick:g}") for tick in ticks]
-    shown += [_label("x", f"left: {frame.x(step)}%", f"{step:,}") for step in _steps(end)]
+    shown += [_label("x", f"left: {frame.x(step)}%", f"{step:,}") for step in _steps(frame.begin, frame.end)]
     shown += [_label(f"level {level.kind}", f"top: {frame.y(level.value)}%", level.label) for level in levels]
     dots = [("held-out", point) for point in thinned(held_out, 60)] + [("train", point) for point in train[-1:]]
     shown += [
@@ -104,9 +106,10 @@ def loss_curve(
     ]
     scale, drawn = "log" if is_log else "linear", Markup("").join(lines)
     return Markup(
-        '<div class="curve" role="img" aria-label="{}" data-end="{}" data-low="{}" data-high="{}" data-scale="{}">'
+        '<div class="curve" role="img" aria-label="{}" data-begin="{}" data-end="{}" data-low="{}" data-high="{}"'
+        ' data-scale="{}">'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none">{}</svg>{}<output></output></div>'
-    ).format(label, frame.end, frame.low, frame.high, scale, drawn, Markup("").join(shown))
+    ).format(label, frame.begin, frame.end, frame.low, frame.high, scale, drawn, Markup("").join(shown))
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -132,9 +135,9 @@ def _label(kind: str, place: str, text: str) -> Markup:
     return Markup('<span class="{}" style="{}">{}</span>').format(kind, place, text)
 
 
-def _steps(end: int) -> list[int]:
+def _steps(begin: int, end: int) -> list[int]:
     """Where the step axis has labels: the first step, the last, and round numbers that do not touch them."""
-    return sorted({1, end, *(int(step) for step in _ticks(0, end) if 0.08 * end < step < 0.92 * end)})
+    return sorted({begin, end, *(int(step) for step in _ticks(0, end) if 0.08 * end < step < 0.92 * end)})
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -6,8 +6,8 @@ from serve.ui.dashboard.reading import Look
 
 SHOWN = 80
 _TONES = {
-    "failed": "bad", "interrupted": "warn", "watchdog": "warn", "rollback": "warn", "quarantine": "bad",
-    "succeeded": "good", "published": "good", "swap": "busy", "running": "good",
+    "failed": "bad", "interrupted": "warn", "watchdog": "warn", "suspect": "warn", "rollback": "warn",
+    "quarantine": "bad", "succeeded": "good", "published": "good", "swap": "busy", "running": "good",
 }  # fmt: skip
 
 _LOG = template("""

@@ -51,13 +51,14 @@ const read = (event) => {
   const plot = event.target.closest('.curve');
   if (!plot) return;
   const box = plot.getBoundingClientRect(), x = 100 * (event.clientX - box.left) / box.width;
-  const {end, low, high, scale} = plot.dataset, said = [];
+  const {low, high, scale} = plot.dataset, said = [];
+  const [begin, end] = [Number(plot.dataset.begin), Number(plot.dataset.end)];
   const loss = (y) => scale === 'log' ? high * (low / high) ** (y / 100) : high - y / 100 * (high - low);
   for (const [kind, name] of [['train', 'loss'], ['held-out', 'held out']]) {
     const points = [...(plot.querySelector(`polyline.${kind}`)?.points ?? [])];
     if (!points.length) continue;
     const near = points.reduce((a, b) => Math.abs(b.x - x) < Math.abs(a.x - x) ? b : a);
-    if (!said.length) said.push(`step ${Math.round(1 + near.x / 100 * (end - 1))}`);
+    if (!said.length) said.push(`step ${Math.round(begin + near.x / 100 * (end - begin))}`);
     said.push(`${name} ${loss(near.y).toPrecision(3)}`);
   }
   plot.querySelector('output').textContent = said.join(' · ');
@@ -142,8 +143,9 @@ class DashboardTab:
             action = Action(kind, what)
         except RequestError as error:
             return {self.said: display.problem(error)}
-        aliases = (await self._looks.now()).overview.aliases
-        question = action.question(aliases.get("prod") or "base")
+        seen = (await self._looks.now()).overview
+        doubts = next((each.manifest.doubts for each in seen.adapters if each.manifest.version == what), "")
+        question = action.question(seen.aliases.get("prod") or "base", doubts)
         return {
             self.asked: (kind, what),
             self.asking: gr.Column(visible=True),

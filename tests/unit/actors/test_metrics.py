@@ -221,7 +221,9 @@ def test_adapters_aliases_and_swaps_are_shown(home, ledger):
     ledger.refuse_swap("prod", "broken", reason="x", seconds=0.5)
     ledger.refuse_swap("prod", "foreign", reason="x", seconds=0.5)
     values = scrape(ClusterCollector(home))
-    assert values[("tandem_adapters",)] == 1
+    assert (values[("tandem_adapters",)], values[("tandem_adapters_suspect",)]) == (1, 0)
+    publish(Registry(home.models), run_id="b", suspect=["why"])
+    assert scrape(ClusterCollector(home))[("tandem_adapters_suspect",)] == 1
     assert values[("tandem_alias_info", "prod", adapter)] == 1
     assert values[("tandem_alias_info", "previous", "base")] == 1
     assert values[("tandem_swaps_total", "done")] == 1

@@ -276,6 +276,15 @@ def test_adapters_have_their_state_aliases_and_whether_they_are_loaded(home, led
     assert (found[other].state, found[other].aliases, found[other].loaded) == ("PUBLISHED", (), False)
 
 
+def test_a_suspect_adapter_that_answers_is_a_problem(home, ledger, up):
+    version = publish(Registry(home.models), suspect=["5.75 against 0.99"]).version
+    up(answers())
+    said = f"prod answers with an adapter that is suspect; {version} is suspect: 5.75 against 0.99"
+    assert said not in read(home).problems
+    ledger.flip("prod", version, reason="by force", seconds=0.5)
+    assert said in read(home).problems
+
+
 # Up
 
 

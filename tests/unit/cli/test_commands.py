@@ -190,6 +190,21 @@ def test_adapters_are_listed_with_state_alias_and_size(invoke, ledger, home):
     assert re.search(rf"{old.version} +LIVE +prod +tiny +4 +3 +0\.5000 +\d", table)
 
 
+def test_a_suspect_adapter_is_marked_wherever_adapters_and_runs_are_shown(invoke, ledger, home):
+    submit(ledger)
+    version = publish(Registry(home.models), suspect=["its loss is 5.75, the base's 0.99"]).version
+    ledger.set_adapter("tiny-1", version)
+    listed = invoke("adapters", "list")
+    assert re.search(rf"{version} +PUBLISHED  suspect +", listed.out)
+    assert f"{version} is suspect: its loss is 5.75, the base's 0.99" in " ".join(listed.err.split())
+    assert json.loads(invoke("adapters", "list", "--json").out)[0]["suspect"] == ["its loss is 5.75, the base's 0.99"]
+    assert "its loss is 5.75, the base's 0.99" in invoke("adapters", "show", version).out
+    assert f"{version} (suspect)" in invoke("runs", "show", "tiny-1").out
+    assert f"{version} (suspect)" in invoke("runs", "list").out
+    assert "PUBLISHED  suspect" in invoke("status").out
+    assert "so none is latest" in invoke("adapters", "show", "latest").one_error_line()
+
+
 def test_an_adapter_is_shown_after_every_file_was_checked(invoke, home):
     registry = Registry(home.models)
     version = publish(registry).version

@@ -44,11 +44,11 @@ def a_run(home, ledger, run_id: str, losses=(), evaluations=(), adapter=None, re
 
 def test_results_are_those_of_the_curve_and_of_what_was_measured(home, ledger):
     measured = {"stages": {}, "energy_joules": 7200.5, "peak_memory_bytes": 123}
-    a_run(home, ledger, "a", (4.0, 1.0, 2.5), [(1, 5.0), (2, 1.5), (3, 2.0)], measured=measured)
+    a_run(home, ledger, "a", (4.0, 1.0, 2.5), [(0, 1.25), (1, 5.0), (2, 1.5), (3, 2.0)], measured=measured)
     a_run(home, ledger, "b", (3.0,))
     first, second = compare.compare(home, ledger, ["a", "b"]).results
     assert (first.steps, first.first_loss, first.last_loss, first.mean_loss, first.best_loss) == (3, 4.0, 2.5, 2.5, 1.0)
-    assert (first.eval_loss, first.best_eval_loss) == (2.0, 1.5)
+    assert (first.eval_loss, first.best_eval_loss, first.base_eval_loss) == (2.0, 1.5, 1.25)
     assert (first.energy_joules, first.peak_memory_bytes, first.tokens_per_s) == (7200.5, 123, 200.0)
     assert (second.steps, second.eval_loss, second.energy_joules, second.state) == (1, None, None, "SUCCEEDED")
     assert second.seconds >= 0

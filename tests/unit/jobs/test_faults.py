@@ -11,6 +11,7 @@ from actors.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
 from jobs.training import checkpoints
+from jobs.training.metrics_log import MetricsLog
 from models import loading
 from models.registry import Registry
 from tests import training
@@ -113,18 +114,32 @@ def test_out_of_memory_in_an_evaluation_lowers_the_evaluation_batch_first(home, 
     run = training.row("eval-1", "training.eval_batch=4", "data.holdout=0.1")
     assert training.train(home, run, link).state is RunState.SUCCEEDED
     (said,) = link.said("memory")
-    before = "out of memory in an evaluation after step 2 with micro-batch 4 x 1, evaluation batch 4,"
+    before = "out of memory in an evaluation after step 0 with micro-batch 4 x 1, evaluation batch 4,"
     assert said.startswith(before)
     assert "going on with micro-batch 4 x 1, evaluation batch 1," in said
 
 
 def test_out_of_memory_in_the_last_evaluation_repeats_steps_that_count_as_movement(home, tamper):
-    tamper(too_large_when_evaluating)
+    seen = {"evaluations": 0}
+
+    def fails_at_the_second(model):
+        def count(module, args, kwargs):
+            if not module.training and kwargs["input_ids"].shape[0] > 1:
+                seen["evaluations"] += 1
+                if seen["evaluations"] > 2:  # the base's takes two batches
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.register_forward_pre_hook(count, with_kwargs=True)
+
+    tamper(fails_at_the_second)
     link = FakeLink()
-    run = training.row("eval-1", "training.eval_batch=4", "training.eval_steps=50")
+    run = training.row("eval-1", "training.eval_batch=4", "training.eval_steps=50", "data.holdout=0.1")
     assert training.train(home, run, link).state is RunState.SUCCEEDED
     assert "in an evaluation after step 6" in link.said("memory")[0]
     assert link.steps == [1, 2, 3, 4, 5, 6, 5, 6]
+    losses = MetricsLog(home.run("eval-1") / "metrics.jsonl")
+    assert losses.base_loss() is None, "of batches of four it is another mean than of single rows"
+    assert losses.loss_at(6) is not None
 
 
 @pytest.mark.parametrize("consent", [True, False])
@@ -163,11 +178,11 @@ def test_an_evaluation_that_breaks_is_said_and_the_run_goes_on_without(home, tam
 
     tamper(breaks)
     said = "the evaluation after step {} broke: RuntimeError: no kernel for this; going on without evaluations"
-    for run_id, steps in (("eval-1", 2), ("eval-2", 6)):
+    for run_id, holdout in (("eval-1", 0.05), ("eval-2", 0)):
         link = FakeLink()
-        run = training.row(run_id, f"training.eval_steps={steps}")
+        run = training.row(run_id, f"data.holdout={holdout}")
         assert training.train(home, run, link).state is RunState.SUCCEEDED
-        assert link.said("evaluation") == [said.format(steps)], "also at the last step it is said once"
+        assert link.said("evaluation") == [said.format(0)], "once, and before the first step"
     with pytest.raises(TrainingError, match="no kernel for this"):
         training.train(home, training.row("eval-3", "training.patience=2"))
     assert len(published(home)) == 2
@@ -313,7 +328,7 @@ def test_patience_publishes_the_best_checkpoint_and_says_so(home):
 
 
 def test_the_best_step_may_be_the_parents(home):
-    worse = ["training.patience=9", "data.holdout=0.15", "training.learning_rate=0.3"]
+    worse = ["training.patience=9", "data.holdout=0.15", "training.learning_rate=0.3", "watchdog.on_diverged=warn"]
     stop = FakeLink(lambda step: Directive.STOP if step == 3 else None)
     training.train(home, training.row("cut-1", *worse, "training.learning_rate=5e-3"), stop)
     link = FakeLink()

@@ -84,7 +84,7 @@ def test_a_loss_or_a_gradient_that_is_no_number_rolls_back(broken):
 def test_a_spike_is_measured_against_the_median_so_that_one_does_not_hide_the_next():
     verdicts = watch([1.0, 1.0, 1.0, 1.0, 3.5, 1.0, 3.5])
     assert said(verdicts) == [(Rule.SPIKE, 5), (Rule.SPIKE, 7)]
-    assert "the loss is 3.5, 3.5 times its median of 1 over the last 4 steps" in verdicts[0].text
+    assert "the loss is 3.5, 3.5 times its median of 1 over the steps before, at step 5" in verdicts[0].text
 
 
 def test_a_spike_of_the_gradient_alone_is_told():
@@ -93,9 +93,24 @@ def test_a_spike_of_the_gradient_alone_is_told():
     assert "loss is" not in verdict.text
 
 
-def test_there_are_no_spikes_during_the_first_window_nor_below_the_target():
-    assert watch([1.0, 9.0, 1.0, 9.0]) == []
+def test_a_spike_is_seen_as_soon_as_five_steps_tell_what_is_usual_and_not_below_the_target():
+    first = [1.0, 1.2, 0.9, 1.0, 1.4]
+    assert said(watch([*first, 4.0, 4.0, 1.0, 4.0], WatchdogConfig())) == [(Rule.SPIKE, 6), (Rule.SPIKE, 9)]
+    assert watch([*first[1:], 4.0], WatchdogConfig()) == []
     assert Rule.SPIKE not in {verdict.rule for verdict in watch([0.02] * 4 + [0.2, 0.4])}
+
+
+def test_losses_that_always_scatter_are_no_spikes():
+    """Rows that the base knows beside rows that it does not, one at a time (embedded model, batches of one row)."""
+    losses = [0.0003, 4.42, 4.49, 0.0002, 4.02, 0.0004, 0.001, 3.67, 3.64, 0.03, 0.0, 4.41, 0.0, 5.03, 0.0, 4.99]
+    norms = [0.003, 2.6, 2.8, 0.004, 2.5, 0.003, 0.01, 1.8, 1.9, 0.3, 0.0, 2.7, 0.0, 3.9, 0.0, 4.0]
+    assert watch([loss + 1e-6 for loss in losses], WatchdogConfig(), norms=norms) == []
+
+
+def test_a_loss_that_stays_high_does_not_become_the_usual():
+    verdicts = watch([1.0] * 10 + [8.0] * 30 + [1.0, 8.0], WatchdogConfig(on_plateau="ignore"))
+    assert said(verdicts) == [(Rule.SPIKE, 11), (Rule.SPIKE, 42)]
+    assert "8.0 times its median of 1 over the steps before" in verdicts[1].text
 
 
 def test_a_loss_that_stays_high_is_one_spike():
@@ -145,7 +160,107 @@ def test_an_evaluation_loss_that_is_no_number_is_told():
     assert (verdict.rule, verdict.step) == (Rule.NAN, 4)
 
 
-# Actions, resuming and rolling back
+# Diverging
+
+
+def diverging(base: float, losses, looks: dict[int, float], config=None, norms=None, vocabulary=None) -> list:
+    """What is said of a run whose base has the loss `base`, and at which steps it wanted to be looked at; there `looks`
+    has what was found."""
+    watchdog, said, wanted = Watchdog(config or WatchdogConfig(), vocabulary=vocabulary), [], []
+    watchdog.see_evaluation(0, base)
+    for step, loss in enumerate(losses, 1):
+        said += watchdog.see(step, loss, norms[step - 1] if norms else 1.0)
+        if watchdog.wants_check:
+            wanted.append(step)
+            said += watchdog.see_check(step, looks[step])
+    return [wanted, said]
+
+
+def test_a_run_whose_loss_jumps_is_looked_at_and_ends_if_it_knows_far_less_than_the_base():
+    wanted, (verdict,) = diverging(0.99, [2.3, 13.0], {2: 12.0})
+    assert wanted == [2]
+    assert (verdict.rule, verdict.action, verdict.step) == (Rule.DIVERGED, "stop", 2)
+    assert verdict.text.startswith("the run has diverged: its loss is 12 at step 2 on rows of which the base's is 0.99")
+    assert "began at 2.3 and was up to 13" in verdict.text
+    assert "lower training.learning_rate" in verdict.text
+
+
+def test_a_gradient_far_above_its_start_is_a_reason_to_look_even_before_the_loss_is():
+    wanted, (verdict,) = diverging(0.99, [2.3, 2.2, 2.3], {3: 14.0}, norms=[1.4, 1.3, 8.9])
+    assert wanted == [3]
+    assert (verdict.rule, verdict.step) == (Rule.DIVERGED, 3)
+    assert "the gradient's norm at 1.4 and up to 8.9" in verdict.text
+
+
+def test_a_jump_that_a_look_finds_harmless_is_not_looked_at_again():
+    wanted, verdicts = diverging(0.99, [0.001, 4.4, 4.5, 0.2, 4.9, 6.5, 6.8, 4.0], {2: 1.0, 7: 1.1})
+    assert (wanted, verdicts) == ([2, 7], [])
+
+
+def test_a_slow_climb_is_looked_at_too():
+    wanted, verdicts = diverging(1.0, [1.0 + step / 20 for step in range(28)], {12: 2.0, 28: 2.8})
+    assert (wanted, said(verdicts)) == ([12, 28], [(Rule.DIVERGED, 28)])
+
+
+@pytest.mark.parametrize(
+    ("base", "loss", "vocabulary", "diverged"),
+    [
+        (0.99, 1.9, None, False),  # not twice the base's
+        (0.01, 1.0, None, False),  # a hundred times, and still little
+        (0.01, 2.0, None, True),
+        (5.2, 7.4, 1024, True),  # not twice, but worse than guessing, which is 6.9
+        (5.2, 6.8, 1024, False),
+    ],
+)
+def test_how_far_is_too_far(base, loss, vocabulary, diverged):
+    _, verdicts = diverging(base, [base, 99.0], {2: loss}, vocabulary=vocabulary)
+    assert said(verdicts) == ([(Rule.DIVERGED, 2)] if diverged else [])
+
+
+def test_rows_learned_by_heart_are_not_divergence_however_bad_the_held_out_rows_become():
+    watchdog = Watchdog(WatchdogConfig(on_target="ignore", on_overfit="ignore"))
+    watchdog.see_evaluation(0, 1.0)
+    watch([2.0, 1.0, 0.5, 0.1, 0.05, 0.05], watchdog=watchdog)
+    assert watchdog.see_evaluation(6, 3.5) == []
+
+
+def test_a_planned_evaluation_sees_divergence_without_a_jump_and_also_at_the_last_step():
+    watchdog = Watchdog(WatchdogConfig())
+    watchdog.see_evaluation(0, 1.0)
+    watch([1.2, 1.3, 1.4, 1.4], watchdog=watchdog)
+    assert not watchdog.wants_check
+    assert said(watchdog.see_evaluation(4, 5.0)) == [(Rule.DIVERGED, 4)]
+
+
+def test_a_base_that_knows_less_than_a_guess_is_told_before_the_first_step():
+    (verdict,) = Watchdog(CONFIG, vocabulary=1024).see_check(0, 10.7)
+    assert (verdict.rule, verdict.action, verdict.step) == (Rule.FOREIGN, "warn", 0)
+    assert verdict.text.startswith("the base's own loss on these rows is 10.7, worse than the 6.931 of a guess")
+    assert Watchdog(CONFIG, vocabulary=1024).see_check(0, 6.9) == []
+
+
+def test_without_the_bases_loss_nobody_looks():
+    watchdog = Watchdog(WatchdogConfig(on_spike="ignore"))
+    assert watch([1.0, 9.0, 9.0], watchdog=watchdog) == []
+    assert not watchdog.wants_check
+    assert watchdog.see_check(3, 9.0) == []
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 5), st.floats(0, 0.6))
+def test_a_healthy_run_is_looked_at_a_few_times_at_most_and_nothing_is_said_of_it(seed, base, noise):
+    chance = random.Random(seed)
+    watchdog, looks = Watchdog(WatchdogConfig(on_plateau="ignore", on_target="ignore", on_overfit="ignore")), 0
+    watchdog.see_evaluation(0, base)
+    for step in range(1, 301):
+        level = base * (0.3 + 0.7 * 0.99**step)
+        assert watchdog.see(step, level * (1 + chance.uniform(-noise, noise)), chance.uniform(0.5, 1.5)) == []
+        if watchdog.wants_check:
+            looks += 1
+            assert watchdog.see_check(step, level) == []
+    assert looks <= 2
+
+
+# Actions and resuming
 
 
 def test_the_profile_decides_what_is_done():
@@ -155,12 +270,27 @@ def test_the_profile_decides_what_is_done():
 
 def test_a_resumed_run_goes_on_as_the_uninterrupted_one():
     losses = falling(20) + [1.0] * 20 + [0.3] * 10 + [math.nan, 4.0, 0.0]
-    whole = watch(losses)
-    lines = [json.loads(json.dumps({"step": i, "loss": x, "grad_norm": 1.0})) for i, x in enumerate(losses, 1)]
-    assert {verdict.rule for verdict in whole} == {*Rule} - {Rule.OVERFIT}
-    for cut in range(len(losses)):
-        rest = watch(losses[cut:], watchdog=Watchdog(CONFIG, lines[:cut]), first=cut + 1)
-        assert rest == [verdict for verdict in whole if verdict.step > cut]
+    lines = [{"step": 0, "eval_loss": 1.0}]
+    for step, loss in enumerate(losses, 1):
+        lines.append({"step": step, "loss": loss, "grad_norm": 1.0})
+        lines += [{"step": step, "check_loss": 9.0 if step > 50 else 1.0}] if step % 6 == 0 or step > 50 else []
+    lines = [json.loads(json.dumps(line)) for line in lines]
+    whole = replay(Watchdog(CONFIG), lines)
+    assert {verdict.rule for verdict, _ in whole if verdict} == {*Rule} - {Rule.OVERFIT, Rule.FOREIGN}
+    for cut in range(len(lines)):
+        assert replay(Watchdog(CONFIG, lines[:cut]), lines[cut:]) == whole[len(replay(Watchdog(CONFIG), lines[:cut])) :]
+
+
+def replay(watchdog: Watchdog, lines: list[dict]) -> list[tuple[Verdict | None, bool]]:
+    """What is said line by line, and whether a look is wanted after it."""
+    found = []
+    for line in lines:
+        if "loss" in line:
+            said = watchdog.see(line["step"], line["loss"], line["grad_norm"])
+        else:
+            said = (watchdog.see_check if "check_loss" in line else watchdog.see_evaluation)(*list(line.values())[:2])
+        found += [(verdict, watchdog.wants_check) for verdict in said or [None]]
+    return found
 
 
 def test_a_resumed_run_remembers_its_evaluations():
@@ -172,22 +302,10 @@ def test_a_resumed_run_remembers_its_evaluations():
 
 
 def test_after_the_allowed_rollbacks_the_next_one_is_a_stop():
-    watchdog = Watchdog(CONFIG.model_copy(update={"max_rollbacks": 2}))
-    actions = []
-    for _ in range(3):
-        actions += [verdict.action for verdict in watch([1.0, 1.0, math.nan], watchdog=watchdog)]
-        watchdog.rolled_back(2)
-    assert actions == ["rollback", "rollback", "stop"]
-    (verdict,) = watch([math.nan], watchdog=Watchdog(CONFIG, rollbacks=2))
-    assert verdict.action == "stop"
-    assert "it was rolled back 2 times already" in verdict.text
-
-
-def test_what_came_after_the_checkpoint_has_not_happened():
-    watchdog = Watchdog(CONFIG)
-    watch([1.0] * 4 + [0.1] * 4, watchdog=watchdog)
-    watchdog.rolled_back(4)
-    assert said(watch([0.1] * 4, watchdog=watchdog, first=5)) == [(Rule.TARGET, 7), (Rule.OVERFIT, 8)]
+    config = CONFIG.model_copy(update={"max_rollbacks": 2})
+    verdicts = [watch([1.0, 1.0, math.nan], watchdog=Watchdog(config, rollbacks=done))[0] for done in range(3)]
+    assert [verdict.action for verdict in verdicts] == ["rollback", "rollback", "stop"]
+    assert "it was rolled back 2 times already" in verdicts[-1].text
 
 
 def test_the_shipped_profiles_never_stop_for_success():
@@ -235,16 +353,6 @@ def test_every_first_broken_number_is_told_and_poisons_nothing(losses):
 def test_a_rule_that_is_ignored_says_nothing_and_the_others_what_they_said(losses, rule):
     others = [verdict for verdict in watch(losses) if verdict.rule is not rule]
     assert watch(losses, CONFIG.model_copy(update={f"on_{rule}": "ignore"})) == others
-
-
-@given(st.lists(st.floats(0, 10), min_size=8, max_size=60), st.integers(0, 60))
-def test_rolling_back_leads_to_where_the_checkpoint_was(losses, step):
-    returned, straight = Watchdog(CONFIG), Watchdog(CONFIG, rollbacks=1)
-    watch(losses, watchdog=returned)
-    watch(losses[:step], watchdog=straight)
-    returned.rolled_back(step)
-    rest = [*losses, 0.1, 5.0, 5.0, 0.0, math.nan]
-    assert watch(rest, watchdog=returned, first=step + 1) == watch(rest, watchdog=straight, first=step + 1)
 
 
 # Early stopping

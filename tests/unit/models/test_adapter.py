@@ -242,3 +242,11 @@ def test_half_precision_weights_are_checked_like_others(tmp_path):
     adapter.validate(make(tmp_path / "good", tensors))
     tensors[f"{MODULE}.lora_B.weight"][0, 0] = float("nan")
     assert "not finite" in refusal(make(tmp_path / "bad", tensors)).message
+
+
+def test_a_manifest_from_before_there_were_suspects_is_read(home):
+    folder = Registry(home.models).path(publish(Registry(home.models)).version)
+    values = json.loads((folder / MANIFEST).read_text())
+    assert values.pop("suspect") == []
+    (folder / MANIFEST).write_text(json.dumps(values))
+    assert adapter.read_manifest(folder).suspect == []

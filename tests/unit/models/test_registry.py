@@ -246,3 +246,26 @@ def test_latest_is_no_version_of_its_own(registry):
     publish(registry)
     with pytest.raises(NotFoundError):
         registry.path("latest")
+
+
+# Suspect adapters
+
+
+def test_a_suspect_adapter_is_published_and_listed_and_never_the_latest(registry):
+    sound = publish(registry, run_id="a").version
+    suspect = publish(registry, run_id="b", suspect=["worse than the base"]).version
+    assert [(each.version, each.suspect) for each in registry.list()] == [
+        (suspect, ["worse than the base"]),
+        (sound, []),
+    ]
+    assert registry.resolve("latest") == sound
+    assert registry.resolve(suspect) == suspect
+    assert (registry.doubts(suspect), registry.doubts(sound)) == (f"{suspect} is suspect: worse than the base", "")
+    assert registry.doubts("nope") == registry.doubts(None) == ""
+
+
+def test_a_killed_run_that_publishes_a_suspect_again_leaves_latest_where_it_is(registry):
+    sound = publish(registry, run_id="a").version
+    suspect = publish(registry, run_id="b", suspect=["x"])
+    assert publish(registry, run_id="b", suspect=["x"]) == suspect
+    assert registry.resolve("latest") == sound

@@ -23,13 +23,14 @@ from configs.errors import ClusterError, RequestError
 from configs.paths import Home
 from configs.schema import EnergyConfig, Slot
 from jobs.training.metrics_log import MetricsLog
+from models.registry import Registry
 from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
 from serve.ui.dashboard.actions import Action
 from serve.ui.dashboard.chart import Level, loss_curve, sparkline, thinned
 from serve.ui.dashboard.curves import Curve, Curves
 from serve.ui.dashboard.markup import ago, clock, duration, latency, left, number, size
 from serve.ui.dashboard.reading import ROWS, Look, Looks
-from tests.samples import TRAIN
+from tests.samples import TRAIN, publish
 
 
 def polyline(html: str, kind: str) -> list[tuple[float, float]]:
@@ -88,6 +89,21 @@ def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
     newest.mkdir()
     (newest / "report.json").write_text(json.dumps(report))
     assert looks._evaluation("v1") == {"adapter": 0.25, "base": 2.5, "rows": 12}
+
+
+def test_a_suspect_adapter_has_a_badge_with_its_reasons_and_is_swapped_in_by_force_only(home):
+    sound = publish(Registry(home.models), run_id="a").version
+    suspect = publish(Registry(home.models), run_id="b", suspect=["5.75 against 0.99"]).version
+    look = asyncio.run(Looks(home).now())
+    html = adapters.html(replace(look, overview=replace(look.overview, up=True)))
+    assert '<span class="badge warn" title="5.75 against 0.99">suspect</span>' in html
+    assert f'data-do="force" data-what="{suspect}"' in html and f'data-do="swap" data-what="{sound}"' in html
+
+
+def test_the_bases_loss_stands_at_step_0_of_the_curve():
+    drawn = loss_curve([(1, 2.0), (2, 1.0)], [(0, 2.5), (2, 1.5)], [], last_step=2, label="x")
+    assert 'data-begin="0" data-end="2"' in drawn and '<polyline class="held-out" points="0.0,' in drawn
+    assert 'data-begin="1"' in loss_curve([(1, 2.0), (2, 1.0)], [], [], last_step=2, label="x")
 
 
 def test_a_cluster_that_is_starting_is_no_disaster(home):
@@ -475,6 +491,9 @@ def test_the_way_back_is_a_swap_to_the_version_that_its_button_shows(home):
     html = adapters.html(replace(empty, overview=swapped))
     (button,) = re.findall(r"<button ([^>]*)>Back to v1</button>", html)
     assert 'data-do="swap"' in button and 'data-what="v1"' in button
+    forced = Action("force", "v1").question("v2", "v1 is suspect: 5.75 against 0.99")
+    assert forced.startswith("v1 is suspect: 5.75 against 0.99. prod answers with v2 now. Let it answer with v1?")
+    assert Action("force", "v1").verb == "Swap all the same"
     assert Action("swap", "v1").question("v2").startswith("prod answers with v2 now. Let it answer with v1?")
 
 

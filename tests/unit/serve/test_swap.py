@@ -91,6 +91,58 @@ def test_a_running_request_keeps_its_version_through_a_swap(play):
     play(scenario)
 
 
+# Suspect adapters
+
+DOUBT = "its loss on the held-out rows is 5.75, worse than the base's 0.99"
+
+
+def test_a_suspect_adapter_is_not_swapped_in_and_the_reason_has_its_figures(play):
+    async def scenario(stage):
+        version = stage.publish(suspect=[DOUBT])
+        with pytest.raises(StateError) as caught:
+            await stage.swapper.swap("prod", version)
+        assert caught.value.message == f"{version} is suspect: {DOUBT}; prod goes on answering with the base"
+        assert f"tandem swap {version} --force" in caught.value.hint
+        assert (stage.outcomes(), stage.loaded()) == ([], [(), ()])
+        assert stage.ledger.adapter_states() == {}, "it was not even loaded"
+
+    play(scenario)
+
+
+def test_by_force_it_is_swapped_in_and_the_history_says_of_what_it_is_suspect(play):
+    async def scenario(stage):
+        version = stage.publish(suspect=[DOUBT])
+        assert (await stage.swapper.swap("prod", version, force=True)).new == version
+        (swap,) = stage.ledger.swaps()
+        assert swap.reason == f"by force: {version} is suspect: {DOUBT}"
+
+    play(scenario)
+
+
+def test_the_way_back_to_a_suspect_adapter_needs_no_force_and_sound_ones_take_it(play):
+    async def scenario(stage):
+        suspect, sound = stage.publish("a", suspect=[DOUBT]), stage.publish("b")
+        await stage.swapper.swap("prod", suspect, force=True)
+        await stage.swapper.swap("prod", sound, force=True)
+        assert stage.ledger.swaps(1)[0].reason == "by request"
+        assert (await stage.swapper.swap("prod", None, back=True)).new == suspect
+
+    play(scenario)
+
+
+def test_latest_passes_over_a_suspect_adapter_and_without_any_other_says_why_there_is_none(play):
+    async def scenario(stage):
+        version = stage.publish("a", suspect=[DOUBT])
+        with pytest.raises(NotFoundError, match=f"so none is latest: {version} is suspect: {DOUBT}") as caught:
+            await stage.swapper.swap("prod", "latest")
+        assert f"tandem swap {version} --force" in caught.value.hint
+        sound = stage.publish("b")
+        stage.publish("c", suspect=[DOUBT])
+        assert (await stage.swapper.swap("prod", "latest")).new == sound
+
+    play(scenario)
+
+
 # Refusals
 
 
