@@ -1,7 +1,9 @@
 """What becomes of an attempt of a run: its job is started, looked after, killed if it must be, and its end is judged.
 
-An attempt that is lost sends its run back to the queue, up to `max_attempts`. No slot is given back while the process
-that held it lives. Called by the control actor alone, whose ledger it writes; knows Ray's jobs only through `RayJobs`.
+An attempt that is lost sends its run back to the queue; one that keeps losing them by itself and gets no further fails
+after `max_attempts`. While `tandem down` ends the processes, nothing that they do says anything about a run. No slot is
+given back while the process that held it lives. Called by the control actor alone, whose ledger it writes; knows Ray's
+jobs only through `RayJobs`.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from actors import health
+from actors import health, home_locks
 from actors.ledger import Ledger
 from actors.ray_jobs import JobState, RayJobs
 from actors.run import Run, RunState
@@ -43,7 +45,8 @@ class Attempts:
             self._ledger.attach_job(run.id, job_id, attached=False)
             await asyncio.to_thread(self._jobs.submit, job_id, run.id, run.kind)
         except Exception as error:
-            await self.end(run.id, RunState.FAILED, f"its job could not be started: {error}")
+            if not home_locks.is_ending(self._home):
+                await self.end(run.id, RunState.FAILED, f"its job could not be started: {error}")
         finally:
             del self.launching[run.id]
 
@@ -67,7 +70,7 @@ class Attempts:
             if run.state is RunState.STOPPING or job is JobState.STOPPED:
                 await self.end(run.id, RunState.STOPPED, run.reason if run.state is RunState.STOPPING else reason)
             else:
-                await self.interrupt(run, reason)
+                await self.interrupt(run, reason, own_fault=job is not JobState.UNKNOWN)
         elif run.state is RunState.STOPPING:
             since = self._stopping_since.setdefault(run.id, time.monotonic())
             if time.monotonic() - since > self._config.stop_grace_s:
@@ -78,9 +81,13 @@ class Attempts:
             await self.interrupt(run, f"no sign of life for {self._config.heartbeat_timeout_s:g} s")
 
     async def _job_state(self, run: Run) -> JobState:
+        """Raises RuntimeError or OSError if it cannot be known."""
         if not run.job_id:
             return JobState.UNKNOWN
-        return await asyncio.to_thread(self._jobs.state, run.job_id)
+        state = await asyncio.to_thread(self._jobs.state, run.job_id)
+        if home_locks.is_ending(self._home):
+            raise RuntimeError("the cluster is being ended, so the state of a job says nothing")
+        return state
 
     async def _why_gone(self, run: Run, job: JobState) -> str:
         if job is JobState.UNKNOWN:
@@ -105,20 +112,21 @@ class Attempts:
             with contextlib.suppress(RuntimeError):  # a job that is gone already is found by the next tick
                 await asyncio.to_thread(self._jobs.stop, run.job_id)
 
-    async def interrupt(self, run: Run, reason: str) -> None:
-        """The attempt is lost: back to the queue, or FAILED after `max_attempts`."""
+    async def interrupt(self, run: Run, reason: str, *, own_fault: bool = True) -> None:
+        """The attempt is lost: back to the queue, or FAILED after `max_attempts` that were lost in a row by the run's
+        `own_fault`, as far as can be told, and got no further."""
         await self._end_holder(run.id)
         self._judge(run.id, RunState.INTERRUPTED, reason)
         now = self._ledger.run(run.id)  # it may have been stopped, or have ended, while its process was waited for
         if now.state is RunState.STOPPING:
             await self.end(run.id, RunState.STOPPED, reason)
         elif now.state.holds_slot:
-            self._ledger.transition(run.id, RunState.INTERRUPTED, reason)
-            self._requeue(self._ledger.run(run.id))
+            self._requeue(self._ledger.interrupt(run.id, reason, own_fault=own_fault))
 
     def _requeue(self, run: Run) -> None:
-        if run.attempt >= self._config.max_attempts:
-            self._ledger.transition(run.id, RunState.FAILED, f"interrupted {run.attempt} times, last: {run.reason}")
+        if run.lost >= self._config.max_attempts:
+            reason = f"interrupted {run.lost} times, last: {run.reason}; no attempt got beyond step {run.furthest}"
+            self._ledger.transition(run.id, RunState.FAILED, reason)
             return
         self._ledger.attach_job(run.id, None, attached=False)
         self._ledger.transition(run.id, RunState.QUEUED, f"again after: {run.reason}")

@@ -198,14 +198,15 @@ def end_processes(home: Home, grace_s: float = 3) -> int:
     """SIGTERM, then SIGKILL after `grace_s` seconds; again until none is left. Returns how many were ended."""
     ended: set[int] = set()
     deadline = time.monotonic() + grace_s
-    while alive := processes(home):
-        number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
-        for process in alive:
-            if process.pid not in ended or number == signal.SIGKILL:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-        ended |= {process.pid for process in alive}
-        psutil.wait_procs(alive, timeout=0.5)
+    with home_locks.ending(home):
+        while alive := processes(home):
+            number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
+            for process in alive:
+                if process.pid not in ended or number == signal.SIGKILL:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(number)
+            ended |= {process.pid for process in alive}
+            psutil.wait_procs(alive, timeout=0.5)
     return len(ended)
 
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from actors import cluster, logs
+from actors import cluster, home_locks, logs
 from actors.attempts import Attempts
 from actors.control_client import NAME, NAMESPACE, Directive
 from actors.daily_notice import DailyNotice
@@ -27,7 +27,7 @@ from actors.process_id import ProcessId
 from actors.ray_jobs import RayJobs
 from actors.run import RunState, check_run_id
 from actors.slot_watch import SlotWatch
-from configs.errors import NotFoundError, StateError, TandemError
+from configs.errors import ClusterError, NotFoundError, StateError, TandemError
 from configs.paths import Home, home
 from configs.schema import ClusterConfig, Slot
 
@@ -159,11 +159,13 @@ class Control:
     async def stop(self, run_id: str, reason: str = "stopped by request") -> dict:
         """Stop a run wherever it is. Returns the run as it is now; one that is stopping already is no error.
 
-        Raises StateError if it has ended.
+        Raises StateError if it has ended, ClusterError while `tandem down` is at work, whose signals drivers pass on.
         """
         run = self._ledger.run(run_id)
         if run.state.is_terminal:
             raise StateError(f"run {run_id} has ended already: {run.state}", hint=f"`tandem runs show {run_id}`")
+        if home_locks.is_ending(self._home):
+            raise ClusterError(f"`tandem down` is at work; run {run_id} goes on after `tandem up`", hint="stop it then")
         if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
             self._ledger.transition(run_id, RunState.STOPPED, reason)
         elif run.state is not RunState.STOPPING:
@@ -180,6 +182,13 @@ class Control:
         if directive is Directive.CONTINUE:
             self._ledger.set_lease_process(run_id, process)
             self._ledger.heartbeat(run_id)
+        return directive
+
+    async def stage(self, run_id: str, attempt: int, stage: str) -> Directive:
+        """What the run is doing now that it takes no step."""
+        directive = self._directive(run_id, attempt)
+        if directive is Directive.CONTINUE:
+            self._ledger.set_stage(run_id, stage)
         return directive
 
     async def training(self, run_id: str, attempt: int) -> Directive:
@@ -202,9 +211,11 @@ class Control:
         return Directive.CONTINUE if mine else Directive.STOP
 
     async def finish(self, run_id: str, attempt: int, state: RunState, reason: str, adapter: str | None = None) -> dict:
-        """The run's driver says how it ended. From an older attempt's driver, or after the end, it changes nothing."""
+        """The run's driver says how it ended. From an older attempt's driver, after the end, and while `tandem down`
+        ends the processes, unless it has succeeded, it changes nothing."""
         run = self._ledger.run(run_id)
-        if run.attempt == attempt and run.state.holds_slot:
+        counts = state is RunState.SUCCEEDED or not home_locks.is_ending(self._home)
+        if run.attempt == attempt and run.state.holds_slot and counts:
             if adapter is not None:
                 self._ledger.set_adapter(run_id, adapter)
             if state is RunState.INTERRUPTED:

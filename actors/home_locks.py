@@ -1,4 +1,4 @@
-"""The two locks of a TANDEM_HOME, good across users, containers and pid namespaces: the kernel drops them with their
+"""The locks of a TANDEM_HOME, good across users, containers and pid namespaces: the kernel drops them with their
 holder, however it ends. Called by `actors.cluster`.
 """
 
@@ -38,10 +38,32 @@ def claim(home: Home) -> Iterator[int]:
         yield handle.fileno()
 
 
+@contextlib.contextmanager
+def ending(home: Home) -> Iterator[None]:
+    """The processes of the cluster are being ended on purpose."""
+    with _ending_file(home).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # waits for a look of `is_ending` at most
+        yield
+
+
+def is_ending(home: Home) -> bool:
+    """Whether somebody is `ending` the cluster, so that a process of it that is gone is no fault of anybody's."""
+    with contextlib.suppress(FileNotFoundError), _ending_file(home).open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def require_unclaimed(home: Home) -> None:
     """Raises ClusterError while a cluster is alive that this process cannot see."""
     with contextlib.suppress(FileNotFoundError), _claim_file(home).open() as handle:
         _take(handle.fileno(), fcntl.LOCK_SH, home)
+
+
+def _ending_file(home: Home) -> Path:
+    return home.root / "ending.lock"
 
 
 def _claim_file(home: Home) -> Path:

@@ -25,6 +25,9 @@ from configs import durable
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
 
+BEGINNING = "starting its process"
+"""The stage of a run that was granted a slot, until its own process says more."""
+
 
 class AdapterState(StrEnum):
     PUBLISHED = "PUBLISHED"  # on disk and valid when it was written
@@ -240,11 +243,32 @@ class Ledger:
             raise StateError(f"run {run_id} is {run.state} and cannot become {to}", hint=f"`tandem runs show {run_id}`")
         now = time.time()
         db.execute("UPDATE runs SET state = ?, reason = ?, heartbeat_at = ? WHERE id = ?", (to, reason, now, run_id))
+        if to is not RunState.RUNNING:
+            stage = BEGINNING if to is RunState.STARTING else ""
+            db.execute("UPDATE runs SET stage = ? WHERE id = ?", (stage, run_id))
         if to.is_terminal:
             db.execute("UPDATE runs SET ended_at = ? WHERE id = ?", (now, run_id))
         if not to.holds_slot:
             db.execute("DELETE FROM leases WHERE holder = ?", (run_id,))
         _event(db, run_id, to.lower(), reason)
+
+    def interrupt(self, run_id: str, reason: str, *, own_fault: bool) -> Run:
+        """Change the state to INTERRUPTED and count the lost attempt, if it may be the run's own fault.
+
+        An attempt that got further than those before it begins the count anew. Raises StateError as `transition`.
+        """
+        with self._transaction() as db:
+            run = self.run(run_id)
+            self._transition(db, run_id, RunState.INTERRUPTED, reason)
+            lost = (0 if run.step > run.furthest else run.lost) + own_fault
+            values = (lost, max(run.step, run.furthest), run_id)
+            db.execute("UPDATE runs SET lost = ?, furthest = ? WHERE id = ?", values)
+        return self.run(run_id)
+
+    def set_stage(self, run_id: str, stage: str) -> None:
+        """What the run is doing before its first step; a sign of life as well."""
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET stage = ?, heartbeat_at = ? WHERE id = ?", (stage, time.time(), run_id))
 
     def progress(
         self, run_id: str, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None
@@ -252,7 +276,7 @@ class Ledger:
         """Record a step of a run that holds a slot, and that it is alive."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE runs SET step = ?, max_steps = ?, loss = coalesce(?, loss),"
+                "UPDATE runs SET step = ?, max_steps = ?, loss = coalesce(?, loss), stage = '',"
                 " tokens_per_s = coalesce(?, tokens_per_s), heartbeat_at = ? WHERE id = ?",
                 (step, max_steps, loss, tokens_per_s, time.time(), run_id),
             )
@@ -469,7 +493,8 @@ class Ledger:
 
 
 def _run(row: sqlite3.Row) -> Run:
-    values = {field.name: row[field.name] for field in fields(Run)}
+    known = row.keys()  # a reader reads an older file as it is, and what that does not have is the default
+    values = {field.name: row[field.name] for field in fields(Run) if field.name in known}
     values |= {"kind": RunKind(row["kind"]), "state": RunState(row["state"])}
     values |= {"config": json.loads(row["config"]), "attached": bool(row["attached"])}
     return Run(**values)

@@ -44,7 +44,13 @@ DELETE FROM marks WHERE name LIKE 'engine up on slot %';
 """
 """A number alone, as older versions kept it, may be anybody's by now, so it counts as not known."""
 
-SCRIPTS = (_RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS, _WHOLE_PROCESS_IDS)
+_STAGES_AND_LOSSES = """
+ALTER TABLE runs ADD COLUMN stage TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN furthest INTEGER NOT NULL DEFAULT 0;
+"""
+
+SCRIPTS = (_RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS, _WHOLE_PROCESS_IDS, _STAGES_AND_LOSSES)
 """Script N makes version N + 1 of version N; version 0 is an empty file."""
 
 VERSION = len(SCRIPTS)

@@ -85,6 +85,12 @@ class Run:
     started_at: float | None
     ended_at: float | None
     heartbeat_at: float | None
+    stage: str = ""
+    """What it is doing before its first step, such as `loading the model`; empty from then on."""
+    lost: int = 0
+    """Attempts in a row that it lost by itself without getting beyond `furthest`."""
+    furthest: int = 0
+    """The last step that an attempt which was lost had reached."""
 
 
 @dataclass(frozen=True)

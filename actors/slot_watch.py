@@ -50,7 +50,8 @@ class SlotWatch:
                 run = self._ledger.run(lease.holder)
                 await self._attempts.kill(run)
                 hope = f"it waits for another slot or for `tandem slots release {slot}`"
-                await self._attempts.interrupt(run, f"slot {slot} is in quarantine: {sign.reason}; {hope}")
+                reason = f"slot {slot} is in quarantine: {sign.reason}; {hope}"
+                await self._attempts.interrupt(run, reason, own_fault=False)
 
     async def judge_engines(self) -> None:
         """An engine counts from when it says that it is up, for as long as its process lives.

@@ -44,6 +44,10 @@ class Link:
     def starting(self) -> Directive:
         return self._tell("starting", process=ProcessId.own())
 
+    def stage(self, words: str) -> Directive:
+        """What the task is doing now that it takes no step, such as `loading the model`."""
+        return self._tell("stage", stage=words)
+
     def training(self) -> Directive:
         return self._tell("training")
 

@@ -84,7 +84,7 @@ def _lines(home: Home, ledger: Ledger, run_id: str) -> Run:
 def _title(home: Home, run: Run) -> str:
     if run.state is RunState.QUEUED and not is_up(home):
         return "QUEUED (Tandem is down: it starts after `tandem up`)"
-    return str(run.state)
+    return f"{run.state}, {run.stage}," if run.stage else str(run.state)
 
 
 def is_up(home: Home) -> bool:

@@ -247,6 +247,7 @@ def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:
         return [head, Text(f"{run.id} waits: {reading.waits_for}", "yellow")] if reading.waits_for else [head]
     if not run.state.holds_slot:
         return [head.append(f"  {run.reason}")]
+    head.append(f"  {run.stage}" if run.stage else "", "yellow")
     head.append(f"  slot {run.slot}  {_ago(run.started_at, overview)}")
     if run.attempt > 1:
         head.append(f"  attempt {run.attempt}", "yellow")

@@ -46,7 +46,7 @@ def list_runs(limit: int, active: bool, as_json: bool) -> None:
         output.print_json([asdict(run) for run in found])
         return
     rows = [
-        (run.id, run.kind, output.state(run.state), f"{run.step}/{run.max_steps or '?'}", run.loss)
+        (run.id, run.kind, output.state(run.state, run.stage), f"{run.step}/{run.max_steps or '?'}", run.loss)
         + (run.priority or None, run.slot, output.age(run.created_at), _adapter(run) or _short(run.reason))
         for run in found
     ]
@@ -83,6 +83,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     took = (run.ended_at or time.time()) - run.started_at if run.started_at else None
     facts = [
         ("state", output.state(run.state, run.reason)),
+        *([("stage", run.stage)] if run.stage else ()),
         ("kind", run.kind),
         *_asked(run),
         ("slot", run.slot),
@@ -141,19 +142,30 @@ def logs(run_id: str, follow: bool) -> None:
       tandem runs logs -f tiny-20260101-120000-ab12
     """
     book, run_id = ledger(), resolve(run_id)
-    book.run(run_id)
+    run = book.run(run_id)
     log = home().run(run_id) / "log.txt"
+    if not log.exists() and not run.state.is_terminal:
+        _say_no_log(book, run)
     if not follow:
-        if not log.exists():
-            output.say("no log yet: the run has not started")
-            return
-        click.echo(log.read_text(errors="replace"), nl=False)
+        if log.exists():
+            click.echo(log.read_text(errors="replace"), nl=False)
         return
     for text in _tail(log, lambda: book.run(run_id).state.is_terminal):
         click.echo(text, nl=False)
     ended = book.run(run_id)
     output.say(f"{ended.state}: {ended.reason}")
     sys.exit(EXIT_CODES[ended.state])
+
+
+def _say_no_log(book: Ledger, run: Run) -> None:
+    """Where a run is that has written nothing yet, and what is known of its way so far."""
+    if not run.state.holds_slot:
+        output.say("no log yet: the run has not started")
+        return
+    since = output.duration(time.time() - run.started_at) if run.started_at else "-"
+    output.say(f"no log yet: the run is {run.state}{f', {run.stage}' if run.stage else ''}, for {since}")
+    for event in book.events(run_id=run.id):
+        output.say(f"{time.strftime('%F %T', time.localtime(event.at))} {event.kind} {event.text}")
 
 
 runs.add_command(watch)

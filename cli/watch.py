@@ -110,6 +110,7 @@ class _Screen:
             line.append(f"  {'next' if self.position == 1 else f'{self.position}.'} in the queue")
         if not run.state.is_terminal and not is_up(self.place):
             line.append("  Tandem is down: it goes on after `tandem up`", "bold red")
+        line.append(f"  {run.stage}" if run.stage else "", "yellow")
         if run.state.holds_slot:
             line.append(f"  slot {run.slot}  {output.duration(age(run.started_at, now))}")
         elif run.state.is_terminal and run.started_at and run.ended_at:

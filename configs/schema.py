@@ -369,7 +369,8 @@ class ClusterConfig(Section):
     """Seconds without a sign of life from a running run before it counts as interrupted. Compiling a 20B model takes
     minutes."""
     max_attempts: int = Field(3, ge=1)
-    """How often an interrupted run is started before it fails."""
+    """How many attempts in a row a run may lose without getting any further before it fails. One that was lost to a
+    restart of the cluster or to its GPU does not count."""
     quarantine_after: int = Field(3, ge=1)
     """After so many runs in a row that ended with an error of their slot's device, such as `CUDA error: unspecified
     launch failure`, the slot is given to nobody until `tandem slots release`."""

@@ -33,8 +33,13 @@ class FakeLink:
         self.on_report = on_report
         self.steps: list[int] = []
         self.notes: list[tuple[str, str]] = []
+        self.stages: list[str] = []
 
     def starting(self) -> Directive:
+        return Directive.CONTINUE
+
+    def stage(self, words: str) -> Directive:
+        self.stages.append(words)
         return Directive.CONTINUE
 
     def training(self) -> Directive:

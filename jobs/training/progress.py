@@ -66,6 +66,7 @@ class Progress(TrainerCallback):
             raise NothingLeft
         self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
         self.evaluating = args.eval_on_start
+        self.work.record.begins("evaluate base" if args.eval_on_start else self._first_step)
         _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -104,6 +105,7 @@ class Progress(TrainerCallback):
         loss = metrics[kind]
         if step == 0:
             self.work.record.took("evaluate base", time.monotonic() - self.seen[0])
+            self.work.record.begins(self._first_step)
         line = {"step": step, kind: loss, "at": time.time()}
         self.work.log.append(line if step else line | self.plan.measure)
         print(f"step {step}/{state.max_steps} {'evaluation' if kind == 'eval_loss' else 'check'} loss {loss:.4f}")
@@ -124,6 +126,10 @@ class Progress(TrainerCallback):
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
         checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
         self.seen = (time.monotonic(), self.work.tokens)
+
+    @property
+    def _first_step(self) -> str:
+        return "compile" if self.work.device == "cuda" else "first step"
 
     def _consumed(self, tokens: int) -> dict[str, float | int | None]:
         """What the run has come to with this step."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,30 @@ import psutil
 from configs import durable
 
 RESOLVED, MEASURED = "resolved.json", "measured.json"
+WORDS = {
+    "read data": "reading the data", "import libraries": "importing libraries", "load model": "loading the model",
+    "verify model": "verifying the model", "prepare data": "rendering the data", "probe": "measuring the micro-batch",
+    "build trainer": "building the trainer", "evaluate base": "measuring the base",
+    "first step": "taking the first step", "compile": "compiling, with the first step", "publish": "publishing",
+}  # fmt: skip
+"""What a stage is called while it goes on."""
 
 
 class Record:
     """The account of one attempt; a later attempt writes it anew."""
 
-    def __init__(self, folder: Path, granted_at: float | None, check_s: float = 0.0) -> None:
-        """`granted_at` is when the slot was granted, `check_s` how long this process took to look at its GPU."""
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        granted_at: float | None,
+        check_s: float = 0.0,
+        *,
+        tell: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        """`granted_at` is when the slot was granted, `check_s` how long this process took to look at its GPU; `tell`
+        hears in words which stage begins."""
+        self._folder, self._tell = folder, tell
+        self._within: list[str] = []
         self._granted_at = granted_at or time.time()
         self._measured: dict[str, Any] = {"stages": {}}
         if granted_at is not None:
@@ -36,9 +52,18 @@ class Record:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time what happens inside as `stages[name]`, in seconds."""
+        self.begins(name)
+        self._within.append(name)
         started = time.monotonic()
         yield
         self.took(name, time.monotonic() - started)
+        self._within.pop()
+        if self._within:
+            self.begins(self._within[-1])
+
+    def begins(self, name: str) -> None:
+        """Say that a stage begins which is timed elsewhere."""
+        self._tell(WORDS.get(name, name))
 
     def took(self, name: str, seconds: float) -> None:
         """Note that a stage took so long; of a stage that comes again the sum."""

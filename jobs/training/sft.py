@@ -45,7 +45,7 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
 
 def _execute(run: dict, home: Home, device: str, link: Link, consumption: Recorder) -> Outcome:
     config, folder, began = RunConfig(**run["config"]), home.run(run["id"]), time.monotonic()
-    record = Record(folder, run["started_at"], link.check_s)
+    record = Record(folder, run["started_at"], link.check_s, tell=lambda words: _tell(link, words))
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):
@@ -76,6 +76,11 @@ def _execute(run: dict, home: Home, device: str, link: Link, consumption: Record
     early = f", early: {ended.early}" if ended.early else ""
     suspect = f" as suspect: {'; '.join(manifest.suspect)}" if manifest.suspect else ""
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{suspect}{early}", manifest.version)
+
+
+def _tell(link: Link, words: str) -> None:
+    print(words)
+    link.stage(words)
 
 
 def load(config: RunConfig, device: str, share: float, record: Record):

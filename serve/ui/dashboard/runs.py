@@ -25,6 +25,7 @@ _TABLE = template("""
       <td><button data-do="show" data-what="{{ run.id }}"><b>{{ run.id }}</b></button></td>
       <td>{% if waits(run) %}<span class="badge calm">waits for tandem up</span>
         {% else %}{{ badge(run.state, run.reason) }}{% endif %}
+        {% if run.stage and not waits(run) %} <span class="quiet small">{{ run.stage }}</span>{% endif %}
         {% if reading.position %} <span class="quiet">#{{ reading.position }}</span>{% endif %}</td>
       <td class="progress">{{ bar(reading.progress, "calm" if waits(run) else run.state | tone) }}
         <span class="quiet">{{ run.step }}{% if run.max_steps %}/{{ run.max_steps }}{% endif %}</span></td>
@@ -49,7 +50,7 @@ _RUN = template("""
   <p class="facts">{% if waits(run) %}
     <span class="badge calm">waits for tandem up</span>
     <span class="reason">It goes on after <code>tandem up</code>.</span>
-    {% else %}{{ badge(run.state) }} <span class="reason words">{{ run.reason | words }}</span>{% endif %}
+    {% else %}{{ badge(run.state) }} <span class="reason words">{{ run.stage or run.reason | words }}</span>{% endif %}
     {% if job %}<a href="{{ job }}" target="_blank" rel="noopener">its job in Ray ↗</a>{% endif %}
     {% if stoppable %}<button class="act" data-do="stop" data-what="{{ run.id }}">Stop</button>{% endif %}</p>
   <div class="figures">

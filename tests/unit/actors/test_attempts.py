@@ -1,19 +1,25 @@
 """What becomes of a run's attempt: stopped, lost, killed, queued again. Over a real ledger and real processes."""
 
 import asyncio
+import tempfile
 import time
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from actors import home_locks
 from actors.control_client import Directive
 from actors.process_id import ProcessId
 from actors.ray_jobs import JobState
 from actors.run import RunState
-from configs.errors import StateError
-from tests.unit.actors.conftest import TRAIN, marked_process
+from configs.errors import ClusterError, StateError
+from configs.paths import Home
+from tests.unit.actors.conftest import TRAIN, Desk, marked_process
 
 S = RunState
 
@@ -183,6 +189,7 @@ def test_after_its_last_attempt_an_interrupted_run_has_failed(drive):
         run = desk.ledger.run("a")
         assert run.state is S.FAILED
         assert run.reason.startswith("interrupted 3 times, last: its job ended (FAILED)")
+        assert run.reason.endswith("; no attempt got beyond step 0")
         assert (len(desk.jobs.submitted), desk.holders()) == (3, {})
 
     drive(scenario, max_attempts=3)
@@ -265,6 +272,145 @@ def test_a_restarted_control_actor_goes_on_with_what_runs(drive):
         await desk.control.finish("a", attempt, S.SUCCEEDED, "done")
         await desk.tick()
         assert desk.holders() == {"0": "b"}
+
+    drive(scenario)
+
+
+# Whose fault it is
+
+
+async def lose(desk, run_id: str, attempt: int) -> None:
+    """The run's own process dies; it is granted its slot again if it may be."""
+    desk.jobs.states[f"{run_id}-{attempt}"] = JobState.FAILED
+    await desk.tick(2)
+
+
+async def begin_anew(desk, run_id: str) -> None:
+    """The whole cluster goes and comes back: it has never heard of the old one's jobs."""
+    desk.jobs.states.clear()
+    await desk.restart()
+    await desk.tick(2)
+
+
+def test_a_run_survives_any_number_of_restarts_of_the_cluster(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        for evening in range(1, 8):
+            await begin_anew(desk, "a")
+            run = desk.ledger.run("a")
+            assert (run.state, run.attempt, run.lost) == (S.STARTING, evening + 1, 0)
+            await desk.begin("a")
+
+    drive(scenario, max_attempts=1)
+
+
+def test_a_gpu_that_is_gone_is_no_fault_of_the_run(drive):
+    async def scenario(desk):
+        await desk.running("a")
+        await desk.control._attempts.interrupt(desk.ledger.run("a"), "its GPU is missing", own_fault=False)
+        assert (desk.state("a"), desk.ledger.run("a").lost) == (S.QUEUED, 0)
+
+    drive(scenario, max_attempts=1)
+
+
+EVENTS = st.one_of(st.sampled_from(["dies", "cluster restarts", "control restarts", "gpu goes"]), st.integers(1, 9))
+
+
+@settings(max_examples=60)
+@given(st.lists(EVENTS, max_size=25), st.integers(1, 3))
+def test_a_run_fails_when_as_many_attempts_in_a_row_died_without_getting_further(events, most):
+    """Numbers are steps that the attempt reports."""
+
+    async def scenario(desk):
+        await desk.running("a")
+        lost = furthest = step = 0
+        for event in events:
+            run = desk.ledger.run("a")
+            if isinstance(event, int):
+                step = event
+                await desk.step("a", run.attempt, step)
+            elif event == "control restarts":
+                await desk.restart()
+                await desk.tick()
+            else:
+                lost, furthest = (0 if step > furthest else lost) + (event == "dies"), max(step, furthest)
+                if event == "dies":
+                    await lose(desk, "a", run.attempt)
+                elif event == "gpu goes":
+                    await desk.control._attempts.interrupt(run, "its GPU is missing", own_fault=False)
+                    await desk.tick()
+                else:
+                    await begin_anew(desk, "a")
+                if event == "dies" and lost == most:
+                    assert desk.state("a") is S.FAILED
+                    assert desk.ledger.run("a").reason.startswith(f"interrupted {most} times, last: its job ended")
+                    return
+                assert (desk.state("a"), desk.ledger.run("a").attempt) == (S.STARTING, run.attempt + 1)
+                await desk.begin("a")
+            now = desk.ledger.run("a")
+            assert (now.state, now.lost, now.furthest) == (S.RUNNING, lost, furthest)
+
+    with tempfile.TemporaryDirectory(prefix="td") as folder:
+
+        async def main() -> None:
+            desk = await Desk(Home(Path(folder)), max_attempts=most).open()
+            await scenario(desk)
+            desk.ledger.close()
+
+        asyncio.run(main())
+
+
+def test_while_tandem_down_ends_the_processes_nothing_that_they_do_says_anything_of_a_run(drive, home):
+    async def scenario(desk):
+        await desk.running("a")
+        desk.jobs.states["b-driver"] = JobState.ALIVE
+        await desk.submit("b", attached=True, job_id="b-driver")
+        with home_locks.ending(home):
+            desk.jobs.states |= {"a-1": JobState.FAILED, "b-driver": JobState.FAILED}
+            await desk.tick(2)
+            for state in (S.INTERRUPTED, S.FAILED, S.STOPPED):
+                assert (await desk.control.finish("a", 1, state, "killed"))["state"] == "RUNNING"
+            with pytest.raises(ClusterError, match="run a goes on after `tandem up`"):
+                await desk.control.stop("a", "its driver was asked to end")
+        assert (desk.state("a"), desk.state("b")) == (S.RUNNING, S.QUEUED)
+        await begin_anew(desk, "a")
+        assert (desk.state("a"), desk.ledger.run("a").lost, desk.state("b")) == (S.STARTING, 0, S.QUEUED)
+
+    drive(scenario, max_attempts=1)
+
+
+def test_a_run_that_succeeds_in_the_last_moment_has_succeeded(drive, home):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        with home_locks.ending(home):
+            assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1"))["state"] == "SUCCEEDED"
+
+    drive(scenario)
+
+
+def test_a_job_that_could_not_be_started_because_the_cluster_ends_is_started_by_the_next(drive, home):
+    async def scenario(desk):
+        desk.jobs.refuses = "connection refused"
+        await desk.submit("a")
+        with home_locks.ending(home):
+            await desk.control._grant_free_slots()
+            await asyncio.gather(*desk.control._attempts.launching.values())
+        assert desk.state("a") is S.STARTING
+        desk.jobs.refuses = ""
+        await begin_anew(desk, "a")
+        assert desk.jobs.submitted == [("a-2", "a")]
+
+    drive(scenario)
+
+
+def test_a_run_says_its_stage_and_an_older_attempt_says_nothing(drive):
+    async def scenario(desk):
+        await desk.submit("a")
+        await desk.tick()
+        assert await desk.control.stage("a", 1, "loading the model") is Directive.CONTINUE
+        assert desk.ledger.run("a").stage == "loading the model"
+        assert await desk.control.stage("a", 0, "publishing") is Directive.STOP
+        assert desk.ledger.run("a").stage == "loading the model"
 
     drive(scenario)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,3 +125,28 @@ def test_a_claim_lasts_as_long_as_somebody_has_inherited_it(home, monkeypatch):
 def test_only_one_up_or_down_is_at_work_at_a_time(home):
     with home_locks.at_work(home), pytest.raises(ClusterError, match="another `tandem up` or `tandem down` is at work"):
         cluster.stop(home)
+
+
+def test_ending_the_processes_is_seen_by_others_for_as_long_as_it_lasts(home):
+    assert not home_locks.is_ending(home)
+    with home_locks.ending(home):
+        assert home_locks.is_ending(home)
+    assert not home_locks.is_ending(home)
+    seen = []
+    process = marked_process(home)
+    reaper = threading.Thread(target=process.wait)
+    reaper.start()
+    watcher = threading.Thread(target=lambda: seen.append(_eventually(lambda: home_locks.is_ending(home))))
+    watcher.start()
+    assert cluster.end_processes(home) == 1
+    watcher.join()
+    reaper.join()
+    assert seen == [True]
+
+
+def _eventually(holds) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+    return True

@@ -507,6 +507,48 @@ def test_a_bare_process_number_in_a_file_of_version_2_counts_as_not_known(home):
         each.close()
 
 
+def test_a_file_of_version_3_is_read_as_it_is_and_its_runs_have_lost_nothing(home):
+    restore(3, home.ledger)
+    reader = Ledger(home.ledger, read_only=True)
+    assert [(run.id, run.stage, run.lost, run.furthest) for run in reader.runs()] == [
+        ("waits", "", 0, 0),
+        ("works", "", 0, 0),
+    ]
+    book = Ledger(home.ledger)
+    book.set_stage("works", "loading the model")
+    assert reader.run("works").stage == "loading the model", "a reader follows"
+    for each in (reader, book):
+        each.close()
+
+
+# Lost attempts and stages
+
+
+def test_a_stage_is_shown_until_the_first_step_and_is_a_sign_of_life(ledger):
+    submit(ledger, "a")
+    assert ledger.run("a").stage == ""
+    assert ledger.grant("a", SLOT).stage == "starting its process"
+    ledger.set_stage("a", "loading the model")
+    assert ledger.run("a").heartbeat_at == pytest.approx(time.time(), abs=5)
+    ledger.transition("a", S.RUNNING, "at work")
+    assert ledger.run("a").stage == "loading the model", "the first step compiles, and is not there yet"
+    assert ledger.progress("a", step=1, max_steps=9, loss=1.0, tokens_per_s=1.0).stage == ""
+    ledger.set_stage("a", "publishing")
+    assert ledger.transition("a", S.SUCCEEDED, "done").stage == ""
+
+
+def test_lost_attempts_are_counted_until_one_gets_further(ledger):
+    submit(ledger, "a")
+    counts = []
+    for step, own_fault in ((5, True), (5, True), (4, False), (6, True), (9, False), (9, True)):
+        ledger.grant("a", SLOT)
+        ledger.progress("a", step=step, max_steps=9, loss=None, tokens_per_s=None)
+        run = ledger.interrupt("a", "gone", own_fault=own_fault)
+        counts.append((run.state, run.lost, run.furthest))
+        ledger.transition("a", S.QUEUED, "again")
+    assert counts == [(S.INTERRUPTED, *count) for count in ((1, 5), (2, 5), (2, 5), (1, 6), (0, 9), (1, 9))]
+
+
 # Quarantine
 
 

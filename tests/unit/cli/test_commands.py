@@ -136,6 +136,18 @@ def test_an_unknown_run_is_one_line(command, invoke, ledger):
     assert "no run nope" in invoke("runs", command, "nope").one_error_line()
 
 
+def test_a_starting_run_says_its_stage_wherever_it_is_shown(invoke, ledger):
+    submit(ledger)
+    ledger.grant("tiny-1", SLOT)
+    ledger.set_stage("tiny-1", "loading the model")
+    for command in (["runs", "list"], ["runs", "show", "tiny-1"], ["status"]):
+        assert "loading the model" in invoke(*command).out, command
+    assert json.loads(invoke("runs", "show", "tiny-1", "--json").out)["stage"] == "loading the model"
+    assert json.loads(invoke("status", "--json").out)["active_runs"][0]["stage"] == "loading the model"
+    ledger.progress("tiny-1", step=1, max_steps=9, loss=1.0, tokens_per_s=1.0)
+    assert "loading the model" not in invoke("runs", "show", "tiny-1").out
+
+
 @pytest.mark.parametrize("command", ["show", "logs"])
 def test_a_run_before_the_first_up_is_one_line(command, invoke, home):
     assert f"no ledger in {home.root}" in invoke("runs", command, "tiny-1").one_error_line()
@@ -144,6 +156,11 @@ def test_a_run_before_the_first_up_is_one_line(command, invoke, home):
 def test_the_log_of_a_run_is_printed_as_it_is(invoke, ledger, home):
     submit(ledger)
     assert invoke("runs", "logs", "tiny-1").err == "no log yet: the run has not started\n"
+    ledger.grant("tiny-1", SLOT)
+    ledger.set_stage("tiny-1", "importing libraries")
+    words = invoke("runs", "logs", "tiny-1").err
+    assert "no log yet: the run is STARTING, importing libraries, for 0s" in words
+    assert re.search(r"\d queued submitted\n\S+ \S+ starting granted slot 0", words)
     home.run("tiny-1").mkdir(parents=True)
     (home.run("tiny-1") / "log.txt").write_bytes(b"one\n[/two]\n\xff\n")
     assert invoke("runs", "logs", "tiny-1").out == "one\n[/two]\n\ufffd\n"

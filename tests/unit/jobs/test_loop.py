@@ -11,7 +11,7 @@ from actors.energy_meter import NvmlCard
 from actors.run import RunState
 from jobs.training import fit, sft
 from jobs.training.metrics_log import MetricsLog
-from jobs.training.record import read_measured
+from jobs.training.record import Record, read_measured
 from tests import training
 from tests.nvml.card import FakeNvml
 from tests.training import FakeLink
@@ -59,6 +59,23 @@ def test_the_record_says_where_the_time_went(measured):
     resolved = json.loads((home.run("auto-1") / "resolved.json").read_text())
     assert resolved["origin"]["data"] == resolved["data"]["data_fingerprint"]
     assert resolved["trainable"] == {"attention": 57344, "experts": 0, "other": 0}
+
+
+def test_every_stage_is_told_in_words_and_stands_in_the_log(measured, capsys):
+    _, link = measured
+    assert [each for each in link.stages if each != "importing libraries"] == [
+        "reading the data", "loading the model", "rendering the data", "measuring the micro-batch",
+        "building the trainer", "measuring the base", "taking the first step", "publishing",
+    ]  # fmt: skip
+
+
+def test_a_stage_within_another_gives_the_word_back(tmp_path):
+    said: list[str] = []
+    record = Record(tmp_path, None, tell=said.append)
+    with record.stage("load model"), record.stage("verify model"):
+        pass
+    record.begins("compile")
+    assert said == ["loading the model", "verifying the model", "loading the model", "compiling, with the first step"]
 
 
 def test_tensorboard_reads_the_runs_curves(measured):
