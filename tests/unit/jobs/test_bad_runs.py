@@ -22,6 +22,8 @@ from tests import training
 from tests.training import FakeLink
 
 DEMO = [json.loads(line) for line in TINY_DATASET.read_text().splitlines()]
+LEAST = ("training.eval_steps=50", "training.save_steps=50", "training.report_to=[]")
+"""No evaluation but the first and the last, and what the watchdog asks for."""
 HOLD_OUT = "data.holdout=0.1"
 TOO_HIGH = "training.learning_rate=0.9"
 
@@ -41,7 +43,7 @@ def letters(count: int, seed: int = 1) -> str:
 def run(home: Home, *sets: str, rows: list[dict] = DEMO, link: FakeLink | None = None, run_id: str = "bad-1", **how):
     path = home.root / "rows.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return training.train(home, training.row(run_id, f"data.dataset={path}", *sets, **how), link or FakeLink())
+    return training.train(home, training.row(run_id, f"data.dataset={path}", *LEAST, *sets, **how), link or FakeLink())
 
 
 def manifest(home: Home, version: str) -> adapter.Manifest:
@@ -68,20 +70,20 @@ def spoil(monkeypatch) -> Callable[[Callable[[Any], None]], None]:
 # While it runs
 
 
-@pytest.mark.parametrize("sets", [[HOLD_OUT], ["data.holdout=0"]], ids=["held-out rows", "none held out"])
 @pytest.mark.parametrize(
-    "how",
+    ("how", "sets"),
     [
-        ["training.warmup_steps=0"],  # it explodes at its first step
-        ["training.effective_batch=1", "training.micro_batch=1"],
-        ["lora.r=64", "lora.alpha=256", "training.scheduler=constant"],
+        (["training.warmup_steps=0"], ["data.holdout=0"]),  # it explodes at its first step
+        (["training.warmup_steps=0"], [HOLD_OUT]),
+        (["training.effective_batch=1", "training.micro_batch=1"], [HOLD_OUT]),
+        (["lora.r=64", "lora.alpha=256", "training.scheduler=constant"], ["data.holdout=0"]),
     ],
-    ids=["without warm-up", "one row a step", "high rank"],
+    ids=["at the first step", "at the first step, rows held out", "one row a step, rows held out", "high rank"],
 )
 def test_a_rate_that_is_too_high_ends_the_run_within_steps_and_nothing_is_published(how, sets, home):
     link = FakeLink()
     with pytest.raises(TrainingError, match=r"stopped by the watchdog \(diverged\): the run has diverged") as caught:
-        run(home, TOO_HIGH, "training.max_steps=40", "training.eval_steps=50", *how, *sets, link=link)
+        run(home, TOO_HIGH, "training.max_steps=40", *how, *sets, link=link)
     assert "lower training.learning_rate" in caught.value.message
     assert len(link.steps) <= 8, "of 40"
     assert Registry(home.models).list() == []
@@ -198,10 +200,9 @@ def suspect(home: Home, done) -> str:
 
 
 def test_divergence_in_the_last_step_is_seen_by_the_last_evaluation(home):
-    late = ["training.learning_rate=0.9", "training.warmup_steps=5", "training.max_steps=3", "training.eval_steps=50"]
     link = FakeLink()
     with pytest.raises(TrainingError, match=r"\(diverged\)"):
-        run(home, HOLD_OUT, *late, link=link)
+        run(home, HOLD_OUT, TOO_HIGH, "training.max_steps=3", link=link)
     assert link.steps[-1] == 3
 
 
@@ -268,8 +269,9 @@ def test_the_profile_decides_what_becomes_of_a_doubtful_result(action, published
 
 def test_with_early_stopping_it_is_the_published_step_that_is_judged(home):
     """The later steps make it worse than the base; what is published is the best one."""
-    sets = ["training.patience=2", "training.max_steps=30", "training.learning_rate=6e-2", "training.warmup_steps=10"]
-    done = run(home, "data.holdout=0.15", *sets, "watchdog.on_diverged=warn")
+    sets = ["training.patience=2", "training.max_steps=20", "training.learning_rate=6e-2", "training.warmup_steps=10"]
+    sets += ["training.eval_steps=4", "training.save_steps=4", "watchdog.on_diverged=warn"]
+    done = run(home, "data.holdout=0.15", *sets)
     found = manifest(home, done.adapter)
     log = MetricsLog(home.run("bad-1") / "metrics.jsonl")
     assert found.metrics["eval_loss"] == min(line["eval_loss"] for line in log.evaluations()[1:])
