@@ -121,8 +121,8 @@ def _rendered(wanted: TrainRequest, rows: Rows | None, validate: bool) -> DataSi
     if validate:
         path = checkpoint.resolve(name)
         base = checkpoint.inspect(path)
+    rows = rows or _rows(wanted)  # before the tokenizer, whose import takes seconds: the hub may be out of reach
     tokenizer = checkpoint.load_tokenizer(path) if validate else checkpoint.tokenizer_of(name)
-    rows = rows or _rows(wanted)
     report = dataset.prepare(rows, tokenizer, wanted.config.data, wanted.config.model.max_seq_length).report
     output.say(f"rendered: {report}")
     if validate:

@@ -12,14 +12,17 @@ Knows files, no tensors. Called by `checkpoint.resolve` (`obtain`) and by `care`
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from configs import environment
 from configs.errors import CheckpointError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,6 +33,8 @@ OTHERS = ("*/*",)
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHUNK = 8 << 20
+REACH_S = 3.5
+"""Seconds for the hub to answer anything at all."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,48 @@ def ask(name: str, revision: str | None = None) -> tuple[str, dict[str, Entry]]:
     return info.sha, _ours(entries)
 
 
+def is_reachable() -> bool:
+    """Whether the hub answers anything within REACH_S, name resolution included. Asks once, and its client's retries
+    (52 s of them) are for a hub that does. Raises ConfigError for a proxy that cannot be used."""
+    from huggingface_hub import constants, get_session
+
+    environment.check_proxies(os.environ)
+    answered = threading.Event()
+
+    def ask_once() -> None:
+        alone = {"connection": "close"}  # nothing of this answer is left for the request that follows
+        with suppress(Exception):  # whatever it is, the hub was not reached
+            get_session().head(constants.ENDPOINT, timeout=REACH_S, follow_redirects=False, headers=alone)
+            answered.set()
+
+    asking = threading.Thread(target=ask_once, daemon=True)  # the resolver knows no timeout
+    asking.start()
+    asking.join(REACH_S)
+    return answered.is_set()
+
+
+def host() -> str:
+    """Where the hub is, as messages name it."""
+    import httpx
+    from huggingface_hub import constants
+
+    return httpx.URL(constants.ENDPOINT).netloc.decode()
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """The hub's client and `datasets` use their local cache and ask nothing."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
 @contextmanager
 def _answered(name: str, found: str = "") -> Iterator[None]:
     import httpx
@@ -205,6 +252,8 @@ def _answered(name: str, found: str = "") -> Iterator[None]:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
+        if not is_reachable():
+            raise ConnectionError
         yield
     except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         why, hint = _why_not(name, error)
@@ -218,17 +267,15 @@ def _answered(name: str, found: str = "") -> Iterator[None]:
 def _why_not(name: str, error: Exception) -> tuple[str, str]:
     """What kept the hub from giving a model, and the next step. The client's own words are for its programmers."""
     import httpx
-    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    host = httpx.URL(constants.ENDPOINT).netloc.decode()
     if isinstance(cause, HfHubHTTPError):
         if (status := cause.response.status_code) in (401, 403, 404):  # 401 is also a name that does not exist
-            return f"{host} has no such model for you (HTTP {status})", "check the name; HF_TOKEN opens a gated model"
-        return f"{host} answers HTTP {status}", f"try again later: `tandem model fetch {name}`"
+            return f"{host()} has no such model for you (HTTP {status})", "check the name; HF_TOKEN opens a gated model"
+        return f"{host()} answers HTTP {status}", f"try again later: `tandem model fetch {name}`"
     if cause is None or isinstance(cause, (httpx.HTTPError, LocalEntryNotFoundError, ConnectionError)):
-        return f"{host} cannot be reached", (
+        return f"{host()} cannot be reached", (
             f"with a network `tandem model fetch {name}` fetches it; HF_ENDPOINT names a mirror; "
             "a local folder can be the base, too"
         )

@@ -117,7 +117,8 @@ def serving(hub: Hub):
             for key, text in (plain | (headers or {})).items():
                 self.send_header(key, text)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, *args):
             pass

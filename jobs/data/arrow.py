@@ -6,11 +6,13 @@ Places are `name[row]`, counted from 0. Imports pyarrow and datasets inside the 
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
 from jobs.data import content, values
+from models.hub import host, is_reachable, offline
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -62,12 +64,20 @@ def folder(path: Path, split: str) -> Rows:
 
 
 def hub(name: str, split: str) -> Rows:
-    """Raises DataError if the data set cannot be had."""
+    """From the hub, or where it cannot be reached from the local cache. Raises DataError if it cannot be had."""
     from datasets import load_dataset
+    from huggingface_hub.constants import is_offline_mode
 
+    reached = is_offline_mode() or is_reachable()
     try:
-        data = load_dataset(name, split=split)
+        with nullcontext() if reached else offline():
+            data = load_dataset(name, split=split)
     except Exception as error:  # the hub client, pyarrow and datasets each raise their own
+        if not reached:
+            raise DataError(
+                f"data set '{name}' ({split}) is not in the local cache, and {host()} cannot be reached",
+                hint="files and folders of yours need no network: --dataset my_chats.jsonl",
+            ) from None
         raise DataError(
             f"cannot load data set '{name}' ({split}): {_reason(error)}", hint="check the name and the network"
         ) from None
