@@ -1,6 +1,7 @@
 """What HAProxy is started with: its own pages on loopback, its files below the home, whose sockets fit."""
 
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -151,4 +152,5 @@ def test_haproxy_starts_with_what_open_files_allow(home, files):
     process.wait()
     assert (alive, said) == (True, "")
     assert start(http_front.MOST_CONNECTIONS).wait(10) != 0
-    assert http_front.failure(home) == f"Cannot raise FD limit to 10270, limit is {files}."
+    wanted = rf"Cannot raise FD limit to 10\d\d\d, limit is {files}\."  # some more on more cores
+    assert re.fullmatch(wanted, http_front.failure(home))

@@ -410,7 +410,8 @@ def test_the_interruption_after_which_a_run_is_given_up_is_told_as_its_failure(w
             await desk.control.finish("a", attempt, RunState.INTERRUPTED, "power cut")
         await desk.tick()
         until(desk.control._notifier.idle)
-        assert [post["message"] for post in webhook.posts] == ["interrupted 2 times, last: power cut"]
+        told = "interrupted 2 times, last: power cut; no attempt got beyond step 0"
+        assert [post["message"] for post in webhook.posts] == [told]
 
     drive(scenario, max_attempts=2, notify={"urls": [webhook.url]})
 
