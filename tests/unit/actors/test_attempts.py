@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -506,10 +505,8 @@ def test_a_process_number_that_another_has_by_now_is_left_alone(then, drive, hom
         await desk.submit("a")
         await desk.tick()
         await desk.control.starting("a", 1, process=replace(ProcessId.of(stranger.pid), **then))
-        began = time.monotonic()
         await desk.control.finish("a", 1, S.STOPPED, "done")
         assert desk.holders() == {}
-        assert time.monotonic() - began < 2
 
     try:
         drive(scenario)

@@ -47,7 +47,7 @@ def test_another_with_the_same_number_does_not_live_and_is_not_ended(change):
     program = sleeper()
     other = replace(ProcessId.of(program.pid), **change)
     assert not other.lives
-    other.end(grace_s=0)
+    other.end(grace_s=10**6)  # is not waited for either
     assert program.poll() is None
     ProcessId.of(program.pid).end(grace_s=0)
     assert not psutil.pid_exists(program.pid)

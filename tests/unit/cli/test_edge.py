@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import socket
 import struct
 import subprocess
@@ -65,13 +64,12 @@ def test_no_command_loads_anything_heavy_before_it_runs():
     assert loaded_after(f"import {', '.join(modules)}") & HEAVY == set()
 
 
-def test_help_takes_less_than_four_tenths_of_a_second_of_cpu():
-    def once() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        assert run("--help").returncode == 0
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-
-    assert min(once() for _ in range(5)) < 0.4
+def test_help_is_instant_because_it_imports_few_modules():
+    """59 with click 8.5, of a Python that has imported only what it starts with."""
+    program = "import sys; before = set(sys.modules); sys.argv = ['tandem', '--help']\n"
+    program += "from cli.main import tandem; tandem(standalone_mode=False); print(len(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 100
 
 
 def test_help_names_every_command_with_a_line():

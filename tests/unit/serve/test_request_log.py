@@ -52,7 +52,7 @@ def test_a_clients_id_goes_to_the_engine_and_comes_back(path, body, prefix, serv
     assert (line.event, line.method, line.route, line.status, line.ended) == ("request", "POST", path, 200, None)
     assert (line.model, line.version) == ("prod", "base")
     assert line.prompt_tokens == len(request.prompt_ids) and line.output_tokens > 0
-    assert 0 <= line.first_token_s <= line.seconds < 10
+    assert 0 <= line.first_token_s <= line.seconds
 
 
 @pytest.mark.parametrize("sent", [None, "", "x" * 129, "two words", "caf\xe9".encode("latin-1")])
