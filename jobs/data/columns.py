@@ -19,16 +19,16 @@ _DEPTH = 4
 class Row:
     """The columns of one row, and which of them have been read."""
 
-    def __init__(self, row: Any, columns: Mapping[str, str]) -> None:
+    def __init__(self, row: Any, columns: Mapping[str, str], *, keep_tokens: bool = False) -> None:
         """`columns` is ours: theirs; theirs may lead into objects and lists, as `response.choices.0.message` does.
 
-        Raises DataError for what is no row.
+        With `keep_tokens` text that a template has rendered stays text. Raises DataError for what is no row.
         """
         if not isinstance(row, Mapping):
             raise DataError(f"a row is an object with columns or a list of messages, not {values.short(row)}")
         self.row = row
         self.given = {name: value for name, value in values.without_nulls(row).items() if not values.nothing(value)}
-        self.columns = columns
+        self.columns, self.keep_tokens = columns, keep_tokens
         self.used: set[str] = set()
 
     def has(self, ours: str) -> bool:
@@ -60,7 +60,7 @@ class Row:
 
     def renamed(self, **ours: str) -> "Row":
         """The same row with columns of other names taken for ours."""
-        return Row(self.row, {**self.columns, **ours})
+        return Row(self.row, {**self.columns, **ours}, keep_tokens=self.keep_tokens)
 
     def check_rest(self, notes: Notes) -> None:
         """Notes what has not been read. Raises DataError for what marks a row that must not be learned."""
@@ -110,7 +110,8 @@ def advice(row: Row) -> str:
     for name, value in row.given.items():
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, Mapping) and not keys.is_entry(first) and any(map(keys.is_column, first)):
-            return f"the rows stand inside `{name}`; write them as lines: jq -c '.{name}[]' FILE > rows.jsonl"
+            inside = values.one_line(str(name), values.MAX_NAME)
+            return f"the rows stand inside `{inside}`; write them as lines: jq -c '.{inside}[]' FILE > rows.jsonl"
     if row.called("prompt") and {*row.given} == {*row.called("prompt"), *row.called("system"), *row.called("tools")}:
         return "prompts without an answer to learn"
     mapping = _messages(row) or _texts(row) or _talk(row)

@@ -38,6 +38,9 @@ COLUMNS = (
 EFFORTS = ("on", "off", "true", "false", "yes", "no", "none", "minimal", "low", "medium", "high", "enabled", "disabled")
 """What a column `reasoning` says in data that switch it on and off: no thoughts."""
 
+THINKING = tuple(name for name, key in keys.MESSAGE.items() if key.fate == "read" and key.about == "thinking")
+"""Keys under which a message has its own reasoning."""
+
 
 def check_columns(columns: Mapping[str, str]) -> None:
     """Raises DataError if `data.columns` names a column of ours that no layout has."""
@@ -58,7 +61,7 @@ def dialogue_of(
     """
     notes = Notes()
     try:
-        given = Row({"messages": row} if _is_conversation(row) else row, columns)
+        given = Row({"messages": row} if _is_conversation(row) else row, columns, keep_tokens=keep_tokens)
         given, read = (_told if layout == "auto" else _complete)(given, layout)
         messages = _with_earlier(given, _with_thinking(given, read(given, notes), notes))
         tools = given.optional("tools")
@@ -87,7 +90,8 @@ def _told(row: Row, _: str) -> tuple[Row, Reader]:
         return row.renamed(messages=conversations[0]), _chat
     if pair := _pair(row):
         return pair
-    if isinstance(row.given.get("text"), str) and rendered.conversation(row.given["text"]):
+    text = row.given.get("text")
+    if isinstance(text, str) and not row.keep_tokens and rendered.conversation(text):
         return row, _text_of_template
     for required in REQUIRED.values():
         if all(row.has(name) or name in row.row for name in required):
@@ -105,8 +109,8 @@ def _pair(row: Row) -> tuple[Row, Reader] | None:
 
     Raises DataError, with the mapping to choose, where more than one column could be meant.
     """
-    below, answers = row.called("input"), row.called("completion")
-    asks = row.called("prompt") or (below if below == ["input"] else [])
+    below, answers = _filled(row, "input"), _filled(row, "completion")
+    asks = _filled(row, "prompt") or (below if below == ["input"] else [])
     if not asks or not answers:
         return None
     ask, answer = asks[0], answers[0]
@@ -121,6 +125,12 @@ def _pair(row: Row) -> tuple[Row, Reader] | None:
     if keys.folded(ask) == "instruction":
         return row.renamed(**alpaca), _alpaca
     return row.renamed(prompt=ask, completion=answer), _prompt_completion
+
+
+def _filled(row: Row, about: str) -> list[str]:
+    """The columns that mean this and say something; all that mean it if none does."""
+    names = row.called(about)
+    return [name for name in names if not values.empty(row.given[name])] or names
 
 
 def _complete(row: Row, layout: DataFormat) -> tuple[Row, Reader]:
@@ -160,7 +170,8 @@ def _sharegpt(row: Row, notes: Notes) -> list[Any]:
 
 def _prompt_completion(row: Row, notes: Notes) -> list[Any]:
     prompt, completion = row.take("prompt"), row.take("completion")
-    if isinstance(prompt, str) and isinstance(completion, str) and rendered.begins(prompt):
+    texts = isinstance(prompt, str) and isinstance(completion, str)
+    if texts and not row.keep_tokens and rendered.begins(prompt):
         name, messages = rendered.conversation(prompt + completion)
         notes.remarks.append(f"a prompt rendered for {name} became messages")
         return messages
@@ -238,9 +249,6 @@ def _with_thinking(row: Row, messages: list[Any], notes: Notes) -> list[Any]:
     return [{**each, "thinking": thinking} if each is last else each for each in messages]
 
 
-THINKING = tuple(name for name, key in keys.MESSAGE.items() if key.fate == "read" and key.about == "thinking")
-
-
 def _switch(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in EFFORTS)
 
@@ -268,4 +276,4 @@ def _with_earlier(row: Row, messages: list[Any]) -> list[Any]:
 def _check_preference(row: Row, messages: list[Any]) -> None:
     """Messages that end before the answer, which stands in two columns, one of them the unwanted one."""
     if "chosen" in row.given and "chosen" not in row.used and not column_names.answers(messages[-1]):
-        raise DataError(f"preference data (DPO): {column_names.advice(row)}")
+        raise DataError(column_names.advice(row))

@@ -12,7 +12,7 @@ from actors.ledger import Ledger
 from actors.monitor import GpuReading
 from actors.run import RunState
 from configs import load
-from configs.errors import TrainingError
+from configs.errors import DataError, TrainingError
 from configs.schema import Slot
 from jobs.data import dataset
 from jobs.prediction import datasize, earlier, estimate, place
@@ -225,6 +225,15 @@ def test_the_size_of_data_is_told_from_its_characters_and_holds_what_tokenising_
     assert guessed.rows == exact.rows == len(rows.dialogues)
     assert guessed.mean_row.low < exact.mean_row.likely < guessed.mean_row.high
     assert guessed.longest_row.low < exact.longest_row.likely < guessed.longest_row.high
+
+
+def test_a_run_that_submits_itself_renders_its_data_first(tmp_path):
+    assert datasize.of_data(load.load_run("tiny")).rows == len(dataset.read(load.load_run("tiny").data).dialogues)
+    call = {"name": "Get Weather v2", "arguments": {}}
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [call]}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: .*'Get Weather v2'"):
+        datasize.of_data(load.load_run("tiny", [f"data.dataset={tmp_path / 'a.jsonl'}"]))
 
 
 def test_rows_are_never_longer_than_they_are_cut():

@@ -178,6 +178,47 @@ def test_the_same_rows_train_the_same_tokens_in_every_format(save, rows, tmp_pat
     assert len(expected) == 2 and trained(read(save(folder, rows))) == expected
 
 
+# Arrow's types
+
+
+TYPES = {
+    "binary": pyarrow.binary(), "large_string": pyarrow.large_string(),
+    "dictionary": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES.values(), ids=TYPES)
+def test_text_is_text_in_whatever_type_arrow_holds_it(kind, tmp_path):
+    columns = {name: pyarrow.array([text], pyarrow.string()).cast(kind) for name, text in
+               (("prompt", "Lamp? \u00e9"), ("completion", "Green."))}  # fmt: skip
+    when = pyarrow.array([10**18], pyarrow.timestamp("ns"))
+    parquet.write_table(pyarrow.table({**columns, "when": when, "price": [float("nan")]}), tmp_path / "a.parquet")
+    (dialogue,) = read(tmp_path / "a.parquet").dialogues
+    assert [each["content"] for each in dialogue.messages] == ["Lamp? \u00e9", "Green."]
+    assert dialogue.unused == ("column `when`", "column `price`")
+
+
+def test_bytes_that_are_no_text_and_are_used_are_refused(tmp_path):
+    save_parquet(tmp_path / "a.parquet", [{"prompt": b"\xff", "completion": "Green."}])
+    assert "`prompt` is bytes that are not UTF-8" in refused(tmp_path / "a.parquet").message
+
+
+def test_arguments_of_arrows_type_map_are_an_object(tmp_path):
+    arguments = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    call = pyarrow.struct([("name", pyarrow.string()), ("arguments", arguments)])
+    message = pyarrow.struct(
+        [("role", pyarrow.string()), ("content", pyarrow.string()), ("tool_calls", pyarrow.list_(call))]
+    )
+    said = [
+        {"role": "user", "content": "Rome?"},
+        {"role": "assistant", "tool_calls": [{"name": "get", "arguments": [("city", "Rome")]}]},
+    ]
+    rows = pyarrow.array([said], pyarrow.list_(message))
+    parquet.write_table(pyarrow.table({"messages": rows}), tmp_path / "a.parquet")
+    (dialogue,) = read(tmp_path / "a.parquet").dialogues
+    assert dialogue.messages[1]["tool_calls"][0]["function"] == {"name": "get", "arguments": {"city": "Rome"}}
+
+
 # Encodings, folders
 
 

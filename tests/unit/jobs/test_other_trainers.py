@@ -264,6 +264,9 @@ def test_text_about_tokens_is_text_and_named():
     )
     row = {"messages": [{"role": "user", "content": RENDERED}, GREEN]}
     assert read(row).messages == row["messages"]
+    row = {"prompt": "<|im_start|>user\nLamp?<|im_end|>\n<|im_start|>assistant\n", "completion": "Green."}
+    assert read(row).messages == [ASK, GREEN]
+    assert read(row, keep_tokens=True).messages == [{"role": "user", "content": row["prompt"]}, GREEN]
 
 
 # Answers that say nothing
@@ -437,6 +440,7 @@ def test_columns_that_may_be_meant_in_two_ways_name_the_mapping_that_chooses():
     assert reason.endswith('say which, for example --set "data.columns={prompt: question, completion: answer}"')
     reason = refused({"question": "Lamp?", "context": "It shines.", "answer": "Green."})
     assert reason.endswith('--set "data.columns={instruction: question, output: answer, input: context}"')
+    assert read({"question": "Lamp?", "problem": "", "answer": "Green.", "solution": " "}).messages == [ASK, GREEN]
     assert "columns system, system_prompt all mean system, and differ" in refused(
         {"messages": [ASK, GREEN], "system": "One.", "system_prompt": "Two."}
     )
@@ -485,7 +489,8 @@ PREFERENCES = {
 
 @pytest.mark.parametrize("row", PREFERENCES.values(), ids=PREFERENCES)
 def test_preference_data_are_named_and_not_learned(row):
-    assert any(words in refused(row) for words in ("preference data (DPO)", "false marks an answer that is not wanted"))
+    reason = refused(row)
+    assert "false marks an answer that is not wanted" in reason or reason.count("preference data (DPO)") == 1
 
 
 def test_the_chosen_answers_are_learned_if_the_columns_say_so():
@@ -706,6 +711,35 @@ def test_every_known_key_and_column_stands_in_the_documentation():
     text = (SOURCE / "docs" / "data.md").read_text()
     missing = [name for table in (keys.MESSAGE, keys.COLUMNS) for name in table if f"`{name}`" not in text]
     assert missing == []
+
+
+READ_AS_THEY_ARE = {
+    "the assistant first, and twice": [GREEN, ASK, ASK, GREEN, GREEN | {"content": "And bright."}],
+    "letters of every direction": [
+        ASK | {"content": "\u0645 \u202eabc\u202c e\u0301 \u2028 \ufeff"},
+        GREEN | {"content": "\u05e9 \U0001f469\u200d\U0001f4bb"},
+    ],
+    "a call without a result": [ASK, {"role": "assistant", "tool_calls": [CALL]}, ASK, GREEN],
+    "an id twice": [
+        ASK, {"role": "assistant", "tool_calls": [{"id": "a", **CALL}, {"id": "a", **CALL}]},
+        {"role": "tool", "content": "first", "tool_call_id": "a"},
+        {"role": "tool", "content": "second", "tool_call_id": "a"}, GREEN,
+    ],
+    "a question in the answer's column": [ASK, ASK | {"content": "Hm?"}, GREEN],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("messages", READ_AS_THEY_ARE.values(), ids=READ_AS_THEY_ARE)
+def test_conversations_that_are_only_unusual_are_read_and_rendered_as_they_are(messages):
+    assert read({"messages": messages}).messages == messages
+    assert read({"prompt": messages[:1], "completion": messages[1:]}).messages == messages
+    assert learned({"messages": messages})[0].endswith("<|return|>")
+
+
+@pytest.mark.parametrize("speaker", ["bing", "model", "GPT", "Bot", "AI", "chatbot"])
+def test_the_assistant_is_known_under_other_names(speaker):
+    row = {"conversations": [{"from": "Human", "value": "Lamp?"}, {"from": speaker, "value": "Green."}]}
+    assert read(row).messages == [ASK, GREEN]
 
 
 # Anything at all
