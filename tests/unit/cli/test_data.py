@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from actors import cluster
+from cli import train
+from configs.errors import StateError
 from models.harmony import RETURN
 
 PLAIN = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
@@ -179,13 +182,23 @@ def test_columns_that_nobody_knows_are_named_once_with_the_mapping_to_copy(inspe
     assert table(inspect(name, "--set", columns).out, "ROWS")["trained"] == ["30"]
 
 
-def test_a_row_that_the_template_refuses_is_named_before_anything_is_queued(invoke, chats):
-    call = {"name": "Get Weather v2", "arguments": {}}
-    row = {"messages": [PLAIN["messages"][0], {"role": "assistant", "tool_calls": [call]}]}
+def test_a_row_that_the_template_refuses_is_named_before_anything_is_queued(invoke, chats, monkeypatch):
+    queued = []
+
+    def submit(place, wanted, predicted):
+        queued.append(wanted.config.data.dataset)
+        raise StateError("queued")
+
+    monkeypatch.setattr(cluster, "require", lambda place: None)
+    monkeypatch.setattr(train, "_submit", submit)
+    row = {"messages": [PLAIN["messages"][0], {"role": "assistant", "tool_calls": [{"name": "a b", "arguments": {}}]}]}
     for name in (chats(PLAIN, row), chats(row)):
         line = invoke("train", "--profile", "tiny", "--dataset", name).err.splitlines()[-1]
-        assert "chats.jsonl:" in line and "'Get Weather v2'" in line
-        assert "not running" not in line
+        assert "chats.jsonl:" in line and "'a b'" in line
+    assert queued == []
+    name = chats(PLAIN)
+    assert invoke("train", "--profile", "tiny", "--dataset", name).err.splitlines()[-1] == "error: queued"
+    assert queued == [name]
 
 
 def test_a_terminal_gets_learned_text_in_the_colour_of_its_part_and_the_rest_dim(inspect, chats, monkeypatch):
