@@ -132,6 +132,11 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "/v1/messages/count_tokens": {"A question": {"model": "prod", "messages": [QUESTION]}},
+    "/tokenize": {
+        "A text": {"prompt": "Rome is", "return_token_strs": True},
+        "A conversation": {"messages": [QUESTION]},
+    },
+    "/detokenize": {"Three ids": {"tokens": [651, 695, 13]}},
     "/v1/load_lora_adapter": {"A published version": {"lora_name": VERSION}},
     "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
 }

@@ -22,7 +22,7 @@ from configs.paths import home
 from configs.schema import ServeConfig
 from models import checkpoint
 from models.registry import Registry
-from serve import admin, anthropic_routes, health, openai_routes, reference, response_routes
+from serve import admin, anthropic_routes, health, openai_routes, reference, response_routes, tokens_routes
 from serve.anthropic import Messages
 from serve.background import Background
 from serve.catalog import PROD, Catalog
@@ -39,6 +39,7 @@ from serve.request_path import PlainPaths
 from serve.responses import Responses
 from serve.stored_responses import StoredResponses
 from serve.swap import Swapper
+from serve.tokens import Tokens
 from serve.wire.body import model_defaults
 from serve.wire.complaints import complaint
 from serve.wire.error_answer import respond
@@ -72,6 +73,7 @@ class Gateway:
         self.stored_responses = StoredResponses(self.kept, background)
         self.conversations = Conversations(self.kept)
         self.messages = Messages(self.chat)
+        self.tokens = Tokens(tokenizer, self.chat)
         self.completions = Completions(*parts, end_ids=checkpoint.end_token_ids(base))
         self.swapper = Swapper(
             self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
@@ -123,6 +125,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.openapi = lambda: reference.openapi(app)
     app.include_router(openai_routes.routes(gateway))
     app.include_router(anthropic_routes.routes(gateway))
+    app.include_router(tokens_routes.routes(gateway))
     app.include_router(health.routes(gateway))
     app.include_router(response_routes.routes(gateway))
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))

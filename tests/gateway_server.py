@@ -31,6 +31,7 @@ from serve.kept import open_kept
 from serve.responses import Responses
 from serve.stored_responses import StoredResponses
 from serve.swap import Swapper
+from serve.tokens import Tokens
 from serve.wire.body import model_defaults
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.samples import FINGERPRINT
@@ -117,6 +118,7 @@ class Server:
         gateway.stored_responses = StoredResponses(gateway.kept, background)
         gateway.conversations = Conversations(gateway.kept)
         gateway.messages = Messages(gateway.chat)
+        gateway.tokens = Tokens(TOKENIZER, gateway.chat)
         gateway.completions = Completions(*parts, end_ids=end_token_ids(TINY_MODEL))
         return gateway
 
