@@ -9,8 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from openai.types import Completion, CompletionChoice
-
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
 from models import harmony
@@ -23,6 +21,7 @@ from serve.pinned import Pinned, Pinner
 from serve.request_log import current
 from serve.wire.body import encode
 from serve.wire.completion_answer import ChoiceWriter, CompletionWriter
+from serve.wire.completion_types import Piece, Text
 from serve.wire.completions import CompletionRequest
 from serve.wire.errors import error_body
 
@@ -75,10 +74,10 @@ class Completions:
         ids = [self._encoder.ids(each, add_special_tokens=request.add_special_tokens) for each in texts]
         return [request.truncated(each, self._max_context, request.max_tokens) for each in ids or request.prompts]
 
-    async def complete(self, request: CompletionRequest) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Text:
         """Raises what `open` raises, and EngineLostError if engines keep dying."""
 
-        async def answer() -> Completion:
+        async def answer() -> Text:
             return await (await self.open(request)).complete()
 
         return await pinned.whole(answer)
@@ -113,15 +112,15 @@ class Continuation:
             _, body = error_body(error)
             yield f"data: {json.dumps(body)}\n\n"
 
-    async def complete(self) -> Completion:
+    async def complete(self) -> Text:
         async with aclosing(self._pieces()) as ready:
             return self._writer.whole([piece async for pieces in ready for _, piece in pieces])
 
-    def _pieces(self) -> AsyncIterator[list[tuple[int, CompletionChoice]]]:
+    def _pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
         return merged([_written(writer, begun) for writer, begun in self._choices])
 
 
-async def _written(writer: ChoiceWriter, begun: Pinned) -> AsyncIterator[CompletionChoice]:
+async def _written(writer: ChoiceWriter, begun: Pinned) -> AsyncIterator[Piece]:
     async with aclosing(begun.chunks(lambda: writer.done)) as chunks:
         async for chunk in chunks:
             if not writer.begun:  # thousands of tokens to decode

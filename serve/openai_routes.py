@@ -7,10 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from serve.answer_schemas import response_event
 from serve.generating import Generating, read_body
 from serve.reference import documented
 from serve.wire import anthropic_models, chat, completions, lora, responses
+from serve.wire.completion_types import Text, TextChunk
 from serve.wire.error_answer import speaks_anthropic
 
 
@@ -19,17 +22,25 @@ def routes(gateway: Any) -> APIRouter:
     v1 = APIRouter(prefix="/v1")
     generating = Generating(gateway)
 
-    @v1.post("/chat/completions", **documented("/v1/chat/completions", chat.ChatRequest, streams=True))
+    @v1.post(
+        "/chat/completions",
+        **documented("/v1/chat/completions", chat.ChatRequest, answer=ChatCompletion, event=ChatCompletionChunk),
+    )
     async def chat_completions(request: Request) -> Response:
         """A chat completion; `stream: true` sends server-sent events."""
         return await generating.answer(request, chat.parse_request, gateway.chat)
 
-    @v1.post("/responses", **documented("/v1/responses", responses.ResponsesRequest, streams=True))
+    @v1.post(
+        "/responses",
+        **documented("/v1/responses", responses.ResponsesRequest, event=response_event()),
+    )
     async def create_response(request: Request) -> Response:
         """OpenAI's newer form of a chat: items in, items out; `stream: true` sends its events."""
         return await generating.answer(request, responses.parse_request, gateway.responses)
 
-    @v1.post("/completions", **documented("/v1/completions", completions.CompletionRequest, streams=True))
+    @v1.post(
+        "/completions", **documented("/v1/completions", completions.CompletionRequest, answer=Text, event=TextChunk)
+    )
     async def text_completions(request: Request) -> Response:
         """Prompts as text or token ids: scored with `prompt_logprobs`, continued by `max_tokens`, or both."""
         return await generating.answer(request, completions.parse_request, gateway.completions)

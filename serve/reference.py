@@ -4,6 +4,7 @@ FastAPI's own page takes its script from a public server and stays blank without
 that parse their bodies themselves describe them by `documented`.
 """
 
+import copy
 import json
 import re
 from html import escape
@@ -12,8 +13,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from serve import answer_schemas
+from serve.answer_schemas import COMPONENT
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
 from serve.wire import dialects
 from serve.wire.anthropic_message import ErrorEvent
@@ -26,7 +29,6 @@ ABOUT = (
     "`model` is `prod`, `base`, the base's name or a loaded adapter version. No API key is needed. Parameters that are "
     "not listed are refused by name."
 )
-COMPONENT = "#/components/schemas/{model}"
 TEXT, LINK = {"schema": {"type": "string"}}, {"$ref": COMPONENT.format(model="Error")}
 ANTHROPICS = {"$ref": COMPONENT.format(model="ErrorEvent")}
 ERROR = {
@@ -58,14 +60,12 @@ READINESS = {
 """What /readyz answers; either body names each engine's state."""
 
 ANSWERS = {
-    "/v1/chat/completions": ("chat.completion", "chat.completion.chunk events, then [DONE]"),
-    "/v1/responses": ("response", "response.* events, the last one response.completed, .incomplete or .failed"),
-    "/v1/completions": ("text_completion", "text_completion chunks, then [DONE]"),
-    "/v1/responses/{response_id}": ("response", "those of the response, from the first or after `starting_after`"),
-    "/v1/models": ("list", ""),
-    "/v1/models/{name}": ("model", ""),
+    "/v1/responses": "response",
+    "/v1/models": "list",
+    "/v1/models/{name}": "model",
+    "/v1/responses/{response_id}": "response",
 }
-"""The `object` that a route answers with, and what it streams."""
+"""The `object` that a route answers with."""
 
 
 def documented(
@@ -73,7 +73,6 @@ def documented(
     body: type[BaseModel] | None = None,
     *,
     kind: str | None = None,
-    streams: bool = False,
     text: bool = False,
     answer: Any = None,
     event: Any = None,
@@ -83,15 +82,12 @@ def documented(
     `answer` and `event` are the types of a whole answer and of what each event of a stream holds. Without `answer`,
     `kind` is its `object` where ANSWERS does not say it, empty for one without.
     """
-    told, events = ANSWERS.get(path, ("", ""))
-    kind = told if kind is None else kind
+    kind = ANSWERS.get(path, "") if kind is None else kind
     whole = {"type": "object", "properties": {"object": {"const": kind}} if kind else {}, "additionalProperties": True}
-    whole = whole if answer is None else _sent(answer)
+    whole = whole if answer is None else answer_schemas.sent(answer)
     content: dict[str, Any] = {"text/plain": TEXT} if text else {"application/json": {"schema": whole}}
-    if streams:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": f"With stream: {events}."}}
     if event is not None:
-        content["text/event-stream"] = {"schema": _sent(event) | {"description": "With stream: each event's data."}}
+        content["text/event-stream"] = {"schema": answer_schemas.event(event)}
     extra: dict[str, Any] = {"responses": {"200": {"description": "The answer.", "content": content}}}
     if body is not None:
         shown = {title: {"value": value} for title, value in EXAMPLES[path].items()}
@@ -112,20 +108,10 @@ def documented(
     return described | ({"response_class": PlainTextResponse} if text else {})
 
 
-def _sent(kind: Any) -> dict[str, Any]:
-    """The schema of a type, or of a union of types, as it is sent."""
-    return TypeAdapter(kind).json_schema(ref_template=COMPONENT, mode="serialization")
-
-
 def openapi(app: FastAPI) -> dict[str, Any]:
     """The description of all routes, OpenAPI 3.1."""
-    told = get_openapi(
-        title=app.title,
-        version=app.version,
-        summary=app.summary,
-        description=app.description,
-        routes=app.routes,
-    )
+    about = {"title": app.title, "version": app.version, "summary": app.summary, "description": app.description}
+    told = copy.deepcopy(get_openapi(**about, routes=app.routes))  # what routes say of themselves stays as it is
     schemas = told.setdefault("components", {}).setdefault("schemas", {})
     for path, operation in ((path, each) for path, methods in told["paths"].items() for each in methods.values()):
         for answered in operation["responses"].values():
@@ -141,7 +127,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         operation["responses"] |= {"4XX": refused, "5XX": refused | {"description": "Failed; some may be asked again."}}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas |= {"Error": ERROR, "ErrorEvent": _sent(ErrorEvent)}
+    told_error = answer_schemas.sent(ErrorEvent)
+    schemas |= told_error.pop("$defs") | {"Error": ERROR, "ErrorEvent": told_error}
     return told
 
 

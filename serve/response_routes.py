@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from serve.answer_schemas import response_event
 from serve.generating import event_stream, read_body
 from serve.reference import documented
 from serve.wire import responses
@@ -37,7 +38,7 @@ def routes(gateway: Any) -> APIRouter:
         tokens = await gateway.responses.count(body)
         return _whole({"object": "response.input_tokens", "input_tokens": tokens})
 
-    @v1.get(RESPONSE, **documented("/v1" + RESPONSE, streams=True))
+    @v1.get(RESPONSE, **documented("/v1" + RESPONSE, event=response_event()))
     async def retrieve_response(response_id: str, stream: bool = False, starting_after: int = -1) -> Response:
         """A stored response; `stream=true` sends the events of one that was created in the background with `stream`,
         those after the number `starting_after`."""

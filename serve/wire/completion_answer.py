@@ -7,13 +7,13 @@ them together.
 import time
 from typing import Any
 
-from openai.types import Completion, CompletionChoice, CompletionUsage
-from openai.types.completion_choice import Logprobs
+from openai.types import CompletionUsage
 
 from configs.errors import TandemError
 from models import harmony
 from serve.engine.protocol import PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import StopStrings
+from serve.wire.completion_types import Piece, Scores, Text, TextChunk
 from serve.wire.completions import CompletionRequest
 from serve.wire.logprobs import bounded, named_by_id, prompt_logprobs
 from serve.wire.usage import usage
@@ -37,7 +37,7 @@ class ChoiceWriter:
         self._stops = StopStrings(request.stops)
         self._scores = _Scores(tokenizer, request.logprobs, by_id=request.return_tokens_as_token_ids)
 
-    def begin(self, first: TokenChunk) -> CompletionChoice | None:
+    def begin(self, first: TokenChunk) -> Piece | None:
         """What comes before the first token, if anything does: the echoed prompt, its scores and ids."""
         self.begun = True
         more: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class ChoiceWriter:
         text = self._echo(scores) if self._request.echo else ""
         return self._piece(text, None, more) if text or more else None
 
-    def write(self, chunk: TokenChunk) -> CompletionChoice | None:
+    def write(self, chunk: TokenChunk) -> Piece | None:
         """The next piece, None if there is nothing to say yet; after the last one `done` is set.
 
         Raises TandemError if the engine gave the generation up.
@@ -89,7 +89,7 @@ class ChoiceWriter:
         self._scores.read += len(text)
         return text
 
-    def _piece(self, text: str, reason: str | None, more: dict[str, Any], *, whole: bool = False) -> CompletionChoice:
+    def _piece(self, text: str, reason: str | None, more: dict[str, Any], *, whole: bool = False) -> Piece:
         return _choice(self._index, text, self._scores.leave(text, whole), reason, more)
 
 
@@ -110,14 +110,14 @@ class _Scores:
         if self._most is not None:
             self._waiting.append((token, self.read + ahead, scores))
 
-    def leave(self, text: str, whole: bool) -> Logprobs | None:
+    def leave(self, text: str, whole: bool) -> Scores | None:
         """Text goes out with the tokens that began in it or before; if it is the whole rest, with all tokens."""
         self._left += len(text)
         if self._most is None:
             return None
         out = [each for each in self._waiting if whole or each[1] < self._left]
         self._waiting = self._waiting[len(out) :]
-        return Logprobs.model_construct(  # OpenAI's type has no null for a prompt's first token, its answers do
+        return Scores.model_construct(
             tokens=[self._name(token) for token, _, _ in out],
             token_logprobs=[scores and bounded(scores[token]) for token, _, scores in out],
             top_logprobs=[scores and self._likeliest(scores) for _, _, scores in out],
@@ -155,23 +155,26 @@ class CompletionWriter:
         self._fingerprint = fingerprint
         self._created = int(time.time())
 
-    def chunk(self, piece: CompletionChoice) -> Completion:
+    def chunk(self, piece: Piece) -> TextChunk:
         options = self._request.stream_options
         if options.continuous_usage_stats:
-            return self._completion([piece], {"usage": self._usage()})
-        return self._completion([piece], {"usage": None} if options.include_usage else {})
+            return self._chunk([piece], {"usage": self._usage()})
+        return self._chunk([piece], {"usage": None} if options.include_usage else {})
 
-    def last_chunk(self) -> Completion | None:
+    def last_chunk(self) -> TextChunk | None:
         """The usage, if it was asked for."""
-        return self._completion([], {"usage": self._usage()}) if self._request.stream_options.include_usage else None
+        return self._chunk([], {"usage": self._usage()}) if self._request.stream_options.include_usage else None
 
-    def whole(self, pieces: list[CompletionChoice]) -> Completion:
+    def whole(self, pieces: list[Piece]) -> Text:
         """The answer from all pieces of all choices."""
         of_choice = [[piece for piece in pieces if piece.index == index] for index in range(len(self._choices))]
-        return self._completion([_folded(each) for each in of_choice], {"usage": self._usage()})
+        return Text.model_construct(None, **self._fields([_folded(each) for each in of_choice]), usage=self._usage())
 
-    def _completion(self, choices: list[CompletionChoice], more: dict[str, Any]) -> Completion:
-        fields = {
+    def _chunk(self, choices: list[Piece], more: dict[str, Any]) -> TextChunk:
+        return TextChunk.model_construct(None, **self._fields(choices), **more)
+
+    def _fields(self, choices: list[Piece]) -> dict[str, Any]:
+        return {
             "id": self.completion_id,
             "object": "text_completion",
             "created": self._created,
@@ -179,7 +182,6 @@ class CompletionWriter:
             "system_fingerprint": self._fingerprint,
             "choices": choices,
         }
-        return Completion.model_construct(None, **fields, **more)
 
     def _usage(self) -> CompletionUsage:
         """A prompt that is continued n times counts once."""
@@ -187,7 +189,7 @@ class CompletionWriter:
         return usage(prompt, sum(choice.completion_tokens for choice in self._choices))
 
 
-def _folded(pieces: list[CompletionChoice]) -> CompletionChoice:
+def _folded(pieces: list[Piece]) -> Piece:
     """One choice from all its pieces."""
     more = {name: value for piece in pieces for name, value in (piece.model_extra or {}).items()}
     if "token_ids" in more:
@@ -196,16 +198,14 @@ def _folded(pieces: list[CompletionChoice]) -> CompletionChoice:
     return _choice(last.index, text, _joined([piece.logprobs for piece in pieces]), last.finish_reason, more)
 
 
-def _joined(parts: list[Logprobs | None]) -> Logprobs | None:
+def _joined(parts: list[Scores | None]) -> Scores | None:
     if parts[0] is None:
         return None
-    lists = {name: [each for part in parts for each in getattr(part, name)] for name in Logprobs.model_fields}
-    return Logprobs.model_construct(**lists)
+    lists = {name: [each for part in parts for each in getattr(part, name)] for name in Scores.model_fields}
+    return Scores.model_construct(**lists)
 
 
-def _choice(
-    index: int, text: str, logprobs: Logprobs | None, reason: str | None, more: dict[str, Any]
-) -> CompletionChoice:
+def _choice(index: int, text: str, logprobs: Scores | None, reason: str | None, more: dict[str, Any]) -> Piece:
     """A choice; while it streams its finish_reason is null, for which OpenAI's type has no room."""
     fields = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-    return CompletionChoice.model_construct(None, **fields, **more)
+    return Piece.model_construct(None, **fields, **more)

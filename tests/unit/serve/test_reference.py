@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import httpx
+import jsonschema
 import pytest
 
 from serve import gateway, reference
@@ -39,7 +40,23 @@ def test_every_example_is_answered(path, body, server):
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("text/event-stream") == bool(body.get("stream"))
     kind = response.headers["content-type"].partition(";")[0]
-    assert kind in TOLD["paths"][path]["post"]["responses"]["200"]["content"]
+    check(response.text, TOLD["paths"][path]["post"]["responses"]["200"]["content"][kind]["schema"], kind)
+
+
+def check(sent: str, schema: dict, kind: str) -> None:
+    """Whether an answer of a format is what its schema says, each event of a stream by itself."""
+    if kind == "text/event-stream":
+        for event in filter(None, sent.split("\n\n")):
+            fields = dict(line.split(": ", 1) for line in event.split("\n"))
+            validate(fields, schema)
+            if fields["data"] != "[DONE]":
+                validate(json.loads(fields["data"]), schema["properties"]["data"]["contentSchema"])
+    else:
+        validate(json.loads(sent) if kind == "application/json" else sent, schema)
+
+
+def validate(value, schema: dict) -> None:
+    jsonschema.validate(value, schema | {"components": TOLD["components"]}, jsonschema.Draft202012Validator)
 
 
 @pytest.mark.parametrize("path", ADMIN_EXAMPLES)
@@ -80,7 +97,8 @@ def test_what_anthropics_routes_answer_is_told_whole_and_as_events(server):
     body = EXAMPLES["/v1/messages"]["Streamed, with its reasoning"]
     whole = server.post("/v1/messages", body | {"stream": False}).json()
     assert set(told["application/json"]["schema"]["required"]) == set(whole)
-    names = [each["$ref"].rpartition("/")[2] for each in told["text/event-stream"]["schema"]["anyOf"]]
+    data = told["text/event-stream"]["schema"]["properties"]["data"]
+    names = [each["$ref"].rpartition("/")[2] for each in data["contentSchema"]["anyOf"]]
     kinds = {TOLD["components"]["schemas"][name]["properties"]["type"]["const"] for name in names}
     sent = {line.removeprefix("event: ") for line in server.post("/v1/messages", body).text.splitlines()
             if line.startswith("event: ")}  # fmt: skip
@@ -145,7 +163,7 @@ def test_the_page_shows_every_route_without_script_or_anything_from_elsewhere(re
     for path, methods in TOLD["paths"].items():
         assert f"<code>{path}</code>" in response.text
         assert all(f">{method.upper()}</b>" in response.text for method in methods)
-    assert "With stream: chat.completion.chunk events, then [DONE]." in response.text
+    assert "With stream: events of ChatCompletionChunk, then <code>[DONE]</code>." in response.text
     assert response.text.count("<code>4XX</code>") == sum(map(len, TOLD["paths"].values()))
     assert f"curl {refusing.url}/api/aliases/prod -H" in response.text
     assert '<summary><code>Error</code></summary><div id="Error">' in response.text  # a link into a closed box opens it

@@ -1,0 +1,40 @@
+"""OpenAI's types of a text completion, with the nulls that its answers have and its types do not."""
+
+from typing import Literal
+
+from openai.types import Completion, CompletionChoice
+from openai.types.completion_choice import Logprobs
+
+FinishReason = Literal["stop", "length", "content_filter"]
+
+
+class Scores(Logprobs):
+    """Null stands for a prompt's first token, which has no past."""
+
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class Piece(CompletionChoice):
+    """A choice as it grows: `finish_reason` is null until it ends."""
+
+    finish_reason: FinishReason | None
+    logprobs: Scores | None
+
+
+class Choice(Piece):
+    """A whole choice."""
+
+    finish_reason: FinishReason
+
+
+class TextChunk(Completion):
+    """What one event of a stream holds."""
+
+    choices: list[Piece]
+
+
+class Text(Completion):
+    """A whole answer."""
+
+    choices: list[Choice]
