@@ -1,5 +1,5 @@
 """Other people's clients, unchanged, against the real endpoint: OpenAI's for Python and Node and its Agents SDK,
-Vercel's AI SDK, LangChain, and curl."""
+Anthropic's for Python and Node, Vercel's AI SDK, LangChain, and curl."""
 
 import asyncio
 import hashlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import agents
+import anthropic
 import httpx
 import openai
 import pytest
@@ -146,7 +147,7 @@ def node_folder() -> Path:
     if not (folder / "node_modules" / ".package-lock.json").exists():
         done = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True, timeout=300)
         if done.returncode and os.environ.get("CI") != "true":
-            pytest.skip(f"npm cannot install OpenAI's client: {done.stderr[-200:]}")
+            pytest.skip(f"npm cannot install the clients: {done.stderr[-200:]}")
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -167,6 +168,49 @@ def test_nodes_client_gets_the_same_answers(tandem, node_folder):
     assert found["completions"]["whole"] == found["completions"]["streamed"]
     assert {"tiny", "prod"} <= set(found["models"])
     assert found["refused"] == {"name": "NotFoundError", "status": 404, "param": "model"}
+
+
+# Anthropic's clients
+
+
+def test_anthropics_client_runs_a_tool_loop_streams_and_holds_an_answer_to_a_schema(tandem):
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Weather of a city."""
+        return "sunny"
+
+    ask = {"model": "base", "max_tokens": 300, "messages": [{"role": "user", "content": CAPITAL}]}
+    ask["extra_body"] = {"temperature": 0}  # anthropic 2 has no parameter for it
+    with anthropic.Anthropic(base_url=tandem.http, api_key="unused", max_retries=0) as client:
+        whole = client.messages.create(**ask, thinking={"type": "adaptive"})
+        assert [block.type for block in whole.content] == ["thinking", "text"] and whole.content[1].text == ROME
+        with client.messages.stream(**ask, thinking={"type": "adaptive"}) as stream:
+            assert len(list(stream.text_stream)) > 3
+            final = stream.get_final_message()
+        assert final.usage == whole.usage and final.content[0] == whole.content[0]
+        counted = client.messages.count_tokens(model="base", messages=ask["messages"], thinking={"type": "adaptive"})
+        assert counted.input_tokens == whole.usage.input_tokens
+        city = client.messages.parse(**ask, output_format=City).parsed_output
+        assert isinstance(city, City) and city.city
+        asked = [{"role": "user", "content": WEATHER}]
+        call, answer = client.beta.messages.tool_runner(**ask | {"messages": asked}, tools=[get_weather])
+        assert (call.content[-1].input, call.stop_reason) == ({"city": "Rome"}, "tool_use")
+        assert answer.stop_reason == "end_turn" and answer.content[-1].text
+
+
+def test_anthropics_node_client_gets_the_same_answers(tandem, node_folder):
+    done = subprocess.run(
+        ["node", "anthropic.mjs", tandem.http], cwd=node_folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["whole"] == {"kinds": ["thinking", "text"], "text": ROME, "end": "end_turn", "same": True}
+    assert found["streamed"]["text"] == ROME and found["streamed"]["pieces"] > 3
+    assert found["tools"] == {
+        "reason": "tool_use", "name": "get_weather", "input": {"city": "Rome"}, "end": "end_turn",
+    }  # fmt: skip
+    assert {"tiny", "prod"} <= set(found["models"])
+    assert found["refused"] == {"name": "NotFoundError", "status": 404, "type": "not_found_error"}
 
 
 # Vercel's AI SDK
