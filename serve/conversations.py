@@ -20,7 +20,7 @@ class Conversations:
 
     async def create(self, body: ConversationCreation) -> dict[str, Any]:
         """Raises RequestError where it cannot be kept."""
-        about = {"created_at": int(time.time()), "metadata": body.metadata}
+        about = {"created_at": int(time.time()), "metadata": body.metadata or {}}
         record = Record(f"conv_{uuid.uuid4().hex}", CONVERSATION, about, body.resources())
         if not await self._kept.put(record):
             raise RequestError("the conversation cannot be kept", hint=self._kept.why_not)

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry
+from starlette.routing import Match
 
 from actors import control_client, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
@@ -44,6 +45,8 @@ from serve.wire.body import model_defaults
 from serve.wire.complaints import complaint
 from serve.wire.error_answer import respond
 from serve.wire.models import model
+
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Gateway:
@@ -173,5 +176,11 @@ async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
     refused = RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs")
     response = respond(refused, request.scope, status=405)
-    response.headers.update(getattr(error, "headers", None) or {})
+    response.headers["allow"] = ", ".join(method for method in METHODS if _takes(request, method))
     return response
+
+
+def _takes(request: Request, method: str) -> bool:
+    """Whether a route of the request's path does; Starlette itself asks the first one only."""
+    scope = request.scope | {"method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)

@@ -107,7 +107,7 @@ def routes(gateway: Any) -> APIRouter:
 
 
 async def _parsed(request: Request, kind: type[Body]) -> Body:
-    return checked(await read_body(request) or b"{}", kind, {})
+    return checked(await read_body(request), kind, {})
 
 
 def _whole(told: dict[str, Any]) -> Response:

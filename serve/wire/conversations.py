@@ -35,7 +35,7 @@ class WithItems(Body):
 class ConversationCreation(WithItems):
     """The body of POST /v1/conversations."""
 
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] | None = None
     """Told back."""
 
 

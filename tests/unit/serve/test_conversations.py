@@ -95,8 +95,3 @@ def test_what_cannot_be_said_is_refused_by_name(body, param, words, refusing):
     response = refusing.post("/v1/conversations", body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert words in response.json()["error"]["message"]
-
-
-def test_an_empty_body_is_an_empty_conversation(server):
-    created = server.post("/v1/conversations", content=b"")
-    assert (created.status_code, created.json()["object"], created.json()["metadata"]) == (200, "conversation", {})

@@ -300,8 +300,15 @@ def test_an_unknown_route_is_a_404_in_openais_shape(path, refusing):
 
 def test_a_wrong_method_is_refused_in_openais_shape(refusing):
     response = refusing.get("/v1/chat/completions")
-    assert response.status_code == 405
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert "GET" in response.json()["error"]["message"]
+
+
+def test_every_method_of_a_path_is_allowed_by_name(refusing):
+    taken = {"/healthz": "GET, HEAD", "/v1/conversations/x": "DELETE, GET, POST", "/v1/responses/x": "DELETE, GET"}
+    for path, methods in taken.items():
+        response = httpx.request("PUT", refusing.url + path)
+        assert (response.status_code, response.headers["allow"]) == (405, methods)
 
 
 def test_overload_is_a_429_with_retry_after(server):

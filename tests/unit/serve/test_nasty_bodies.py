@@ -24,7 +24,8 @@ CHAT = (*SAMPLED, "messages", "n", "stop", "max_tokens", "max_completion_tokens"
         "response_format", "tools", "tool_choice", "logprobs", "top_logprobs", "stream_options", "model", "metadata",
         "user", HALF)  # fmt: skip
 RESPONSES = (*SAMPLED, "input", "instructions", "max_output_tokens", "reasoning", "text", "tools", "tool_choice",
-             "include", "top_logprobs", "metadata", "user", "store", "model", "prompt")  # fmt: skip
+             "include", "top_logprobs", "metadata", "user", "store", "model", "prompt", "previous_response_id",
+             "conversation", "background", "truncation", "max_tool_calls", "context_management", "prompt_cache_key")  # fmt: skip
 COMPLETIONS = (*SAMPLED, "prompt", "n", "stop", "stop_token_ids", "max_tokens", "echo", "logprobs", "prompt_logprobs",
                "stream_options", "model", "suffix")  # fmt: skip
 RUN = {"run_id": "tiny-1", "config": RUN_CONFIG}
@@ -33,6 +34,9 @@ EXPORT = {"run_id": "export-1", "config": {"adapter": "a", "to": "peft", "out": 
 ROUTES = {
     "/v1/chat/completions": (BASIC, CHAT),
     "/v1/responses": ({"model": "prod", "input": "Hi"}, RESPONSES),
+    "/v1/responses/input_tokens": ({"model": "prod", "input": "Hi"}, RESPONSES),
+    "/v1/conversations": ({}, ("items", "metadata", HALF)),
+    "/v1/conversations/x/items": ({"items": []}, ("items",)),
     "/v1/completions": ({"model": "prod", "prompt": "Hi"}, COMPLETIONS),
     "/v1/load_lora_adapter": ({"lora_name": "x"}, ("lora_name", "lora_path")),
     "/v1/unload_lora_adapter": ({"lora_name": "x"}, ("lora_name",)),
