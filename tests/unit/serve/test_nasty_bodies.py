@@ -25,7 +25,8 @@ CHAT = (*SAMPLED, "messages", "n", "stop", "max_tokens", "max_completion_tokens"
         "user", HALF)  # fmt: skip
 RESPONSES = (*SAMPLED, "input", "instructions", "max_output_tokens", "reasoning", "text", "tools", "tool_choice",
              "include", "top_logprobs", "metadata", "user", "store", "model", "prompt", "previous_response_id",
-             "conversation", "background", "truncation", "max_tool_calls", "context_management", "prompt_cache_key")  # fmt: skip
+             "conversation", "background", "truncation", "max_tool_calls", "context_management",
+             "prompt_cache_key")  # fmt: skip
 COMPLETIONS = (*SAMPLED, "prompt", "n", "stop", "stop_token_ids", "max_tokens", "echo", "logprobs", "prompt_logprobs",
                "stream_options", "model", "suffix")  # fmt: skip
 RUN = {"run_id": "tiny-1", "config": RUN_CONFIG}
