@@ -154,8 +154,8 @@ def swap(version: str | None, back: bool, force: bool, as_json: bool) -> None:
         raise ConfigError("name an adapter or --back, one of the two", hint="tandem swap latest, or tandem swap --back")
     from cli.api import Api
 
-    if version == LATEST and (newest := Registry(home().models).newest(1)) and newest[0].suspect:
-        output.say(f"note: {newest[0].doubts}; {LATEST} is the newest that is not")
+    if version == LATEST and (doubts := Registry(home().models).passed_over()):
+        output.say(f"note: {doubts}; {LATEST} is the newest that is not")
     wanted = {"back": True} if back else {"adapter": version}
     result = Api().post("/api/aliases/prod", wanted | {"force": force})
     if as_json:

@@ -136,6 +136,11 @@ class Registry:
             return adapter.read_manifest(self.path(version)).doubts if version else ""
         return ""
 
+    def passed_over(self) -> str:
+        """What the newest adapter is suspect of, if `latest` points to an older one; otherwise empty."""
+        newest = self.newest(1)
+        return newest[0].doubts if newest and (self.folder / LATEST).exists() else ""
+
     def path(self, version: str) -> Path:
         """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""
         folder = self.folder / version

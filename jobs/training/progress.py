@@ -38,7 +38,7 @@ class Progress(TrainerCallback):
     def __init__(self, work: Work, plan: Plan, begin: Checkpoint | None) -> None:
         self.work, self.plan, self.begin = work, plan, begin.step if begin else 0
         history = work.log.lines()
-        vocabulary = work.model.config.vocab_size
+        vocabulary = getattr(work.model.config, "vocab_size", None)
         self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks(), vocabulary=vocabulary)
         self.patience = Patience(work.config.training.patience, history)
         self.evaluating = self.stopped = False

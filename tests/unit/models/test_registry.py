@@ -262,6 +262,13 @@ def test_a_suspect_adapter_is_published_and_listed_and_never_the_latest(registry
     assert registry.resolve(suspect) == suspect
     assert (registry.doubts(suspect), registry.doubts(sound)) == (f"{suspect} is suspect: worse than the base", "")
     assert registry.doubts("nope") == registry.doubts(None) == ""
+    assert registry.passed_over() == registry.doubts(suspect)
+
+
+def test_without_a_sound_adapter_nothing_is_passed_over(registry):
+    assert registry.passed_over() == ""
+    publish(registry, suspect=["x"])
+    assert registry.passed_over() == ""
 
 
 def test_a_killed_run_that_publishes_a_suspect_again_leaves_latest_where_it_is(registry):
