@@ -26,7 +26,7 @@ from jobs import train as train_job
 from serve import gateway
 from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
 from serve.engine.protocol import EngineStats
-from serve.wire import anthropic, chat, completions, errors, lora, no_effect, responses
+from serve.wire import anthropic, chat, completions, errors, lora, no_effect, responses, tokens
 from serve.wire.response_turn import Turn
 from tests.unit.actors.test_metrics import note_cluster
 
@@ -44,6 +44,8 @@ BODIES = {
     r"/v1/completions$": completions.parse_request,
     r"/v1/responses$": lambda body: Turn(request := responses.parse_request(body), own=request.items).chat(),
     r"/v1/messages$": lambda body: anthropic.parse_request(body).chat(),
+    r"/tokenize$": tokens.parse_tokenize,
+    r"/detokenize$": tokens.parse_detokenize,
     r"/v1/load_lora_adapter$": lora.parse_load,
     r"/v1/unload_lora_adapter$": lora.parse_unload,
     r"/api/aliases/": SwapRequest.model_validate,
