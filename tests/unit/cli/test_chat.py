@@ -293,7 +293,7 @@ def test_a_saved_conversation_goes_on(talk):
 def test_an_exported_conversation_can_be_loaded_and_is_never_overwritten(suffix, talk, tmp_path):
     path = tmp_path / f"talk{suffix}"
     done = talk("Hi", f"/export {path}", f"/export {path}", "/clear", f"/load {path}")
-    assert "exists already" in done.shown
+    assert "exists already" in " ".join(done.shown.split())  # a long path folds the line
     assert [content for _, content, _ in done.turns] == ["Hi", "Hello there."]
 
 
