@@ -211,6 +211,11 @@ def test_every_python_snippet_compiles_and_its_imports_exist(source):
             assert all(hasattr(imported, name.name) for name in node.names)
 
 
+@pytest.mark.parametrize("source", blocks("py"))
+def test_every_snippet_of_a_client_that_is_not_installed_here_compiles(source):
+    compile(source, "snippet", "exec")
+
+
 @pytest.mark.parametrize("source", blocks("json"))
 def test_every_json_block_is_json_and_a_run_is_a_run(source):
     value = json.loads(source)
