@@ -132,6 +132,7 @@ def test_ending_the_processes_is_seen_by_others_for_as_long_as_it_lasts(home):
     with home_locks.ending(home):
         assert home_locks.is_ending(home)
     assert not home_locks.is_ending(home)
+    assert (home.root / "ending.lock").stat().st_mode & 0o777 == 0o600
     seen = []
     process = marked_process(home)
     reaper = threading.Thread(target=process.wait)
