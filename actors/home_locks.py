@@ -41,6 +41,7 @@ def claim(home: Home) -> Iterator[int]:
 @contextlib.contextmanager
 def ending(home: Home) -> Iterator[None]:
     """The processes of the cluster are being ended on purpose."""
+    durable.private_folder(home.root)
     with open(_ending_file(home), "a", opener=durable.private) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # waits for a look of `is_ending` at most
         yield

@@ -117,7 +117,7 @@ def test_training_outlives_the_control_actor_and_a_killed_trainer_goes_on_from_i
 
 
 def test_after_a_kill_of_every_process_up_again_finishes_what_ran_and_what_waited(tandem):
-    running = tandem.train("--max-steps", "20", "--set", "training.save_steps=5")
+    running = tandem.train("--max-steps", "60", "--set", "training.save_steps=5")
     waiting = tandem.train("--max-steps", "3")
     tandem.reached(running, 7)
     cluster.end_processes(tandem.home, grace_s=0)  # a worker that the raylet starts meanwhile is in no first list
@@ -131,7 +131,7 @@ def test_after_a_kill_of_every_process_up_again_finishes_what_ran_and_what_waite
     assert (first.state, second.state) == (RunState.SUCCEEDED, RunState.SUCCEEDED)
     assert first.attempt == 2 and second.attempt == 1
     assert first.lost == 0, "a restart is no fault of the run"
-    assert [step for step, _ in tandem.losses(running)] == list(range(1, 21))
+    assert [step for step, _ in tandem.losses(running)] == list(range(1, 61))
     assert not [lease for lease in tandem.ledger().leases() if lease.role == "train"]
 
 
