@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as an actor has it on two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test needs the network
 settings.register_profile("loaded", deadline=None)  # time says nothing on a machine that others use, too
 settings.load_profile("loaded")
+for name in ("COLUMNS", "LINES"):  # GNU readline, which pytest's debugger loads, exports both to the parallel workers
+    os.environ.pop(name, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 
