@@ -7,6 +7,7 @@ import errno
 import re
 import secrets
 import shutil
+import sys
 
 from configs import durable
 from configs.errors import ClusterError, ConfigError
@@ -21,6 +22,11 @@ KEPT_SESSIONS = 2
 
 def check(home: Home) -> None:
     """Make the folder and see that a cluster can live in it. Raises ConfigError or ClusterError."""
+    if " " in sys.prefix:  # Ray 2.60 starts its client server by an unquoted `bash -c`
+        raise ConfigError(
+            f"this environment is {sys.prefix!a}, and Ray cannot start its programs from a path with a space in it",
+            hint="move the checkout to a path without spaces, then run ./setup.sh there",
+        )
     if bad := UNUSABLE.search(str(home.root)):
         raise ConfigError(
             f"TANDEM_HOME is {str(home.root)!a}, and Ray cannot work in a folder with {bad[0]!a} in its path",

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,14 @@ def test_a_path_with_which_ray_or_haproxy_cannot_work_is_refused_and_nothing_mad
         home_folder.check(home)
     assert f"with {shown} in its path" in error.value.message
     assert error.value.message.isascii() and not home.root.exists()
+
+
+def test_an_environment_from_which_ray_cannot_start_is_refused_before_the_home_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", "/home/anna/two cards/.venv")
+    home = Home(tmp_path / "new")
+    with pytest.raises(ConfigError, match="'/home/anna/two cards/.venv', and Ray cannot start its programs") as error:
+        home_folder.check(home)
+    assert "./setup.sh" in error.value.hint and not home.root.exists()
 
 
 @pytest.mark.parametrize(
