@@ -18,6 +18,7 @@ device="${TANDEM_DEVICE:-}"
 if [ -z "$device" ]; then
   if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then device=gpu; else device=cpu; fi
 fi
+case "$PWD" in *" "*) fail "Ray cannot start from '$PWD', whose path has a space in it" "move the checkout" ;; esac
 case "$device" in cpu | gpu) ;; *) fail "TANDEM_DEVICE is '$device'" "cpu or gpu" ;; esac
 
 # What the set-up depends on; the same again means that there is nothing to do.

@@ -40,7 +40,7 @@ def test_a_path_with_which_ray_or_haproxy_cannot_work_is_refused_and_nothing_mad
 def test_an_environment_from_which_ray_cannot_start_is_refused_before_the_home_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", "/home/anna/two cards/.venv")
     home = Home(tmp_path / "new")
-    with pytest.raises(ConfigError, match="'/home/anna/two cards/.venv', and Ray cannot start its programs") as error:
+    with pytest.raises(ConfigError, match=r"'/home/anna/two cards/.venv', and Ray cannot start its programs") as error:
         home_folder.check(home)
     assert "./setup.sh" in error.value.hint and not home.root.exists()
 
