@@ -195,16 +195,20 @@ def _is_here(process: psutil.Process, home: Home) -> bool:
 
 
 def end_processes(home: Home, grace_s: float = 3) -> int:
-    """SIGTERM, then SIGKILL after `grace_s` seconds; again until none is left. Returns how many were ended."""
+    """SIGTERM, then SIGKILL after `grace_s` seconds; again until none is left. Returns how many were ended.
+
+    Before the SIGKILL all are stopped, so that the control actor sees no trainer die and grants its slot anew.
+    """
     ended: set[int] = set()
     deadline = time.monotonic() + grace_s
     with home_locks.ending(home):
         while alive := processes(home):
             number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
-            for process in alive:
-                if process.pid not in ended or number == signal.SIGKILL:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.send_signal(number)
+            for one in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
+                for process in alive:
+                    if process.pid not in ended or number == signal.SIGKILL:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.send_signal(one)
             ended |= {process.pid for process in alive}
             psutil.wait_procs(alive, timeout=0.5)
     return len(ended)
