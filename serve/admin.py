@@ -1,13 +1,14 @@
 """The gateway's `/api` routes: what the command line asks for and changes. OpenAI clients never need them."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from actors import monitor
 from actors.run import RunKind
@@ -16,27 +17,51 @@ from serve.catalog import Catalog
 from serve.fleet import Fleet, describe
 from serve.holds import Holds
 from serve.swap import Swapper, as_json
-from serve.wire.body import writable
+from serve.wire.body import whole, writable
 
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-class Body(BaseModel):
-    """What all bodies share: no unknown fields, and texts that can be stored and told back."""
+def _whole(value: Any) -> Any:
+    """Parsed JSON whose numbers without a fraction are ints."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    return [_whole(each) for each in value] if isinstance(value, list) else whole(value)
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+def _as_json(kind: type[BaseModel]) -> BeforeValidator:
+    """Values of JSON's own types for a section of the configuration, which takes texts for numbers elsewhere."""
+    return BeforeValidator(lambda value: kind.model_validate_json(json.dumps(value), strict=True))
+
+
+class Body(BaseModel):
+    """What all bodies share: no unknown fields, values of JSON's types, texts that can be stored and told back."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _writable(cls, value: Any) -> Any:
         try:
-            return writable(value)
+            return _whole(writable(value))
         except RecursionError as error:
             raise ValueError("the body is nested too deep") from error
 
 
 class SwapRequest(Body):
     """Body of `POST /api/aliases/{alias}`: an adapter, or the way back."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["adapter"],
+                    "properties": {"adapter": {"type": "string", "minLength": 1}, "back": {"const": False}},
+                },
+                {"required": ["back"], "properties": {"back": {"const": True}, "adapter": {"enum": ["", None]}}},
+            ]
+        }
+    )
 
     adapter: str | None = None
     """A version, `latest` or `base`."""
@@ -73,7 +98,7 @@ class RunRequest(Body):
 
     run_id: str
     """The caller's: lower-case letters, digits, `-` and `_`; the same one again queues nothing new."""
-    config: RunConfig
+    config: Annotated[RunConfig, _as_json(RunConfig)]
     """What `tandem train --dry-run --json` shows."""
     priority: Priority = 0
     """Higher ones go first."""
@@ -88,7 +113,7 @@ class ExportRequest(Body):
 
     run_id: str
     """The caller's, as for a run."""
-    config: ExportConfig
+    config: Annotated[ExportConfig, _as_json(ExportConfig)]
     """Which adapter, to which format and where."""
     priority: Priority = 0
     """Higher ones go first."""

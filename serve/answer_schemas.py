@@ -45,6 +45,7 @@ APART = {
 }
 """Before the names of OpenAI's types in the description's components: several have the same."""
 
+DONE = "[DONE]"
 NAMELESS = (ChatCompletionChunk, TextChunk)
 """What is sent in events without a name, after whose last one comes `[DONE]`."""
 
@@ -69,11 +70,11 @@ def event(kind: Any) -> dict[str, Any]:
     """The schema of one server-sent event that holds a `kind`, which may be a schema itself."""
     schema = dict(kind) if isinstance(kind, dict) else sent(kind)
     parts = schema.pop("$defs", {})
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     name, about = {"event": {"type": "string", "description": "The `type` of its data."}}, "named events"
     if any(kind is each for each in NAMELESS):
         error = {"$ref": COMPONENT.format(model="Error")}
-        data |= {"contentSchema": {"anyOf": [schema, error]}}
+        data = {"anyOf": [{"const": DONE}, data | {"contentSchema": {"anyOf": [schema, error]}}]}
         name, about = {}, f"events of {schema['title']}, then `[DONE]`"
     return {
         "type": "object",

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import iter_route_contexts
 from prometheus_client import CollectorRegistry
 from starlette.routing import Match
 
@@ -176,8 +177,15 @@ async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
 async def _no_such_method(request: Request, error: Exception) -> JSONResponse:
     refused = RequestError(f"{request.url.path} does not take {request.method}", hint="see /docs")
     response = respond(refused, request.scope, status=405)
-    response.headers["allow"] = ", ".join(method for method in METHODS if _takes(request, method))
+    response.headers["allow"] = ", ".join(_allowed(request))
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path: of the routes that are spelled so, or else of those that match it."""
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path == request.url.path]
+    spelled = {method for route in routes for method in route.methods or ()}
+    return [method for method in METHODS if (method in spelled if spelled else _takes(request, method))]
 
 
 def _takes(request: Request, method: str) -> bool:

@@ -15,15 +15,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
-from serve import answer_schemas
+from serve import answer_schemas, body_schemas
 from serve.answer_schemas import COMPONENT
 from serve.examples import ADMIN_EXAMPLES, EXAMPLES, IN_PATHS
-from serve.wire import dialects
 from serve.wire.anthropic_message import ErrorEvent
-from serve.wire.body import SampledRequest
-from serve.wire.chat import ChatRequest
-from serve.wire.no_effect import IGNORED
-from serve.wire.streamed import StreamedRequest
 
 ABOUT = (
     "`model` is `prod`, `base`, the base's name or a loaded adapter version. No API key is needed. Parameters that are "
@@ -49,7 +44,6 @@ ERROR = {
         }
     },
 }
-NO_EFFECT = {"description": "No effect."}
 READINESS = {
     status: {
         "description": said,
@@ -91,14 +85,7 @@ def documented(
     extra: dict[str, Any] = {"responses": {"200": {"description": "The answer.", "content": content}}}
     if body is not None:
         shown = {title: {"value": value} for title, value in EXAMPLES[path].items()}
-        schema = body.model_json_schema(ref_template=COMPONENT)
-        schema.pop("description")  # for who reads the source
-        if issubclass(body, SampledRequest):
-            ways = (
-                dialects.CHAT if body is ChatRequest else dialects.COMMON if issubclass(body, StreamedRequest) else {}
-            )
-            others = {name: {"description": about} for name, about in ways.items()}
-            schema["properties"] = dict.fromkeys(sorted(IGNORED), NO_EFFECT) | others | schema["properties"]
+        schema = body_schemas.taken(body)
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema, "examples": shown}},

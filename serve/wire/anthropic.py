@@ -8,7 +8,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from serve.wire.anthropic_options import JsonFormat, OutputConfig, ThinkingConfi
 from serve.wire.body import SampledRequest, checked
 from serve.wire.chat import ChatRequest
 from serve.wire.no_effect import Ignored
+from serve.wire.streamed import STOPS, StopText
 
 NEUTRAL = {"container": (), "mcp_servers": ([],), "compaction": (), "thread": ()}
 """Parameters that are not supported, with the values that ask for nothing."""
@@ -68,7 +69,7 @@ class CountRequest(SampledRequest):
     """The older name of `output_config.format`."""
     max_tokens: int | None = Field(default=None, ge=1)
     """No effect on a count."""
-    stop_sequences: list[str] = []
+    stop_sequences: Annotated[list[StopText], STOPS] = []
     """Up to 16 texts; they end the answer and are not part of it."""
     stream: bool = False
     """True: server-sent events, each with its name."""
@@ -172,7 +173,10 @@ def parse_request(body: bytes | str | dict[str, Any]) -> MessagesRequest:
 
 def parse_count(body: bytes | str | dict[str, Any]) -> CountRequest:
     """The same for what is only counted; what a message may have besides is taken too."""
-    return _checked(body, CountRequest)
+    request = _checked(body, CountRequest)
+    with request.in_own_words():
+        request.sampled_times(1, max_tokens=None, stop=tuple(request.stop_sequences), eos=())
+    return request
 
 
 def _checked(body: Any, kind: type) -> Any:

@@ -110,14 +110,14 @@ class RedactedThinkingBlock(Part):
     """Reasoning that only its author can read."""
 
     type: Literal["redacted_thinking"]
-    data: Ignored
+    data: Ignored = None
     """No effect."""
 
 
 class ToolUseBlock(Cached):
     type: Literal["tool_use"]
     id: str
-    name: str
+    name: str = Field(json_schema_extra={"pattern": r"^[\w.\-]+$"})
     input: dict[str, Any]
     caller: Ignored = None
     """No effect."""

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from serve.wire.anthropic_blocks import Cached
 from serve.wire.body import Part
+from serve.wire.chat_tools import Name
 from serve.wire.no_effect import Ignored, nearest
 
 NEAREST_EFFORT = {"xhigh": "high", "max": "high"}
@@ -63,7 +64,7 @@ class CustomTool(Cached):
     """A function that the model may call."""
 
     type: Literal["custom"] = "custom"
-    name: str
+    name: Name
     description: str | None = None
     input_schema: dict[str, Any]
     """The JSON Schema of its input."""

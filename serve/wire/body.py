@@ -3,6 +3,7 @@
 `checked` turns a body into a request of its kind; what changes the answer is honoured or refused, never dropped.
 """
 
+import copy
 import difflib
 import json
 import random
@@ -11,11 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from configs.errors import CheckpointError, RequestError
-from serve.engine.sampling import SamplingParams
-from serve.wire.complaints import complaint
+from serve.engine.sampling import MOST_STOP_TOKENS, SamplingParams
+from serve.wire.complaints import complaint, place_of
 from serve.wire.no_effect import IGNORED, ignore
 
 MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -23,6 +31,12 @@ MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 OTHERWISE = frozenset({"logit_bias", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words"})
 """Of a body's sampling, what an engine gets in another form."""
+
+BIASES = {
+    "propertyNames": {"pattern": "^[0-9]{1,19}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+}
+"""How a `logit_bias` is described: token ids and what is added to their logits."""
 
 JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
@@ -43,34 +57,39 @@ class Part(BaseModel):
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
+def between(least: float, most: float | None = None) -> dict[str, Any]:
+    """How the bounds that `SamplingParams` holds a field to are described."""
+    return {"minimum": least} | ({} if most is None else {"maximum": most})
+
+
 class SampledRequest(BaseModel):
     """What every body that asks for a generation may say about sampling."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
-    temperature: float = 1.0
+    temperature: float = Field(default=1.0, json_schema_extra=between(0, 2))
     """0 to 2; 0 always takes the most likely token. The default is the model's own (generation_config.json), else 1."""
-    top_p: float = 1.0
+    top_p: float = Field(default=1.0, json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})
     """Above 0 to 1: sample from the likeliest tokens that make up this much of the probability."""
-    top_k: int = 0
+    top_k: int = Field(default=0, json_schema_extra=between(-1))
     """Sample from so many of the likeliest tokens; 0 or -1 from all."""
-    min_p: float = 0.0
+    min_p: float = Field(default=0.0, json_schema_extra=between(0, 1))
     """0 to 1: leave out tokens less likely than this times the likeliest."""
-    presence_penalty: float = 0.0
+    presence_penalty: float = Field(default=0.0, json_schema_extra=between(-2, 2))
     """-2 to 2, against tokens that were generated before."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: float = Field(default=0.0, json_schema_extra=between(-2, 2))
     """-2 to 2, once for every time that a token was generated before."""
-    repetition_penalty: float = 1.0
-    """Above 0; above 1 against tokens of the prompt and the answer."""
+    repetition_penalty: float = Field(default=1.0, json_schema_extra=between(0.01, 100))
+    """0.01 to 100; above 1 against tokens of the prompt and the answer."""
     seed: int | None = None
     """The same seed gives the same answer, whatever runs beside it."""
-    logit_bias: dict[str, float] = {}
+    logit_bias: dict[str, float] = Field(default={}, json_schema_extra=BIASES)
     """What to add to the logits of tokens, by id."""
-    min_tokens: int = 0
+    min_tokens: int = Field(default=0, json_schema_extra=between(0))
     """So many tokens are generated before the model may end its answer."""
     ignore_eos: bool = False
     """The model's own stop tokens end nothing: the answer goes on to its limit."""
-    stop_token_ids: list[int] = []
+    stop_token_ids: list[int] = Field(default=[], json_schema_extra={"maxItems": MOST_STOP_TOKENS})
     """Ids that end the answer besides the model's own."""
     allowed_token_ids: list[int] | None = Field(default=None, min_length=1)
     """Only these tokens are generated; the model ends its answer only if its stop token is one of them."""
@@ -171,7 +190,7 @@ def checked(
         raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
     asked = {}
     for name, value in translate(body).items():
-        if value is None or value in neutral.get(name, ()):
+        if value is None or _asks_for_nothing(value, neutral.get(name, ())):
             continue
         if name in IGNORED and name not in kind.model_fields:
             ignore(name)
@@ -180,9 +199,36 @@ def checked(
             raise RequestError(f"{name}={json.dumps(value)[:80]} is not supported", param=name)
         asked[name] = value
     try:
-        return kind.model_validate(asked)
+        return _validated(kind, asked)
     except ValidationError as error:
         raise request_error(error, asked, known={*kind.model_fields, *neutral, *translated, *IGNORED}) from error
+
+
+def whole(value: Any) -> Any:
+    """A number without a fraction as an int, which JSON Schema calls an integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _validated(kind: type[Body], asked: dict[str, Any]) -> Body:
+    """A request of `kind`, in which 5.0 is taken where 5 is. Raises ValidationError."""
+    try:
+        return kind.model_validate(asked)
+    except ValidationError as error:
+        wrong = [each for each in error.errors(include_url=False) if each["type"] == "int_type"]
+        fractionless = [place_of(each, asked) for each in wrong if whole(each["input"]) is not each["input"]]
+        if not fractionless:
+            raise
+    asked = copy.deepcopy(asked)
+    for place in fractionless:
+        holder: Any = asked
+        for step in place[:-1]:
+            holder = holder[step]
+        holder[place[-1]] = whole(holder[place[-1]])
+    return kind.model_validate(asked)
+
+
+def _asks_for_nothing(value: Any, neutral: tuple) -> bool:
+    return any(type(whole(value)) is type(each) and value == each for each in neutral)
 
 
 def writable(value: Any) -> Any:

@@ -19,6 +19,7 @@ from serve.wire.streamed import StreamedRequest
 
 NEUTRAL = {
     "modalities": (["text"],),
+    "documents": ([],),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "use_beam_search": (False,),

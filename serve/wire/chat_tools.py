@@ -1,6 +1,6 @@
 """The tools of a chat body and the choice among them. Knows formats only; called by `chat`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import to_json
@@ -8,11 +8,14 @@ from pydantic_core import to_json
 from serve.wire.body import Part
 from serve.wire.harmony_grammar import NO_ARGUMENTS
 
+Name = Annotated[str, Field(json_schema_extra={"pattern": r"^[a-zA-Z0-9_.\-]{1,128}$"})]
+"""A function's, as `models.harmony` takes it."""
+
 
 class Function(Part):
     """A function that the model may call."""
 
-    name: str
+    name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """The JSON Schema of its arguments; without one it takes none."""

@@ -32,7 +32,7 @@ def complaint(errors: Sequence[Error], body: Any) -> tuple[str, str]:
     if errors[0]["type"] == "json_invalid":
         return "", f"the body is not JSON: {errors[0]['ctx']['error']}"
     errors = errors[:MOST_ERRORS]
-    placed = [(_place(error, body), error) for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
+    placed = [(place_of(error, body), error) for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     fitting = [(place, error) for place, error in placed if not _is_of_another_kind(place, error, placed)]
     tagged = [(place, error) for place, error in fitting if not _is_of_another_tag(error, errors)] or fitting
     deepest, _ = max(tagged, key=lambda each: len(each[0]))
@@ -40,7 +40,7 @@ def complaint(errors: Sequence[Error], body: Any) -> tuple[str, str]:
     return place, _sentence(place, [error for place, error in tagged if place == deepest])
 
 
-def _place(error: Error, body: Any) -> Place:
+def place_of(error: Error, body: Any) -> Place:
     """Where the error is in `body`: its location without the names of a union's members, all of it without a body."""
     if body is None or not error["loc"]:
         return tuple(error["loc"])

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from serve.engine.protocol import Constraint
 from serve.engine.sampling import SamplingParams
 from serve.wire import dialects
-from serve.wire.body import Encode, checked
+from serve.wire.body import Encode, checked, whole
 from serve.wire.harmony_grammar import text_grammar
 from serve.wire.streamed import MOST_LIKELIEST, StreamedRequest
 
@@ -22,6 +22,7 @@ NEUTRAL = {
     "suffix": ("",),
     "use_beam_search": (False,),
     "prompt_embeds": (),
+    "documents": ([],),
     "logprob_token_ids": (),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
@@ -30,9 +31,12 @@ Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
+Texts, IdLists = Annotated[list[Text], Field(min_length=1)], Annotated[list[Ids], Field(min_length=1)]
+
+
 def _one_or_several_prompts(value: Any) -> Any:
     def ids(each: Any) -> bool:
-        return isinstance(each, list) and all(type(item) is int for item in each)
+        return isinstance(each, list) and all(type(whole(item)) is int for item in each)
 
     prompts = value if isinstance(value, list) and not ids(value) else [value]
     if not all(isinstance(each, str) or ids(each) for each in prompts) or len({type(each) for each in prompts}) > 1:
@@ -47,7 +51,7 @@ class CompletionRequest(StreamedRequest):
 
     model: str = Field(min_length=1)
     """`prod`, `base`, the base's name or a loaded adapter version."""
-    prompt: Annotated[Text | Ids | list[Text] | list[Ids], BeforeValidator(_one_or_several_prompts)]
+    prompt: Annotated[Text | Ids | Texts | IdLists, BeforeValidator(_one_or_several_prompts)]
     """A text, a list of token ids, or a list of either."""
     max_tokens: int = Field(default=16, ge=0)
     """How many tokens to add; 0 only together with `echo` or `prompt_logprobs`."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs.errors import RequestError
+from serve.wire.body import whole
 from serve.wire.no_effect import ignore, nearest
 
 GUIDED = {f"guided_{kind}": kind for kind in ("json", "json_object", "regex", "choice", "grammar")}
@@ -33,6 +34,46 @@ CHAT = COMMON | {
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts that the model does not know, and the nearest that it knows."""
 
+EFFORT = {"enum": ["low", "medium", "high", *EFFORTS, None]}
+KWARGS = {
+    "type": ["object", "null"],
+    "properties": {
+        "reasoning_effort": EFFORT,
+        "add_generation_prompt": {"type": ["boolean", "null"]},
+        "continue_final_message": {"type": ["boolean", "null"]},
+        "documents": {"type": ["array", "null"], "maxItems": 0},
+    },
+}
+DESCRIBED = {
+    "guided_json": {"anyOf": [{"type": ["object", "string", "null"]}, {"const": False}]},
+    "guided_json_object": {"type": ["boolean", "null"]},
+    "guided_regex": {"anyOf": [{"type": ["string", "null"]}, {"const": False}]},
+    "guided_choice": {
+        "anyOf": [{"type": ["array", "null"], "items": {"type": "string"}, "minItems": 1}, {"const": False}]
+    },
+    "guided_grammar": {"anyOf": [{"type": ["string", "null"], "minLength": 1}, {"const": False}]},
+    "repeat_penalty": {"type": ["number", "null"], "minimum": 0.01, "maximum": 100},
+    "num_predict": {
+        "anyOf": [{"type": ["integer", "null"], "minimum": 1}, {"type": "integer", "maximum": -1}],
+    },
+    "format": {"anyOf": [{"enum": ["json", "", None]}, {"type": "object"}]},
+    "think": {"enum": [*EFFORT["enum"], True, False]},
+    "reasoning": {
+        "type": ["object", "null"],
+        "properties": {
+            "effort": EFFORT,
+            "exclude": {"type": ["boolean", "null"]},
+            "enabled": {"type": ["boolean", "null"]},
+            "max_tokens": {},
+            "summary": {},
+        },
+        "additionalProperties": {"type": "null"},
+    },
+    "chat_template_kwargs": KWARGS,
+    "verbosity": {"enum": ["low", "medium", "high", None]},
+}
+"""Their values, as JSON Schemas."""
+
 ON_TEMPLATE = ("add_generation_prompt", "continue_final_message", "reasoning_effort")
 THINKS = ("enable_thinking", "thinking")
 """What templates of other models call it; this one always thinks."""
@@ -42,11 +83,11 @@ def common(body: Mapping[str, Any]) -> dict[str, Any]:
     """A body of chat or completions in our words. Raises RequestError for a value that means nothing."""
     said = {name: value for name, value in body.items() if value is not None and name not in COMMON}
     for name, value in body.items():
-        if name in RENAMED and not (name == "num_predict" and isinstance(value, int) and value < 0):
+        if name in RENAMED and not (name == "num_predict" and isinstance(value := whole(value), int) and value < 0):
             _say(said, RENAMED[name], value, name)
         elif name == "format":
             _say(said, "response_format", _response_format(value), name)
-    older = {GUIDED[name]: body[name] for name in GUIDED if body.get(name) not in (None, False)}
+    older = {GUIDED[name]: body[name] for name in GUIDED if body.get(name) is not None and body[name] is not False}
     if older:
         _say(said, "structured_outputs", older, next(name for name in GUIDED if name in body))
     if isinstance(said.get("response_format"), Mapping):
@@ -108,6 +149,8 @@ def _template(body: Mapping[str, Any], said: dict[str, Any]) -> None:
     for name, value in variables.items():
         if name in ON_TEMPLATE:
             _say(said, name, value, f"chat_template_kwargs.{name}")
+        elif name == "documents" and value not in (None, []):
+            raise RequestError("chat_template_kwargs.documents is not supported", param="chat_template_kwargs")
         elif name in THINKS and value is False:
             _think_little(said, f"chat_template_kwargs.{name}")
         elif not (name in THINKS and value is True):

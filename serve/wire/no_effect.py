@@ -18,7 +18,7 @@ OPENAI = {
 """The model makes one call per generation, so they are never parallel."""
 
 VLLM = {
-    "length_penalty", "spaces_between_special_tokens", "skip_special_tokens", "add_special_tokens", "documents",
+    "length_penalty", "spaces_between_special_tokens", "skip_special_tokens", "add_special_tokens",
     "mm_processor_kwargs", "media_io_kwargs", "mm_payload", "return_mm_kwargs", "guided_decoding_backend",
     "guided_whitespace_pattern", "priority", "request_id", "session_id", "cache_salt", "kv_transfer_params",
     "ec_transfer_params", "vllm_xargs", "repetition_detection", "stream_interval", "return_token_offsets",

@@ -3,6 +3,7 @@
 Called by `response_turn` and `conversations`; `response_output` writes the items of the answer.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,18 +37,20 @@ class Conversation:
     def _add(self, where: str, item: Mapping[str, Any]) -> None:
         if item.get("id") is not None:
             _string(item, "id", where)
-        match item.get("type") or "message":
+        match "message" if item.get("type") is None else item["type"]:
             case "message" if item.get("role") == "assistant":
                 self._say(where, "content", _text(item.get("content"), f"{where}.content"))
             case "message" if item.get("role") in ("user", "system", "developer"):
                 text = _text(item.get("content"), f"{where}.content")
                 self._begin(where, {"role": item["role"], "content": text})
+            case "message" if item.get("role") is None:
+                raise _refused(f"{where}.role is missing", hint="say user, assistant, system or developer")
             case "message":
                 raise _refused(f"{where}.role {item.get('role')!r} is not one of user, assistant, system, developer")
             case "reasoning":
                 self._say(where, "reasoning_content", _reasoning(item, where))
             case "function_call":
-                function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
+                function = {"name": _name(item, where), "arguments": _string(item, "arguments", where)}
                 calls = self._turn(where, calling=True).setdefault("tool_calls", [])
                 calls.append({"id": _string(item, "call_id", where), "type": "function", "function": function})
             case "function_call_output":
@@ -86,15 +89,16 @@ def _text(content: Any, where: str) -> str:
 def _reasoning(item: Mapping[str, Any], where: str) -> str:
     """The reasoning of an item, its summary if there is nothing else."""
     content, summary = (_reasoning_texts(item, name, where) for name in ("content", "summary"))
-    if content or summary or not item.get("encrypted_content"):
+    sealed = None if item.get("encrypted_content") is None else _string(item, "encrypted_content", where)
+    if content or summary or not sealed:
         return "\n\n".join(content or summary)
-    if (text := unseal(_string(item, "encrypted_content", where))) is None:
+    if (text := unseal(sealed)) is None:
         raise _refused(f"{where} has reasoning that was encrypted elsewhere", hint="leave the item out")
     return text
 
 
 def _reasoning_texts(item: Mapping[str, Any], name: str, where: str) -> list[str]:
-    parts = item.get(name) or []
+    parts = [] if item.get(name) is None else item[name]
     if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
         raise _refused(f"{where}.{name} is not a list of parts")
     return [_string(part, "text", where) for part in parts]
@@ -105,6 +109,14 @@ def _string(item: Mapping[str, Any], field: str, where: str) -> str:
     if not isinstance(value, str):
         raise _refused(f"{where}.{field} is {value!r:.80}, not a text")
     return value
+
+
+def _name(item: Mapping[str, Any], where: str) -> str:
+    """A called function's, as `models.harmony` takes it."""
+    name = _string(item, "name", where)
+    if not re.fullmatch(r"[\w.\-]+", name):
+        raise _refused(f"{where}.name {name!r} is not letters, digits, '_', '-' or '.'")
+    return name
 
 
 def _refused(message: str, hint: str = "") -> RequestError:

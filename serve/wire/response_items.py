@@ -27,7 +27,8 @@ SEALED = "tandem."
 
 def is_reference(item: Mapping[str, Any]) -> bool:
     """Whether it stands for a kept item; its `type` may be left out."""
-    return item.get("type") == "item_reference" or (item.get("type") is None and set(item) <= {"id", "type"})
+    bare = item.get("type") is None and item.get("id") is not None and set(item) <= {"id", "type"}
+    return bare or item.get("type") == "item_reference"
 
 
 def resource(item: Mapping[str, Any]) -> Item:

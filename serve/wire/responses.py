@@ -15,10 +15,11 @@ from configs.errors import RequestError
 from serve.catalog import PROD
 from serve.wire import chat
 from serve.wire.body import Part, SampledRequest, checked
+from serve.wire.chat_tools import Name
 from serve.wire.dialects import EFFORTS
 from serve.wire.no_effect import ignore, nearest
 
-NEUTRAL: dict[str, tuple] = {"prompt": ()}
+NEUTRAL: dict[str, tuple] = {"prompt": (), "documents": ([],)}
 """Parameters that are not supported, with the values that ask for nothing."""
 
 INSTEAD = {
@@ -67,7 +68,7 @@ class TextOptions(Part):
 
 class FunctionTool(Part):
     type: Literal["function"]
-    name: str
+    name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -81,7 +82,7 @@ class FunctionChoice(Part):
 class AllowedTools(Part):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[FunctionChoice]
+    tools: list[FunctionChoice] = Field(min_length=1)
 
 
 class EventOptions(Part):

@@ -1,16 +1,22 @@
 """What the bodies of chat and completions have in common beyond sampling: streams, ends, and what vLLM adds to both."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from configs.errors import RequestError
 from serve.engine.protocol import Constraint, TokenChunk
+from serve.engine.sampling import MOST_STOP_STRINGS
 from serve.wire.answer_format import PARAM, Held, ResponseFormat, StructuredOutputs
 from serve.wire.body import Part, SampledRequest
+from serve.wire.no_effect import ignore
 
 MOST_LIKELIEST = 20
+
+STOPS = Field(json_schema_extra={"maxItems": MOST_STOP_STRINGS})
+StopText = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+"""As `SamplingParams` takes them."""
 
 
 class StreamOptions(Part):
@@ -20,8 +26,8 @@ class StreamOptions(Part):
     """A last chunk with the usage."""
     continuous_usage_stats: bool = False
     """Usage so far in every chunk, as in vLLM."""
-    include_obfuscation: Literal[False] = False
-    """Nothing is added to hide how long a chunk is."""
+    include_obfuscation: bool = False
+    """No effect: nothing is added to hide how long a chunk is."""
 
 
 class StreamedRequest(SampledRequest):
@@ -31,7 +37,7 @@ class StreamedRequest(SampledRequest):
     """True: server-sent events."""
     stream_options: StreamOptions = StreamOptions()
     """How they are framed; with `stream` only."""
-    stop: str | list[str] = []
+    stop: StopText | Annotated[list[StopText], STOPS] = []
     """A text or up to 16 of them; they end the answer and are not part of it."""
     include_stop_str_in_output: bool = False
     """True: the text that ended the answer is part of it."""
@@ -55,6 +61,8 @@ class StreamedRequest(SampledRequest):
     def _is_streamed(cls, value: StreamOptions, given: ValidationInfo) -> StreamOptions:
         if any(value.model_dump().values()) and not given.data.get("stream"):
             raise ValueError("goes with stream: true only")
+        if value.include_obfuscation:
+            ignore("stream_options.include_obfuscation")
         return value
 
     @property

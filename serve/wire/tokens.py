@@ -11,6 +11,7 @@ from serve.catalog import PROD
 from serve.wire import chat
 from serve.wire.body import checked
 from serve.wire.chat import ChatRequest
+from serve.wire.chat_tools import Tool
 
 OF_A_CHAT = ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs")
 """Fields that a chat has too."""
@@ -32,7 +33,7 @@ class TokenizeRequest(Body):
     """False: its ids without the special tokens that the tokenizer puts around a text."""
     messages: list[dict[str, Any]] | None = None
     """A conversation instead, rendered as a chat would."""
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     """Functions that its prompt declares."""
     add_generation_prompt: bool | None = None
     """False: the prompt ends with the last message."""
@@ -52,6 +53,8 @@ class TokenizeRequest(Body):
     def chat(self) -> ChatRequest:
         """The chat whose prompt is asked for. Raises RequestError."""
         asked = {name: value for name in OF_A_CHAT if (value := getattr(self, name)) is not None}
+        if self.tools is not None:
+            asked["tools"] = [tool.as_dict() for tool in self.tools]
         return chat.parse_request({"model": self.model, **asked})
 
 

@@ -140,7 +140,6 @@ def test_null_stands_for_the_default_inside_too():
     ("fields", "words"),
     [
         ({"stream": True, "stream_options": {"include_usages": True}}, "include_usages is not supported"),
-        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "include_obfuscation"),
         ({"stream_options": {"include_usage": True}}, "stream_options: goes with stream: true only"),
     ],
 )
@@ -151,6 +150,16 @@ def test_stream_options_that_would_have_no_effect_are_refused(parse, fields, wor
     assert words in caught.value.message and caught.value.param == "stream_options"
     quiet = {"include_usage": False, "include_obfuscation": False}
     assert parse(body | {"stream_options": quiet}).stream_options.include_usage is False
+
+
+def test_obfuscation_of_a_stream_is_named_as_without_effect(server: Server):
+    asked = {"stream": True, "stream_options": {"include_obfuscation": True}}
+    for path, body in (("/v1/chat/completions", BASIC), ("/v1/completions", {"model": "prod", "prompt": "Hi"})):
+        response = server.post(path, body | asked)
+        assert (response.status_code, response.headers["x-tandem-ignored"]) == (
+            200,
+            "stream_options.include_obfuscation",
+        )
 
 
 # Clients' echoes over HTTP

@@ -306,6 +306,7 @@ def test_a_wrong_method_is_refused_in_openais_shape(refusing):
 
 def test_every_method_of_a_path_is_allowed_by_name(refusing):
     taken = {"/healthz": "GET, HEAD", "/v1/conversations/x": "DELETE, GET, POST", "/v1/responses/x": "DELETE, GET"}
+    taken |= {"/v1/responses/input_tokens": "POST", "/openapi.json": "GET, HEAD"}
     for path, methods in taken.items():
         response = httpx.request("PUT", refusing.url + path)
         assert (response.status_code, response.headers["allow"]) == (405, methods)

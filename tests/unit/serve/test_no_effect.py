@@ -80,3 +80,25 @@ def test_names_that_clients_choose_cannot_break_a_header():
         ]
     finally:
         request_log._EXCHANGE.reset(token)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_documents_for_a_template_are_refused_by_name(path, server):
+    refused = server.post(path, BODIES[path] | {"documents": [{"title": "Rome", "text": "A city."}]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "documents")
+    taken = server.post(path, BODIES[path] | {"documents": []})
+    assert (taken.status_code, "x-tandem-ignored" in taken.headers) == (200, False)
+
+
+def test_documents_among_a_templates_variables_are_refused_too(server):
+    error = server.refusal(400, BASIC | {"chat_template_kwargs": {"documents": [{"text": "A city."}]}})
+    assert error["param"] == "chat_template_kwargs" and "chat_template_kwargs.documents" in error["message"]
+
+
+def test_an_integer_may_be_written_with_a_fraction_of_zero_and_a_boolean_is_none(server):
+    taken = server.post(body=BASIC | {"max_tokens": 2.0, "top_k": 5.0, "stop_token_ids": [5.0]})
+    assert (taken.status_code, taken.json()["usage"]["completion_tokens"]) == (200, 2), taken.text
+    for value in (2.5, True, "2"):
+        assert server.refusal(400, BASIC | {"max_tokens": value})["param"] == "max_tokens"
+    error = server.refusal(400, BASIC | {"stop_token_ids": [5.0, True]})
+    assert "stop_token_ids[1]" in error["message"]

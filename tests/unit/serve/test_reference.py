@@ -49,8 +49,10 @@ def check(sent: str, schema: dict, kind: str) -> None:
         for event in filter(None, sent.split("\n\n")):
             fields = dict(line.split(": ", 1) for line in event.split("\n"))
             validate(fields, schema)
+            data = schema["properties"]["data"]
             if fields["data"] != "[DONE]":
-                validate(json.loads(fields["data"]), schema["properties"]["data"]["contentSchema"])
+                held = data if "contentSchema" in data else data["anyOf"][1]
+                validate(json.loads(fields["data"]), held["contentSchema"])
     else:
         validate(json.loads(sent) if kind == "application/json" else sent, schema)
 

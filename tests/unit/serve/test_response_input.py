@@ -95,7 +95,7 @@ def test_an_item_that_cannot_be_taken_is_named_by_its_number(items, words):
                 {"type": "reasoning", "content": []},
                 {"type": "function_call", "call_id": "a", "name": "f to=user", "arguments": "{}"},
             ],
-            "input[0].tool_calls[0].function.name 'f to=user' is not",
+            "input[1].name 'f to=user' is not",
         ),
     ],
 )
