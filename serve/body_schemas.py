@@ -71,9 +71,9 @@ def _chat_messages() -> Schema:
     calls = {"type": ["array", "null"], "items": call}
     content = {"anyOf": [TEXT, {"type": "array", "items": part}, NULL]}
     answer = _object(
-        ("role",), role={"const": "assistant"}, content=content, tool_calls=calls, parsed=NO_EFFECT,
+        ("role",), role={"const": "assistant"}, content=content, tool_calls=calls,
         annotations={"type": ["array", "null"], "maxItems": 0}, reasoning_details={"type": ["array", "null"]},
-        **dict.fromkeys(chat_messages.REASONING, OR_NULL), **others,
+        **dict.fromkeys(chat_messages.ECHOED, NO_EFFECT), **dict.fromkeys(chat_messages.REASONING, OR_NULL), **others,
     )  # fmt: skip
     something = [_given(content=said), _given(tool_calls={"type": "array", "minItems": 1})]
     something += [_given(**{key: SOME_TEXT}) for key in chat_messages.REASONING]

@@ -15,6 +15,10 @@ CACHED = frozenset({"cache_control", "prompt_cache_breakpoint"})
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Names of an earlier answer's reasoning: DeepSeek's, which is also ours, vLLM's newer one and the chat template's."""
 
+ECHOED = ("parsed", "provider_specific_fields")
+"""What clients add to an answer that they send back: OpenAI's reads it into objects, LiteLLM's proxy repeats the
+server's own fields. No effect."""
+
 CONTENT = frozenset({"role", "content", "name"}) | CACHED
 """`name` has no effect: the chat format has no place for it."""
 
@@ -22,10 +26,10 @@ KEYS = {
     "system": CONTENT,
     "developer": CONTENT,
     "user": CONTENT,
-    "assistant": CONTENT | {"tool_calls", "parsed", *REASONING},
+    "assistant": CONTENT | {"tool_calls", *ECHOED, *REASONING},
     "tool": CONTENT | {"tool_call_id"},
 }
-"""`parsed` and `parsed_arguments` say again what OpenAI's client has read: no effect."""
+"""By role; in a function, `parsed_arguments` says again what OpenAI's client has read: no effect."""
 
 PART = frozenset({"type", "text"}) | CACHED
 CALL = frozenset({"id", "type", "function", "index"})

@@ -74,6 +74,7 @@ def test_a_message_that_would_be_heard_in_part_is_refused_by_name(messages, word
         {"content": "Hello.", "refusal": None, "annotations": [], "audio": None, "function_call": None},
         {"content": "Hello.", "tool_calls": None, "reasoning_content": None, "reasoning": None, "parsed": None},
         {"content": "Hello.", "tool_calls": [], "name": "helper", "provider_specific_fields": None},
+        {"content": "Hello.", "provider_specific_fields": {"refusal": None, "reasoning": "Greet them."}},
         {"content": "", "reasoning_content": "cut off"},
         {"content": ""},
         {"content": [{"type": "text", "text": "Hello.", "cache_control": {"type": "ephemeral"}, "annotations": None}]},
