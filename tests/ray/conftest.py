@@ -99,7 +99,7 @@ class Tandem:
         with self.client() as client:
             stream = client.chat.completions.create(
                 model="prod", messages=[{"role": "user", "content": "Count from 1 to 20."}], stream=True,
-                temperature=2, max_tokens=1900,
+                temperature=2, max_tokens=1900, extra_body={"ignore_eos": True},
             )  # fmt: skip
             next(iter(stream))
             yield stream
