@@ -91,6 +91,7 @@ class Server:
                 theme=page.theme(), css_paths=page.STYLES, footer_links=[], run_history=False, show_error=False,
                 max_file_size=LARGEST_UPLOAD, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
                 app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None},
+                _frontend=False,  # Gradio 6.31 then leaves out a check that a busy machine fails: an answer within 3 s
             )  # fmt: skip
         except OSError:
             raise ClusterError(f"port {access.port} is in use", hint="--port <another>") from None
