@@ -20,8 +20,11 @@ from typing import Any
 import httpx
 import psutil
 
-from actors import home_folder, home_locks, http_clients, http_front, placement
-from actors.process_id import ProcessId, namespace_of, own_namespace
+from actors import http_clients
+from actors.hardware import placement
+from actors.home import folder, locks
+from actors.home.process_id import ProcessId, namespace_of, own_namespace
+from actors.ray_edge import proxy
 from configs import durable, environment
 from configs.errors import ClusterError
 from configs.paths import Home
@@ -93,7 +96,7 @@ def require(home: Home) -> Cluster:
     if cluster is None:
         raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
     if not cluster.is_alive:
-        home_locks.require_unclaimed(home)
+        locks.require_unclaimed(home)
         raise ClusterError(
             f"Tandem's cluster died (head process {cluster.head.pid} is gone)",
             hint="`tandem up` starts it again; queued runs are kept",
@@ -116,18 +119,18 @@ def start(home: Home, config: ClusterConfig, say: Callable[[str], None] = lambda
     Leftovers of a cluster that died are ended first. On any failure nothing stays behind.
     Raises ClusterError if it runs already, here or in another container, a port is taken or Ray does not come up.
     """
-    with home_locks.at_work(home):
+    with locks.at_work(home):
         if (old := _find_damaged(home)) is not None and old.is_alive:
             raise ClusterError(
                 f"Tandem is running already at {old.http}", hint="`tandem status` shows it, `tandem down` ends it"
             )
         if end_processes(home):
             say("ended what was left of a cluster that died")
-        with home_locks.claim(home) as claim:
+        with locks.claim(home) as claim:
             for name, port in (("http_port", config.http_port), ("dashboard_port", config.dashboard_port)):
                 _require_free(name, port)
             slots = placement.resolve_slots(config)
-            home_folder.prepare(home)
+            folder.prepare(home)
             say(f"starting Ray with {len(slots)} slot{'s' if len(slots) > 1 else ''}")
             try:
                 return _start_head(home, config, slots, claim)
@@ -142,10 +145,10 @@ def stop(home: Home) -> int:
 
     Raises ClusterError if there is none, or one of another container.
     """
-    with home_locks.at_work(home):
+    with locks.at_work(home):
         known = home.cluster.exists()
         ended = end_processes(home)
-        home_locks.require_unclaimed(home)
+        locks.require_unclaimed(home)
         home.cluster.unlink(missing_ok=True)
     if not known and not ended:
         raise ClusterError(f"Tandem is not running (home: {home.root})", hint="start it with `tandem up`")
@@ -201,7 +204,7 @@ def end_processes(home: Home, grace_s: float = 3) -> int:
     """
     ended: set[int] = set()
     deadline = time.monotonic() + grace_s
-    with home_locks.ending(home):
+    with locks.ending(home):
         while alive := processes(home):
             number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
             for one in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
@@ -300,7 +303,7 @@ def _start_head(home: Home, config: ClusterConfig, slots: tuple[Slot, ...], clai
 
 def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> dict[str, str]:
     """The environment that every process of the cluster inherits."""
-    inherited = environment.for_children(os.environ, config.environment) | http_front.prepare(home, ports[2:])
+    inherited = environment.for_children(os.environ, config.environment) | proxy.prepare(home, ports[2:])
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return inherited | {
         MARKER: str(home.root),

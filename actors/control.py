@@ -3,8 +3,8 @@
 `tick` is the whole of it: look after what holds a slot, judge the hardware, grant free slots to the queue, tell who
 wants to be told. It survives its own death and the cluster's: what it knows is in the ledger, and a run whose processes
 are gone goes back to the queue.
-What becomes of a run's attempt is `actors.attempts`, what is seen of the hardware `actors.slot_watch`; it knows nothing
-of training or HTTP.
+What becomes of a run's attempt is `actors.runs.lifecycle`, what is seen of the hardware `actors.runs.slot_health`;
+it knows nothing of training or HTTP.
 """
 
 import asyncio
@@ -15,18 +15,19 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from actors import cluster, home_locks, logs
-from actors.attempts import Attempts
-from actors.control_client import NAME, NAMESPACE, Directive
-from actors.daily_notice import DailyNotice
-from actors.health import GpuWatch
-from actors.ledger import AdapterState, Ledger, Quarantine
-from actors.notifier import Notifier
-from actors.placement import die_with_parent
-from actors.process_id import ProcessId
-from actors.ray_jobs import RayJobs
-from actors.run import RunState, check_run_id
-from actors.slot_watch import SlotWatch
+from actors import cluster, logs
+from actors.client import NAME, NAMESPACE, Directive
+from actors.hardware.placement import die_with_parent
+from actors.home import locks
+from actors.home.process_id import ProcessId
+from actors.notify.daily_notice import DailyNotice
+from actors.notify.queue import Notifier
+from actors.ray_edge.jobs import RayJobs
+from actors.runs.ledger import AdapterState, Ledger, Quarantine
+from actors.runs.lifecycle import Attempts
+from actors.runs.quarantine import GpuWatch
+from actors.runs.run import RunState, check_run_id
+from actors.runs.slot_health import SlotWatch
 from configs.errors import ClusterError, NotFoundError, StateError, TandemError
 from configs.paths import Home, home
 from configs.schema import ClusterConfig, Slot
@@ -63,7 +64,7 @@ class Control:
         if ticking:
             die_with_parent()
             logs.begin(home, "control")
-            logs.begin(home, "notifier", names=("actors.notifier", "actors.delivery"))
+            logs.begin(home, "notifier", names=("actors.notify.queue", "actors.notify.targets"))
             log.info("the control actor is up")
             self._loop = asyncio.create_task(self._run_forever())
 
@@ -164,7 +165,7 @@ class Control:
         run = self._ledger.run(run_id)
         if run.state.is_terminal:
             raise StateError(f"run {run_id} has ended already: {run.state}", hint=f"`tandem runs show {run_id}`")
-        if home_locks.is_ending(self._home):
+        if locks.is_ending(self._home):
             raise ClusterError(f"`tandem down` is at work; run {run_id} goes on after `tandem up`", hint="stop it then")
         if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
             self._ledger.transition(run_id, RunState.STOPPED, reason)
@@ -214,7 +215,7 @@ class Control:
         """The run's driver says how it ended. From an older attempt's driver, after the end, and while `tandem down`
         ends the processes, unless it has succeeded, it changes nothing."""
         run = self._ledger.run(run_id)
-        counts = state is RunState.SUCCEEDED or not home_locks.is_ending(self._home)
+        counts = state is RunState.SUCCEEDED or not locks.is_ending(self._home)
         if run.attempt == attempt and run.state.holds_slot and counts:
             if adapter is not None:
                 self._ledger.set_adapter(run_id, adapter)

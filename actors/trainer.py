@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from actors import logs
-from actors.control_client import Directive, ask, find
-from actors.placement import actor_options, check_slot, die_with_parent
-from actors.process_id import ProcessId
+from actors.client import Directive, ask, find
+from actors.hardware.placement import actor_options, check_slot, die_with_parent
+from actors.home.process_id import ProcessId
 from configs import durable
 from configs.errors import TandemError
 from configs.paths import Home

@@ -42,14 +42,14 @@ def _options(name: str, context: click.Context) -> Iterator[list[str]]:
         yield [_setting(key, kind, own) for key in guess.exact(name, guess.known_keys(kind), settings)]
     yield _quoted(guess.near(name, own, foreign))
     yield guess.elsewhere(name, *kinds)
-    theirs = [f"tandem {path} {each}" for path, found in _all() for each in guess.exact(name, _names(found), {})]
+    theirs = [f"tandem {path} {each}" for path, found in _all(context) for each in guess.exact(name, _names(found), {})]
     yield _quoted(theirs) if len(theirs) <= FEW else []
     for kind in kinds:
         yield [_setting(key, kind, own) for key in guess.near(name, guess.known_keys(kind), settings)]
 
 
 def _commands(name: str, context: click.Context) -> Iterator[list[str]]:
-    group, every = _path(context), [path for path, _ in _all()]
+    group, every = _path(context), [path for path, _ in _all(context)]
     own = [path.removeprefix(f"{group} ") for path in every if path.startswith(f"{group} ")] if group else every
     yield guess.exact(name, own, {} if group else by_name(foreign_names.COMMANDS))
     yield [path for path in own if path.partition(" ")[2] == name]
@@ -75,13 +75,12 @@ def _path(context: click.Context) -> str:
     return f"{_path(context.parent)} {context.info_name}".strip() if context.parent else ""
 
 
-def _all() -> Iterator[tuple[str, click.Command]]:
-    """Every command with its name, `runs list` as well as `train`."""
-    from cli.main import tandem
-
-    context = click.Context(tandem)
-    for name in tandem.list_commands(context):
-        found = tandem.get_command(context, name)
+def _all(context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """Every command of the context's program with its name, `runs list` as well as `train`."""
+    root = context.find_root()
+    assert isinstance(root.command, click.Group)
+    for name in root.command.list_commands(root):
+        found = root.command.get_command(root, name)
         if isinstance(found, click.Group):
             yield from ((f"{name} {each}", sub) for each, sub in found.commands.items())
         else:

@@ -18,7 +18,7 @@
     ├── OverloadError      no room for one more request now; the same request may pass later
     └── DeliveryError      a notice did not reach whom it was for; its message holds no part of a URL
 
-`cli.edge` turns them into one line and an exit code, `serve.wire.error_answer` into HTTP.
+`cli.edge` turns them into one line and an exit code, `serve.http.error_answer` into HTTP.
 """
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from actors import control_client, logs, trainer
-from actors.control_client import ask
-from actors.run import Outcome, RunKind, RunState, check_run_id
+from actors import client, logs, trainer
+from actors.client import ask
+from actors.runs.run import Outcome, RunKind, RunState, check_run_id
 from configs.errors import ClusterError, StateError, TandemError
 from configs.paths import home
 from configs.schema import Slot
@@ -52,7 +52,7 @@ def enter(job: Job, find_run: Callable[[str], str]) -> NoReturn:
         job_id = _submission_id(job)
         import ray
 
-        ray.init(address="auto", namespace=control_client.NAMESPACE, log_to_driver=False, logging_level="error")
+        ray.init(address="auto", namespace=client.NAMESPACE, log_to_driver=False, logging_level="error")
         run_id = check_run_id(find_run(job_id))
         logs.begin(home(), "driver", run=run_id, names=logs.OWN)
         state = drive(job, run_id)
@@ -68,7 +68,7 @@ def drive(job: Job, run_id: str) -> RunState:
     """
     import ray
 
-    actor = control_client.find()
+    actor = client.find()
     if (kind := ask(actor.run, run_id)["kind"]) != job.kind:
         raise StateError(f"run {run_id} is of kind {kind}, this is jobs.{job.kind}", hint=f"python -m jobs.{kind}")
     stopping = _Signals()

@@ -2,7 +2,7 @@
 
 import click
 
-from actors.run import RunKind
+from actors.runs.run import RunKind
 from jobs import driver
 from jobs.exporting import exporter
 

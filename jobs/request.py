@@ -7,9 +7,9 @@ from typing import get_args
 
 import click
 
-from actors import monitor
-from actors.ledger import Ledger
-from actors.run import RunKind, check_run_id
+from actors.hardware import gpus
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunKind, check_run_id
 from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
@@ -97,7 +97,7 @@ def resolve(
 
 
 def default_profile() -> str:
-    return "standard" if monitor.gpus() else "tiny"
+    return "standard" if gpus.gpus() else "tiny"
 
 
 def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from actors import control_client
-from actors.control_client import ask
-from actors.run import RunKind, new_run_id
+from actors import client
+from actors.client import ask
+from actors.runs.run import RunKind, new_run_id
 from configs.errors import ConfigError
 from configs.paths import home
 from jobs import driver, request
-from jobs.prediction import datasize, estimate
+from jobs.prediction import data_size, estimate
 from jobs.training import sft
 
 TRAIN = driver.Job(RunKind.TRAIN, sft.execute, instead="`tandem train`, or `ray job submit -- python -m jobs.train`")
@@ -30,11 +30,11 @@ def main(run_id: str | None, **flags: Any) -> None:
 
 def _new_run(job_id: str, flags: dict[str, Any]) -> str:
     wanted = request.resolve(home(), **flags)
-    predicted = estimate.predict(home(), wanted, datasize.of_data(wanted.config))
+    predicted = estimate.predict(home(), wanted, data_size.of_data(wanted.config))
     predicted.check()
     run_id = new_run_id(wanted.config.profile)
     how = {"profile": wanted.config.profile, "max_steps": wanted.config.training.max_steps, "attached": True}
-    ask(control_client.find().submit, run_id, job_id=job_id, **how, **wanted.submission())
+    ask(client.find().submit, run_id, job_id=job_id, **how, **wanted.submission())
     predicted.save(home().run(run_id))
     return run_id
 

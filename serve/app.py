@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from ray import serve as ray_serve
 
-from actors import control_client
-from actors.placement import actor_options, default_base
+from actors import client
+from actors.hardware.placement import actor_options, default_base
 from configs import load, paths
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
-from models import checkpoint
+from models.base import checkpoint
 from serve.engine.replica import EngineReplica
 from serve.gateway import Gateway
 
@@ -31,7 +31,7 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     config = load.validate(ServeConfig, args, source="the application's args in serve.yaml")
     base = checkpoint.resolve(config.base if config.base != "auto" else default_base())
     checkpoint.inspect(base)
-    slots = [Slot(**each["slot"]) for each in control_client.ask(control_client.find().slots)]
+    slots = [Slot(**each["slot"]) for each in client.ask(client.find().slots)]
     serving = [slot for slot in slots if "serve" in slot.roles]
     engines = {slot.name: _engine(config, base, slot, len(slots)) for slot in serving}
     return _gateway().bind(config, base, engines)

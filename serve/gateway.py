@@ -17,35 +17,35 @@ from fastapi.routing import iter_route_contexts
 from prometheus_client import CollectorRegistry
 from starlette.routing import Match
 
-from actors import control_client, logs
+from actors import client, logs
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
+from actors.ray_edge.loopback import stay_on_loopback
 from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig
-from models import checkpoint
-from models.registry import Registry
-from serve import admin, anthropic_routes, health, openai_routes, reference, response_routes, tokens_routes
-from serve.anthropic import Messages
-from serve.background import Background
-from serve.catalog import PROD, Catalog
-from serve.chat import Chat
-from serve.completions import Completions
-from serve.conversations import Conversations
-from serve.fleet import Fleet, Remote, describe
-from serve.holds import Holds
-from serve.kept import open_kept
-from serve.loopback import stay_on_loopback
-from serve.origin import OwnPagesOnly
+from models.base import checkpoint
+from models.lora.registry import Registry
+from serve.adapters.keep_loaded import Holds
+from serve.adapters.swap import Swapper
+from serve.anthropic.service import Messages
+from serve.generation.catalog import PROD, Catalog
+from serve.generation.engines import Fleet, Remote, describe
+from serve.http.description import page
+from serve.http.error_answer import respond
+from serve.http.middleware import OwnPagesOnly, PlainPaths
+from serve.http.routes import admin, anthropic, health, openai, responses, tokens
+from serve.openai.body import model_defaults
+from serve.openai.chat.service import Chat
+from serve.openai.complaints import complaint
+from serve.openai.completions.service import Completions
+from serve.openai.models import model
+from serve.openai.responses.background import Background
+from serve.openai.responses.service import Responses
+from serve.openai.responses.stored.conversations import Conversations
+from serve.openai.responses.stored.kept import open_kept
+from serve.openai.responses.stored.responses import StoredResponses
+from serve.openai.tokens.service import Tokens
 from serve.request_log import RequestLog
-from serve.request_path import PlainPaths
-from serve.responses import Responses
-from serve.stored_responses import StoredResponses
-from serve.swap import Swapper
-from serve.tokens import Tokens
-from serve.wire.body import model_defaults
-from serve.wire.complaints import complaint
-from serve.wire.error_answer import respond
-from serve.wire.models import model
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
@@ -62,7 +62,7 @@ class Gateway:
         self.max_context = config.max_context
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
-        self.control = control_client.Client(control_client.find())
+        self.control = client.Client(client.find())
         self.fleet = Fleet([Remote(f"engine_{slot}", handle) for slot, handle in engines.items()])
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
         self.scrape = CollectorRegistry()
@@ -119,19 +119,19 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app = FastAPI(
         title="Tandem",
         summary="OpenAI-compatible chat over swappable LoRA adapters",
-        description=reference.ABOUT,
+        description=page.ABOUT,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(PlainPaths)
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
-    app.openapi = lambda: reference.openapi(app)
-    app.include_router(openai_routes.routes(gateway))
-    app.include_router(anthropic_routes.routes(gateway))
-    app.include_router(tokens_routes.routes(gateway))
+    app.openapi = lambda: page.openapi(app)
+    app.include_router(openai.routes(gateway))
+    app.include_router(anthropic.routes(gateway))
+    app.include_router(tokens.routes(gateway))
     app.include_router(health.routes(gateway))
-    app.include_router(response_routes.routes(gateway))
+    app.include_router(responses.routes(gateway))
     app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -143,7 +143,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         """Every route on one page that needs no internet."""
-        return HTMLResponse(reference.page(app.openapi(), str(request.base_url)))
+        return HTMLResponse(page.page(app.openapi(), str(request.base_url)))
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)

@@ -1,7 +1,7 @@
-"""Every request's id, and one line of the log for each that has ended. The gateway's middleware; `serve.pinned` tells
-it of generations.
+"""Every request's id, and one line of the log for each that has ended. The gateway's middleware;
+`serve.generation.generation` tells it of generations.
 
-The answer's headers also name what a request asked for in vain, see `serve.wire.no_effect`.
+The answer's headers also name what a request asked for in vain, see `serve.openai.no_effect`.
 
 The id is the client's `X-Request-Id`, or made here. It is in the answer's header, in its id behind `chatcmpl-`, `cmpl-`
 or `resp_`, in error bodies, and in the lines of gateway and engine. No text of prompts or answers is logged, no query
@@ -20,8 +20,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from actors.http_front import REQUEST_ID
 from actors.logs import REQUEST
+from actors.ray_edge.proxy import REQUEST_ID
 
 LONGEST_ROUTE = 200
 LONGEST_NAME = 100

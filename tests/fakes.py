@@ -9,8 +9,8 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
-from actors.ray_jobs import JobState
-from actors.run import RunKind
+from actors.ray_edge.jobs import JobState
+from actors.runs.run import RunKind
 from configs.errors import NotFoundError
 from serve.engine.protocol import (
     AdapterCheck,
@@ -22,7 +22,7 @@ from serve.engine.protocol import (
     TokenLogprob,
 )
 from serve.engine.replica import EngineReplica
-from serve.fleet import EngineLostError
+from serve.generation.engines import EngineLostError
 
 
 class FakeEngine:

@@ -16,23 +16,23 @@ from actors.control import Control
 from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, ResponsesConfig, Slot
-from models.checkpoint import end_token_ids
-from models.registry import Registry
-from serve.anthropic import Messages
-from serve.background import Background
-from serve.catalog import Catalog
-from serve.chat import Chat
-from serve.completions import Completions
-from serve.conversations import Conversations
-from serve.fleet import Fleet
+from models.base.checkpoint import end_token_ids
+from models.lora.registry import Registry
+from serve.adapters.keep_loaded import Holds
+from serve.adapters.swap import Swapper
+from serve.anthropic.service import Messages
 from serve.gateway import Gateway, build_app
-from serve.holds import Holds
-from serve.kept import open_kept
-from serve.responses import Responses
-from serve.stored_responses import StoredResponses
-from serve.swap import Swapper
-from serve.tokens import Tokens
-from serve.wire.body import model_defaults
+from serve.generation.catalog import Catalog
+from serve.generation.engines import Fleet
+from serve.openai.body import model_defaults
+from serve.openai.chat.service import Chat
+from serve.openai.completions.service import Completions
+from serve.openai.responses.background import Background
+from serve.openai.responses.service import Responses
+from serve.openai.responses.stored.conversations import Conversations
+from serve.openai.responses.stored.kept import open_kept
+from serve.openai.responses.stored.responses import StoredResponses
+from serve.openai.tokens.service import Tokens
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.samples import FINGERPRINT
 

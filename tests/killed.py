@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-from actors.control_client import Directive
+from actors.client import Directive
 from configs.paths import Home
 from jobs.training import checkpoints, loop  # noqa: F401  heavy, before the first fork
 from tests import training

@@ -6,8 +6,8 @@ from typing import Any
 
 from configs import load
 from configs.schema import RunConfig
-from models.adapter import PEFT_CONFIG, WEIGHTS, Manifest
-from models.registry import Registry
+from models.lora.adapter import PEFT_CONFIG, WEIGHTS, Manifest
+from models.lora.registry import Registry
 
 RUN_CONFIG = load.load_run("tiny").model_dump(mode="json")
 TRAIN = {"config": RUN_CONFIG, "profile": RUN_CONFIG["profile"], "max_steps": RUN_CONFIG["training"]["max_steps"]}
@@ -42,7 +42,7 @@ def train_lora(base: Path, out: Path, *, experts: bool) -> Any:
     """
     import torch
 
-    from models import loading
+    from models.base import loading
 
     wanted = {"lora": {"r": 8, "alpha": 16, "train_experts": experts}, "training": {"gradient_checkpointing": False}}
     model = loading.load_for_training(base, RunConfig.model_validate(wanted)).eval()

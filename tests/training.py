@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.control_client import Directive
+from actors.client import Directive
 from configs.load import load_run
 from configs.paths import Home
 from jobs.training import sft

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
-from actors import cluster, monitor
+from actors import cluster
 from actors.cluster import Cluster
-from actors.ledger import Ledger
+from actors.hardware import gpus
 from actors.metrics import hardware, runs
+from actors.runs.ledger import Ledger
 from configs.errors import ClusterError
 from configs.paths import Home
 
@@ -120,7 +121,7 @@ def _slots(found: Cluster | None, ledger: Ledger) -> Iterator[Metric]:
 
 def _slot_gpus(found: Cluster | None) -> Iterator[Metric]:
     family = GaugeMetricFamily("tandem_slot_gpu_up", "1 if the driver finds the slot's GPU.", labels=["slot", "uuid"])
-    present = {(gpu.index, gpu.uuid) for gpu in monitor.gpus()}
+    present = {(gpu.index, gpu.uuid) for gpu in gpus.gpus()}
     for slot in found.slots if found else ():
         if slot.gpu is not None:
             there = any(slot.uuid == uuid if slot.uuid else slot.gpu == index for index, uuid in present)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from actors import monitor
+from actors.hardware import gpus as monitor
 
 GPU_LABELS = ("gpu", "uuid", "name")
 

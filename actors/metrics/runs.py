@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from actors import pace
-from actors.ledger import Ledger
-from actors.run import Run
+from actors.runs import pace
+from actors.runs.ledger import PROD, Ledger
+from actors.runs.run import Run
 from configs.paths import Home
-from models.registry import Registry
+from models.lora.registry import Registry
 
 TAIL_BYTES = 64 * 2**10
 """Of a run's metrics.jsonl: some 400 steps, far more than there are between two evaluations' lines in most profiles."""
@@ -71,7 +71,7 @@ def adapters(ledger: Ledger, home: Home) -> Iterator[Metric]:
     suspect = {manifest.version for manifest in published if manifest.suspect}
     yield GaugeMetricFamily("tandem_adapters_suspect", "Of these, those that are suspect.", value=len(suspect))
     live = InfoMetricFamily("tandem_alias", "What each alias points to.", labels=["alias"])
-    for alias, version in ({"prod": None} | ledger.aliases()).items():
+    for alias, version in ({PROD: None} | ledger.aliases()).items():
         live.add_metric([alias], {"version": version or "base"})
     yield live
     swaps = CounterMetricFamily("tandem_swaps", "Tries to point an alias elsewhere.", labels=["outcome"])

@@ -12,13 +12,16 @@ from pathlib import Path
 from configs import paths
 from configs.errors import DataError
 from configs.schema import DataConfig
-from jobs.data import arrow, content, files, formats, gate, split, values
-from jobs.data.dialogue import Dialogue
+from jobs.data import gate, split
 from jobs.data.encoding import Encoded, Encoder
+from jobs.data.files import arrow, content
+from jobs.data.files import rows as row_files
+from jobs.data.layouts import formats, values
+from jobs.data.layouts.dialogue import Dialogue
 
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 SHOWN_PROBLEMS = 5
-FILE_SUFFIXES = (*files.SUFFIXES, *content.PACKED, *files.FOREIGN, ".txt")
+FILE_SUFFIXES = (*row_files.SUFFIXES, *content.PACKED, *row_files.FOREIGN, ".txt")
 """What makes a name a file's; other dots are part of a hub name, as in owner/data-v1.5."""
 
 
@@ -63,7 +66,7 @@ def locate(name: str) -> Path | None:
         known = ", ".join(BUNDLED)
         raise DataError(
             f"no data set '{name}'",
-            hint=f"a {', '.join(files.SUFFIXES)} file, a folder, a hub name like owner/name, or {known}",
+            hint=f"a {', '.join(row_files.SUFFIXES)} file, a folder, a hub name like owner/name, or {known}",
         )
     return None
 
@@ -75,7 +78,7 @@ def read(config: DataConfig) -> Rows:
     """
     formats.check_columns(config.columns)
     path = locate(config.dataset)
-    found = files.rows(path, config.split, config.encoding) if path else arrow.hub(config.dataset, config.split)
+    found = row_files.rows(path, config.split, config.encoding) if path else arrow.hub(config.dataset, config.split)
     keep_tokens = config.special_tokens == "text"
     dialogues: list[Dialogue] = []
     bad: list[str] = []

@@ -14,7 +14,7 @@ from functools import cached_property
 from configs.errors import DataError, RequestError
 from configs.schema import DataConfig
 from jobs.data import masking
-from jobs.data.dialogue import Dialogue
+from jobs.data.layouts.dialogue import Dialogue
 from models import harmony
 
 _CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": "this"}}}

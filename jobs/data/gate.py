@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from configs.errors import TrainingError
 from configs.schema import DataConfig
-from jobs.data import keys, masking, values
+from jobs.data import masking
 from jobs.data.encoding import Encoded, Encoder
+from jobs.data.layouts import keys, values
 from jobs.data.masking import IGNORED, Marks, Part
 from models.harmony import CALL, END, RETURN
 

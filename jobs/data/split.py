@@ -5,7 +5,7 @@ Knows dialogues only by their fingerprint. Training (`jobs.data.dataset`) and ev
 
 from collections.abc import Iterable
 
-from jobs.data.dialogue import Dialogue
+from jobs.data.layouts.dialogue import Dialogue
 
 
 def hold_out(dialogues: Iterable[Dialogue], share: float) -> tuple[list[Dialogue], list[Dialogue]]:

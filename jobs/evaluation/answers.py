@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from configs.errors import DataError
 from jobs.data import masking
-from jobs.data.dialogue import Dialogue
+from jobs.data.layouts import expectation
+from jobs.data.layouts.dialogue import Dialogue
 from jobs.data.masking import Marks
-from jobs.evaluation import expectation
 from models import harmony
 
 Source = Literal["built-in", "file", "rows"]
@@ -38,7 +38,7 @@ class Question:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     expect: dict[str, Any] = field(default_factory=dict)
-    """See `jobs.evaluation.expectation`; empty where nothing is known."""
+    """See `jobs.data.layouts.expectation`; empty where nothing is known."""
 
     @property
     def text(self) -> str:

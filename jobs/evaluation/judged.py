@@ -11,9 +11,9 @@ from configs.errors import DataError, NotFoundError, TandemError
 from configs.paths import Home
 from configs.schema import DataConfig, RunConfig
 from jobs.data import dataset, split
-from jobs.data.dialogue import Dialogue
-from jobs.training.record import RESOLVED
-from models.adapter import Manifest
+from jobs.data.layouts.dialogue import Dialogue
+from jobs.training.run_record import RESOLVED
+from models.lora.adapter import Manifest
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actors.control_client import Directive
-from actors.run import Outcome, RunState
+from actors.client import Directive
+from actors.runs.run import Outcome, RunState
 from actors.trainer import Link
 from configs import durable
 from configs.errors import AdapterError, ConfigError, ExportError
 from configs.paths import Home
 from configs.schema import ExportConfig
 from jobs.exporting import aside, gguf
-from models import adapter
-from models.adapter import Manifest
-from models.registry import Registry
+from models.lora import adapter
+from models.lora.adapter import Manifest
+from models.lora.registry import Registry
 
 if TYPE_CHECKING:
-    from models.checkpoint import Checkpoint
-    from models.verification import Verification
+    from models.base.checkpoint import Checkpoint
+    from models.lora.verification import Verification
 
 RESULT = "export.json"
 CONVERTER = {"gguf": gguf.MODEL, "gguf-lora": gguf.ADAPTER}
@@ -74,9 +74,10 @@ def _fit(config: ExportConfig, folder: Path, manifest: Manifest) -> tuple[Prepar
     """The base and the adapter fit each other and the format; with the bytes that a result takes."""
     import torch
 
-    from models import checkpoint, merge
-    from models.fused import FusedBase
-    from models.lora import Lora
+    from models.base import checkpoint
+    from models.base.fused import FusedBase
+    from models.lora import merge
+    from models.lora.delta import Lora
 
     base = checkpoint.inspect(checkpoint.resolve(config.base or manifest.base))
     same = base.fingerprint == manifest.base_fingerprint
@@ -180,8 +181,8 @@ def clean(run: dict) -> None:
 def _write_merged(prepared: Prepared, folder: Path, progress: _Progress) -> "Verification":
     import torch
 
-    from models import merge
-    from models.verification import verify
+    from models.lora import merge
+    from models.lora.verification import verify
 
     dtype = getattr(torch, prepared.dtype)
     merge.merge(prepared.base, prepared.folder, folder, dtype, on_tensor=progress)
@@ -201,7 +202,7 @@ def _write_gguf(prepared: Prepared, folder: Path, progress: _Progress) -> "Verif
 
 
 def _write_gguf_lora(prepared: Prepared, folder: Path, progress: _Progress) -> "Verification":
-    from models.verification import Verification
+    from models.lora.verification import Verification
 
     file = _gguf_file(prepared, folder)
     arguments = ["--outfile", str(file), "--outtype", "f32", "--base", str(prepared.base.path), str(prepared.folder)]
@@ -217,7 +218,7 @@ def _gguf_file(prepared: Prepared, folder: Path) -> Path:
 
 
 def _write_peft(prepared: Prepared, folder: Path, progress: _Progress) -> "Verification":
-    from models.verification import Verification
+    from models.lora.verification import Verification
 
     for number, name in enumerate(adapter.PEFT_FILES, start=1):
         shutil.copyfile(prepared.folder / name, folder / name)

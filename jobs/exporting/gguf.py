@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from actors.placement import die_with_parent
+from actors.hardware.placement import die_with_parent
 from configs import environment
 from configs.errors import ExportError
 

@@ -11,7 +11,7 @@ step (4.4 s at 2 with experts), load 20.5 s, first step 137 s. The RTX 3090: 16.
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
-from models.outline import GPT_OSS_20B, Outline
+from models.base.model_shape import GPT_OSS_20B, Outline
 
 GIB = 2**30
 

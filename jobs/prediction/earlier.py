@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.ledger import Ledger
-from actors.run import RunState
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
 from configs.paths import Home
 from jobs.training.metrics_log import MetricsLog
-from jobs.training.record import read_measured
+from jobs.training.run_record import read_measured
 
 PREDICTION = "prediction.json"
 LOOKED_AT = 50

@@ -16,14 +16,15 @@ from configs import durable, load
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs.prediction import costs, earlier, place
+from jobs.prediction import costs, earlier, target_slot
 from jobs.prediction.costs import GIB, Range
-from jobs.prediction.datasize import DataSize
-from jobs.prediction.place import Place
+from jobs.prediction.data_size import DataSize
+from jobs.prediction.target_slot import Place
 from jobs.request import TrainRequest
-from jobs.training import checkpoints, fit
-from jobs.training.ladder import divisors
-from models.outline import Outline, outline
+from jobs.training import checkpoints
+from jobs.training.memory import micro_batch as fit
+from jobs.training.memory.ladder import divisors
+from models.base.model_shape import Outline, outline
 
 BASELINES = "measured baselines, scaled to this device"
 
@@ -73,7 +74,7 @@ class Prediction:
 
 def predict(home: Home, wanted: TrainRequest, size: DataSize) -> Prediction:
     """What this run would take on the slot that suits it best."""
-    config, where = wanted.config, place.choose(home, wanted.config, wanted.slot)
+    config, where = wanted.config, target_slot.choose(home, wanted.config, wanted.slot)
     prediction = Prediction(
         basis=f"base {config.model.base} is not on this machine, so its size is unknown",
         device=where.device.name,

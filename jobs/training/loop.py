@@ -13,13 +13,14 @@ from transformers.integrations import TensorBoardCallback
 from trl import SFTTrainer
 
 from configs.errors import TrainingError
-from jobs.training import checkpoints, ladder
+from jobs.training import checkpoints
+from jobs.training.callback import NothingLeft, Progress, RollBack
 from jobs.training.checkpoints import Checkpoint
-from jobs.training.ladder import Plan
-from jobs.training.progress import NothingLeft, Progress, RollBack
+from jobs.training.context import Work, free_memory
+from jobs.training.memory import ladder
+from jobs.training.memory.ladder import Plan
 from jobs.training.trainers import arguments_of, new_trainer, trainer_class
-from jobs.training.watchdog import Verdict
-from jobs.training.work import Work, free_memory
+from jobs.training.watchdog.watchdog import Verdict
 
 LOOKED_AT = 8
 """Trained rows whose loss is set against the base's where no rows are held out."""

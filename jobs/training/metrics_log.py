@@ -18,7 +18,7 @@ class MetricsLog:
     "energy_joules", "at"}`, an evaluation on the held-out rows `{"step", "eval_loss", "at"}`; a look that no schedule
     asked for, or at trained rows, has `check_loss` instead; of step 0 both are the base's own, with `eval_batch` and
     `max_seq_length`. A rollback is `{"step", "rollback", "from", "at"}` with the step that it went back to. `tokens`
-    and `energy_joules` are those of the whole run so far, as `actors.consumption` counts them; joules are null where
+    and `energy_joules` are those of the whole run so far, as `actors.energy.usage` counts them; joules are null where
     nothing measures them.
     """
 

@@ -1,4 +1,5 @@
-"""One plan, measured on the device: its time and the most memory it takes. `jobs.training.fit` asks and chooses."""
+"""One plan, measured on the device: its time and the most memory it takes. `jobs.training.memory.micro_batch` asks and
+chooses."""
 
 import random
 import time
@@ -8,10 +9,10 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from jobs.training.fit import Trial
-from jobs.training.ladder import Plan
+from jobs.training.context import Rows, Work, free_memory
+from jobs.training.memory.ladder import Plan
+from jobs.training.memory.micro_batch import Trial
 from jobs.training.trainers import arguments_of, new_trainer, trainer_class
-from jobs.training.work import Rows, Work, free_memory
 
 SEED = 0
 

@@ -9,20 +9,22 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from actors import monitor
-from actors.consumption import Recorder
-from actors.control_client import Directive
-from actors.energy_meter import EnergyMeter, own_card
-from actors.run import Outcome, RunState
+from actors.client import Directive
+from actors.energy.meter import EnergyMeter, own_card
+from actors.energy.usage import Recorder
+from actors.hardware import gpus
+from actors.runs.run import Outcome, RunState
 from actors.trainer import Link
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
 from jobs.data import dataset
-from jobs.training import checkpoints, fit, judgement, provenance
-from jobs.training.ladder import first_plan
+from jobs.training import checkpoints, provenance
+from jobs.training.memory import micro_batch as fit
+from jobs.training.memory.ladder import first_plan
 from jobs.training.metrics_log import MetricsLog
-from jobs.training.record import Record
+from jobs.training.run_record import Record
+from jobs.training.watchdog import verdict
 
 
 def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
@@ -86,7 +88,7 @@ def _tell(link: Link, words: str) -> None:
 def load(config: RunConfig, device: str, share: float, record: Record):
     """The base's description, the model with a fresh adapter, and its tokenizer."""
     with record.stage("import libraries"):
-        from models import checkpoint, loading  # imports torch
+        from models.base import checkpoint, loading
 
         path = checkpoint.resolve(config.model.base)
         base = checkpoint.inspect(path)
@@ -109,12 +111,12 @@ def _cap_memory(config: RunConfig, share: float) -> None:
 
 def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
     """What the loop works on; also writes what the run is made of."""
-    from jobs.training.work import Work
-    from models import trainable
+    from jobs.training.context import Work
+    from models.base import trainable
 
     report = data.report
     fingerprints = {"base": base.fingerprint, "data": report.data_fingerprint, "template": report.template_fingerprint}
-    origin = provenance.origin(config, device=monitor.device_name(device), **fingerprints)
+    origin = provenance.origin(config, device=gpus.device_name(device), **fingerprints)
     record.resolved(
         run=run["id"],
         attempt=run["attempt"],
@@ -211,7 +213,7 @@ def _peak(device: str) -> dict:
 def _doubts(work, taken: int, data) -> tuple[str, ...]:
     """Why the adapter is to be published as suspect. Raises TrainingError if the profile wants none of these."""
     action = work.config.watchdog.on_doubt
-    reasons = () if action == "ignore" else judgement.doubts(work.log, taken, data)
+    reasons = () if action == "ignore" else verdict.doubts(work.log, taken, data)
     if reasons and action == "stop":
         hint = "nothing was published; watchdog.on_doubt=suspect publishes it as suspect"
         raise TrainingError(f"the result is not to be trusted: {'; '.join(reasons)}", hint=hint)
@@ -221,8 +223,8 @@ def _doubts(work, taken: int, data) -> tuple[str, ...]:
 
 
 def _publish(work, run: dict, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
-    from models import trainable
-    from models.registry import Registry
+    from models.base import trainable
+    from models.lora.registry import Registry
 
     config, lines = work.config, work.log.losses()
     metrics = {"steps": ended.step}

@@ -17,9 +17,9 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from configs.errors import TandemError, TrainingError
 from jobs.training import checkpoints
-from jobs.training.ladder import Plan
-from jobs.training.progress import RollBack
-from jobs.training.work import Rows, Work, free_memory
+from jobs.training.callback import RollBack
+from jobs.training.context import Rows, Work, free_memory
+from jobs.training.memory.ladder import Plan
 
 
 def arguments_of(work: Work, plan: Plan, **more: Any) -> SFTConfig:

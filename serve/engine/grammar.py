@@ -10,6 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, TandemError
@@ -18,11 +19,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from serve.engine.protocol import Constraint
-
 
 MOST_COMPILED = 32
 """Grammars that are kept: a schema of 200 properties takes 45 ms to compile and 0.01 ms to copy."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a generation may consist of."""
+
+    grammar: str
+    """Lark as llguidance reads it, over text and special tokens, stop token included:
+    https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md"""
+    param: str
+    """The parameter that asked for it; errors name it."""
 
 
 class Grammars:
@@ -37,14 +47,14 @@ class Grammars:
         self._compiled: OrderedDict[str, Any] = OrderedDict()
         """llguidance's matchers at their grammars' beginnings, to be copied; the one asked for last is at the end."""
 
-    async def matcher(self, constraint: "Constraint") -> "Matcher":
+    async def matcher(self, constraint: Constraint) -> "Matcher":
         """A matcher at the grammar's beginning, compiled beside the loop and the engine, or copied from an earlier one.
 
         Raises RequestError, with the constraint's `param`, for a grammar that llguidance refuses.
         """
         return await asyncio.to_thread(self._matcher, constraint)
 
-    def _matcher(self, constraint: "Constraint") -> "Matcher":
+    def _matcher(self, constraint: Constraint) -> "Matcher":
         try:
             import llguidance
         except ImportError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from serve.engine.grammar import Constraint
 from serve.engine.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -28,17 +29,6 @@ class TokenLogprob:
 PromptLogprobs = list[dict[int, TokenLogprob] | None]
 """One entry per prompt token, each given the tokens before it: None for the first, which has no past, then the token
 itself and, if asked for, the likeliest ones."""
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """What a generation may consist of."""
-
-    grammar: str
-    """Lark as llguidance reads it, over text and special tokens, stop token included:
-    https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md"""
-    param: str
-    """The parameter that asked for it; errors name it."""
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-from actors import control_client, logs
-from actors.placement import check_slot, die_with_parent
-from actors.process_id import ProcessId
+from actors import client, logs
+from actors.hardware.placement import check_slot, die_with_parent
+from actors.home.process_id import ProcessId
+from actors.ray_edge.loopback import stay_on_loopback
+from actors.runs.ledger import PREVIOUS
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
-from serve.catalog import PREVIOUS
 from serve.engine.outbox import Event, Outbox
 from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest
-from serve.loopback import stay_on_loopback
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +32,20 @@ class EngineReplica:
         self._base = base
         self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
-        actor = control_client.find()
-        await asyncio.to_thread(control_client.ask, actor.take_serve_slot, slot.name, holder, ProcessId.own())
+        actor = client.find()
+        await asyncio.to_thread(client.ask, actor.take_serve_slot, slot.name, holder, ProcessId.own())
         self._engine = await asyncio.to_thread(_build, config, base, device)
-        aliases = await asyncio.to_thread(control_client.ask, actor.aliases)
+        aliases = await asyncio.to_thread(client.ask, actor.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(actor, version)
-        await asyncio.to_thread(control_client.ask, actor.engine_is_up, slot.name, ProcessId.own())
+        await asyncio.to_thread(client.ask, actor.engine_is_up, slot.name, ProcessId.own())
         log.info("the engine is up on %s", device)
 
     async def _bring_back(self, actor, version: str) -> None:
         """Load what an alias points to. One that fails must not keep the base from answering; requests for it fail."""
-        from models import adapter, checkpoint
-        from models.registry import Registry
+        from models.base import checkpoint
+        from models.lora import adapter
+        from models.lora.registry import Registry
 
         try:
             folder = Registry(home().models).path(version)
@@ -53,7 +54,7 @@ class EngineReplica:
         except TandemError as error:
             text = f"{version} could not be loaded after a restart: {error.message}"
             log.warning("%s", text)
-            await asyncio.to_thread(control_client.ask, actor.note, "error", text)
+            await asyncio.to_thread(client.ask, actor.note, "error", text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:
         """What the requests of one gateway gain, for as long as it reads; see `Outbox.batches`. `line` is its name."""
@@ -109,7 +110,7 @@ class EngineReplica:
 
 
 def _build(config: ServeConfig, base: Path, device: str) -> Engine:
-    from models import checkpoint, loading  # imports torch
+    from models.base import checkpoint, loading
 
     model = loading.load_for_inference(base, device, max_seq_length=config.max_context)
     from serve.engine.transformers import TransformersEngine  # imports Transformers, which Unsloth must come before

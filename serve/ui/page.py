@@ -7,15 +7,15 @@ import gradio as gr
 
 from serve.client.conversation import Conversations
 from serve.client.endpoint import Endpoint
-from serve.ui.answering import Answers
-from serve.ui.chat import ChatTab
-from serve.ui.clipboard import Clipboard
-from serve.ui.compare import CompareTab
-from serve.ui.controls import Controls
+from serve.ui.conversation import display
+from serve.ui.conversation.answering import Answers
+from serve.ui.conversation.chat import ChatTab
+from serve.ui.conversation.compare import CompareTab
+from serve.ui.conversation.controls import Controls
+from serve.ui.conversation.library import Library
+from serve.ui.conversation.votes import Votes
 from serve.ui.dashboard.reading import Looks
 from serve.ui.dashboard.tab import DashboardTab
-from serve.ui.library import Library
-from serve.ui.votes import Votes
 
 STYLES = [Path(__file__).with_name("style.css"), Path(__file__).parent / "dashboard" / "dashboard.css"]
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif"]
@@ -87,3 +87,25 @@ def theme() -> gr.themes.Base:
         primary_hue=gr.themes.colors.teal, neutral_hue=gr.themes.colors.zinc, radius_size="lg",
         font=SYSTEM_FONTS, font_mono=SYSTEM_MONO,
     )  # fmt: skip
+
+
+WRITE = "(text) => { navigator.clipboard.writeText(text); }"
+
+
+class Clipboard:
+    """A copied message as it was said; one for the page, `follow` each Chatbot that has a copy button.
+
+    The Chatbot copies what it was given, in which `display.escaped` put entities. Only the server undoes that exactly,
+    so it is asked for the text, which then replaces the Chatbot's in the clipboard and goes nowhere else. Where a
+    browser has no clipboard for pages (plain HTTP from another machine) nothing is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._said = gr.Textbox(visible="hidden", elem_id="clipboard")
+
+    def follow(self, log: gr.Chatbot) -> None:
+        log.copy(_said, None, self._said, show_progress="hidden").then(None, self._said, js=WRITE)
+
+
+def _said(copy: gr.CopyData) -> str:
+    return display.unescaped(copy.value)

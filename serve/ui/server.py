@@ -12,7 +12,7 @@ from configs.errors import ClusterError, ConfigError
 from configs.paths import Home
 from serve.client.conversation import Conversations
 from serve.client.endpoint import Endpoint
-from serve.ui.votes import Votes
+from serve.ui.conversation.votes import Votes
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_PASSWORD = 8
@@ -73,7 +73,7 @@ class Server:
         os.environ["GRADIO_TEMP_DIR"] = str(self._home.cache / "ui")
         from starlette.middleware import Middleware
 
-        from serve.origin import ANY, OwnPagesOnly
+        from serve.http.middleware import ANY, OwnPagesOnly
         from serve.ui import page
         from serve.ui.dashboard.reading import Looks
         from serve.ui.guard import Guard

@@ -21,7 +21,7 @@ import aiohttp
 import httpx
 import httpx2
 
-from jobs.benchmarking.endpoint import Endpoint
+from jobs.benchmark.endpoint import Endpoint
 
 CHUNKS, GAP_S = 200, 0.02
 CONCURRENCY = (1, 16, 64)

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from configs.paths import Home
-from serve import remote
 from serve.engine.protocol import TokenChunk
 from serve.gateway import build_app
+from serve.generation import engine_client
 from tests.fakes import FakeEngine, FakeHandle
 from tests.gateway_server import BASIC, Server, tokens
 
@@ -84,7 +84,7 @@ class Clients:
 
 async def measure(streams: int, new: int, rounds: int, home: Home) -> str:
     gateway, engine = await Server(home)._gateway(), Stepping()
-    gateway.fleet.engines = [remote.Remote("engine_1", FakeHandle(engine))]
+    gateway.fleet.engines = [engine_client.Remote("engine_1", FakeHandle(engine))]
     await gateway.catalog.refresh()
     clients = Clients(build_app(gateway))
 
@@ -120,16 +120,16 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--new", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--at-once", type=int, nargs="+", default=[remote.AT_ONCE])
+    parser.add_argument("--at-once", type=int, nargs="+", default=[engine_client.AT_ONCE])
     options = parser.parse_args()
     print("  at once    first    later      all  (ms of CPU time)")
-    for remote.AT_ONCE in options.at_once:
+    for engine_client.AT_ONCE in options.at_once:
         folder = tempfile.mkdtemp(prefix="tdb", dir="/tmp")
         try:
             found = asyncio.run(measure(options.streams, options.new, options.rounds, Home(Path(folder))))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        print(f"{remote.AT_ONCE:9}{found}", flush=True)
+        print(f"{engine_client.AT_ONCE:9}{found}", flush=True)
 
 
 if __name__ == "__main__":

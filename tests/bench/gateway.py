@@ -28,7 +28,7 @@ from actors import cluster, control
 from configs.load import load_cluster
 from configs.paths import Home
 from configs.schema import ServeConfig
-from models import checkpoint
+from models.base import checkpoint
 from tests.bench.main_job import machine
 from tests.bench.sse_load import OPENING_TOKENS
 

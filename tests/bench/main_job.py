@@ -20,12 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from actors import cluster, monitor
-from actors.ledger import Ledger
-from actors.run import Run, RunState, new_run_id
+from actors import cluster
+from actors.hardware import gpus as monitor
+from actors.runs.ledger import Ledger
+from actors.runs.run import Run, RunState, new_run_id
 from cli.api import Api
-from cli.bring_up import bring_up
-from cli.demo import Load, ask
+from cli.machine.bring_up import bring_up
+from cli.machine.demo import Load, ask
 from configs.load import load_cluster, load_run, load_serve
 from configs.paths import Home
 from jobs.training.metrics_log import MetricsLog

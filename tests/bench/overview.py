@@ -15,12 +15,12 @@ from statistics import median
 
 from rich.console import Console
 
-from actors import overview
-from actors.ledger import Ledger
-from actors.run import RunState
-from cli.board import Board
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
+from actors.status import overview
+from cli.screens.board import Board
 from configs.paths import Home
-from models.registry import Registry
+from models.lora.registry import Registry
 from tests.samples import TRAIN, publish
 
 

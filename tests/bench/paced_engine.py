@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from actors.placement import die_with_parent
+from actors.hardware.placement import die_with_parent
+from actors.ray_edge.loopback import stay_on_loopback
 from configs.errors import NotFoundError
 from configs.schema import ServeConfig, Slot
-from models import checkpoint
+from models.base import checkpoint
 from serve.engine.protocol import EngineStats, GenerationRequest, TokenChunk
 from serve.engine.replica import EngineReplica
-from serve.loopback import stay_on_loopback
 
 OPENING = "<|channel|>final<|message|>"
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from actors.ledger import Ledger
 from actors.metrics import ClusterCollector
-from actors.run import RunState
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
 from configs.paths import Home
 from configs.schema import Slot
-from models.registry import Registry
+from models.lora.registry import Registry
 from tests.samples import TRAIN, publish
-from tests.unit.actors.test_metrics import note_cluster
+from tests.unit.actors.metrics.test_metrics import note_cluster
 
 SCRAPES = 50
 

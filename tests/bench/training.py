@@ -23,14 +23,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors import cluster, consumption, control
-from actors.control_client import ask
-from actors.ledger import Ledger
-from actors.run import RunState, new_run_id
+from actors import cluster, control
+from actors.client import ask
+from actors.energy import usage
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState, new_run_id
 from configs.load import load_cluster, load_run
 from configs.paths import Home
-from jobs.training.record import read_measured
-from models import checkpoint, harmony
+from jobs.training.run_record import read_measured
+from models import harmony
+from models.base import checkpoint
 from tests.bench.main_job import machine
 
 ROW_TOKENS = 1024
@@ -134,7 +136,7 @@ def _run(home: Home, actor, options: argparse.Namespace, data: Path, micro_batch
         "median_step_seconds": round(statistics.median(times), 3),
         "step_seconds": [round(each, 3) for each in times],
         "peak_gib": round(peak / 2**30, 2) if peak else None,
-        "energy_joules": consumed.joules if (consumed := consumption.read(home.run(run_id))) else None,
+        "energy_joules": consumed.joules if (consumed := usage.read(home.run(run_id))) else None,
         "granted_to_first_step_seconds": measured["granted_to_first_step"],
         "stages_seconds": measured["stages"],
         "fit": measured.get("fit"),

@@ -21,13 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors import monitor
+from actors.hardware import gpus
 from configs.load import load_run
 from configs.paths import Home
 from jobs.data import dataset
-from jobs.training import fit, provenance
-from jobs.training.ladder import first_plan
-from jobs.training.record import Record
+from jobs.training import provenance
+from jobs.training.memory import micro_batch as fit
+from jobs.training.memory.ladder import first_plan
+from jobs.training.run_record import Record
 from tests.bench.main_job import machine
 from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, settings, shown
 
@@ -61,7 +62,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, home: Home):
     from jobs.training import sft
 
-    device = "cuda" if monitor.gpus() else "cpu"
+    device = "cuda" if gpus.gpus() else "cpu"
     tiny = options.base == "tiny"
     data = home.root / "rows.jsonl"
     own = [f"training.max_steps={STEPS}", "training.warmup_steps=0", "watchdog.on_spike=ignore"]
@@ -106,7 +107,7 @@ def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _work(home: Home, config, model, tokenizer, prepared, device: str, record: Record):
-    from jobs.training.work import Work
+    from jobs.training.context import Work
     from tests.training import FakeLink
 
     origin = provenance.origin(config, base="", data="", template="", device=device)

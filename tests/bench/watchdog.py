@@ -4,7 +4,7 @@
     python -m tests.bench.watchdog --out FILE --data demo noise --rates 5e-3 0.9 --seeds 1
 
 Runs that FILE has already are not run again. For each: how it ended, at which step, the base's loss and its own on the
-same rows, and how often it was looked at. The thresholds of `jobs.training.yardstick` and `usual` rest on it.
+same rows, and how often it was looked at. The thresholds of `jobs.training.watchdog.held_out` and `usual` rest on it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from configs import durable
 from configs.errors import TrainingError
 from configs.paths import SOURCE, TINY_DATASET, Home
 from jobs.training.metrics_log import MetricsLog
-from models.registry import Registry
+from models.lora.registry import Registry
 from tests import training
 from tests.bench.main_job import machine
 

@@ -17,8 +17,8 @@ import psutil
 import pynvml
 
 from actors.cluster import Cluster
-from actors.process_id import ProcessId
-from actors.run import RunState
+from actors.home.process_id import ProcessId
+from actors.runs.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from jobs.training.metrics_log import MetricsLog

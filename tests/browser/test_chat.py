@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from serve import generating
 from serve.client.conversation import Conversation, Turn
 from serve.client.endpoint import Settings
+from serve.http.routes import generating
 from tests.browser.conftest import script
 from tests.gateway_server import MAX_CONTEXT
 from tests.samples import publish

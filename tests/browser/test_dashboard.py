@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 from playwright.sync_api import expect
 
-from actors import overview
-from actors.run import RunState
+from actors.runs.run import RunState
+from actors.status import overview
 from configs.paths import Home
 from serve.ui.dashboard import reading, tab
 from serve.ui.server import Access, Server

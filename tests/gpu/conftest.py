@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from actors import cluster, monitor
+from actors import cluster
+from actors.hardware import gpus
 from configs.paths import Home
 from tests.ray.conftest import Tandem
 
-WITHOUT_GPU = [pytest.mark.gpu, pytest.mark.skipif(not monitor.gpus(), reason="no GPU")]
+WITHOUT_GPU = [pytest.mark.gpu, pytest.mark.skipif(not gpus.gpus(), reason="no GPU")]
 SKIPPED = [
     *WITHOUT_GPU,
     pytest.mark.skipif(not os.environ.get("TANDEM_GPU_BASE"), reason="TANDEM_GPU_BASE names no checkpoint"),

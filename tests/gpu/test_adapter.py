@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors import safe_open
 
-from actors.run import RunState
+from actors.runs.run import RunState
 from tests.gpu.conftest import SKIPPED
 
 pytestmark = SKIPPED

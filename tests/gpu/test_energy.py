@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from actors.energy_meter import EnergyMeter, NvmlCard, Reading, own_card
+from actors.energy.meter import EnergyMeter, NvmlCard, Reading, own_card
 from tests.gpu.conftest import WITHOUT_GPU
 
 pytestmark = WITHOUT_GPU

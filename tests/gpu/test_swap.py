@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models import checkpoint
-from models.registry import Registry
+from models.base import checkpoint
+from models.lora.registry import Registry
 from tests.gpu.conftest import SKIPPED
 from tests.samples import about, train_lora
 

@@ -18,8 +18,8 @@ import openai
 import pytest
 
 from actors import cluster
-from actors.ledger import Ledger
-from actors.run import Run, RunState
+from actors.runs.ledger import Ledger
+from actors.runs.run import Run, RunState
 from configs import paths
 from configs.paths import Home
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from configs import paths
 from models import harmony
-from models.checkpoint import load_tokenizer
+from models.base.checkpoint import load_tokenizer
 from tests.ray.conftest import QUESTION
 
 CLIENTS = paths.SOURCE / "tests" / "clients"

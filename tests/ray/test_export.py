@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from models import checkpoint, harmony
-from models.registry import Registry
+from models import harmony
+from models.base import checkpoint
+from models.lora.registry import Registry
 from tests.ray.conftest import QUESTION
 
 pytestmark = pytest.mark.usefixtures("on_base")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from actors import cluster
-from actors.run import RunState
+from actors.runs.run import RunState
 from configs import paths
 from tests.ray.conftest import TANDEM
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from models import adapter
+from models.lora import adapter
 from tests.ray.conftest import QUESTION
 
 pytestmark = pytest.mark.usefixtures("on_base")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from actors.run import RunState
+from actors.runs.run import RunState
 from configs import paths
 from configs.load import load_run
 from tests.ray.conftest import TANDEM

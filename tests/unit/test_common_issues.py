@@ -12,18 +12,19 @@ from datetime import date
 
 import pytest
 
-from actors import monitor
-from actors.monitor import GpuReading
+from actors.hardware import gpus
+from actors.hardware.gpus import GpuReading
 from configs import guess, load
 from configs.errors import CheckpointError, TrainingError
 from configs.paths import SOURCE, TINY_MODEL
 from jobs.data import dataset
 from jobs.prediction import estimate
 from jobs.prediction.costs import GIB, Range
-from jobs.prediction.datasize import DataSize
+from jobs.prediction.data_size import DataSize
 from jobs.request import TrainRequest
-from jobs.training.watchdog import Rule, Watchdog
-from models import checkpoint, harmony, loading
+from jobs.training.watchdog.watchdog import Rule, Watchdog
+from models import harmony
+from models.base import checkpoint, loading
 
 PROVED = {
     '"Fetching 4 files" although the model is there': [
@@ -117,7 +118,7 @@ def test_a_loss_of_0_stops_every_shipped_profile_and_names_template_and_mask():
 @answers("High GPU memory")
 def test_every_profile_for_a_gpu_recomputes_activations_and_is_predicted_to_fit_an_rtx_3090(home, monkeypatch):
     readings = [GpuReading(i, f"GPU-{i}", "NVIDIA GeForce RTX 3090", 24 * GIB, 0, None, None, None) for i in (0, 1)]
-    monkeypatch.setattr(monitor, "gpus", lambda: readings)
+    monkeypatch.setattr(gpus, "gpus", lambda: readings)
     needed = {}
     for profile in set(load.profiles()) - {"tiny"}:
         config = load.load_run(profile)

@@ -15,26 +15,31 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from actors import notices, notifier
-from actors.ledger import Ledger
 from actors.metrics import ClusterCollector, EngineMetrics, GatewayCollector, RequestMetrics
-from actors.run import FOLLOWING, RunState
+from actors.notify import messages, queue
+from actors.runs.ledger import Ledger
+from actors.runs.run import FOLLOWING, RunState
 from cli.main import COMMANDS, tandem
 from configs import guess, load, paths, reference
 from configs.schema import ClusterConfig, NotifyConfig, RunConfig, Slot
 from jobs import train as train_job
 from serve import gateway
-from serve.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
+from serve.anthropic import request as anthropic
 from serve.engine.protocol import EngineStats
-from serve.wire import anthropic, chat, completions, errors, lora, no_effect, responses, tokens
-from serve.wire.response_turn import Turn
-from tests.unit.actors.test_metrics import note_cluster
+from serve.http.routes.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
+from serve.openai import errors, models, no_effect
+from serve.openai.chat import request as chat
+from serve.openai.completions import request as completions
+from serve.openai.responses import request as responses
+from serve.openai.responses.turn import Turn
+from serve.openai.tokens import request as tokens
+from tests.unit.actors.metrics.test_metrics import note_cluster
 
 PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-DEVELOPERS = re.compile(r"/(?:home|Users|root|work|tmp)/")
+DEVELOPERS = re.compile(r"/(?:home(?!/process_id)|Users|root|work|tmp)/")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|lorem|coming soon)\b|@[A-Z]+@", re.IGNORECASE)
 PICTOGRAPHS = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f]")
 
@@ -46,8 +51,8 @@ BODIES = {
     r"/v1/messages$": lambda body: anthropic.parse_request(body).chat(),
     r"/tokenize$": tokens.parse_tokenize,
     r"/detokenize$": tokens.parse_detokenize,
-    r"/v1/load_lora_adapter$": lora.parse_load,
-    r"/v1/unload_lora_adapter$": lora.parse_unload,
+    r"/v1/load_lora_adapter$": models.parse_load,
+    r"/v1/unload_lora_adapter$": models.parse_unload,
     r"/api/aliases/": SwapRequest.model_validate,
     r"/api/adapters/.*/load$": LoadRequest.model_validate,
     r"/api/adapters/.*/unload$": UnloadRequest.model_validate,
@@ -271,15 +276,15 @@ def test_the_metrics_page_is_what_is_exposed(home):
 
 def test_the_notifications_page_has_every_event_with_its_title_and_whether_it_is_told():
     rows = table(paths.SOURCE / "docs" / "notifications.md", "event")
-    titles = {kind: title.format(run="RUN") for kind, title in notices.TITLES.items()}
+    titles = {kind: title.format(run="RUN") for kind, title in messages.TITLES.items()}
     told = NotifyConfig().events
     assert {kind: (title, default == "yes") for kind, (title, default, _) in rows.items()} == {
         kind: (title, kind in told) for kind, title in titles.items()
     }
     page = (paths.SOURCE / "docs" / "notifications.md").read_text()
-    assert f"{notices.LONGEST_TEXT:,} characters" in page
-    assert f"at most {notifier.WAITING} may wait" in page
-    assert f"after {notifier.PAUSES_S[0]}, {notifier.PAUSES_S[1]} and {notifier.PAUSES_S[2]} seconds" in page
+    assert f"{messages.LONGEST_TEXT:,} characters" in page
+    assert f"at most {queue.WAITING} may wait" in page
+    assert f"after {queue.PAUSES_S[0]}, {queue.PAUSES_S[1]} and {queue.PAUSES_S[2]} seconds" in page
 
 
 def test_the_api_page_has_every_route():
@@ -297,7 +302,7 @@ def test_the_api_page_has_every_parameter_and_every_status():
     names = no_effect.IGNORED | chat.NEUTRAL.keys() | chat.ChatRequest.model_fields.keys()
     names |= completions.NEUTRAL.keys() | completions.CompletionRequest.model_fields.keys()
     names |= responses.NEUTRAL.keys() | responses.ResponsesRequest.model_fields.keys()
-    names |= lora.LoadRequest.model_fields.keys()
+    names |= models.LoadRequest.model_fields.keys()
     names |= anthropic.NEUTRAL.keys() | anthropic.MessagesRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)

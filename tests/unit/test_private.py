@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.ledger import Ledger
+from actors.runs.ledger import Ledger
 from configs import durable
 from configs.paths import SOURCE, Home
 from jobs.training import checkpoints
@@ -43,7 +43,7 @@ def _conversation(home: Home) -> None:
 
 def _vote(home: Home) -> None:
     from serve.client.endpoint import Reply, Settings
-    from serve.ui.votes import Duel, Side, Votes
+    from serve.ui.conversation.votes import Duel, Side, Votes
 
     Votes(home.preferences).add(Duel([], Settings(), True, Side("a", Reply()), Side("b", Reply())), "a")
 

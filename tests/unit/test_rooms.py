@@ -4,7 +4,11 @@ cli -> serve | jobs -> actors -> models -> configs
 """
 
 import ast
+import functools
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,3 +101,83 @@ def test_the_line_is_checked_in_every_room():
     assert {path.relative_to(SOURCE).parts[0] for path in FILES} == set(MAY_IMPORT)
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"tests"}
     assert packages == set(MAY_IMPORT), "a new room needs its place in the line"
+
+
+MODULES = {name_of(path)[:-3].replace("/", ".").removesuffix(".__init__"): path for path in FILES}
+FOLDERS = sorted({path.parent for path in FILES})
+FEW_ENTRIES = 14
+SEAMS = {"jobs.export"}
+"""Short files that stand for themselves: an entrypoint that Ray starts."""
+CIRCLES = {("cli/chat", frozenset({"commands.py", "session.py"}))}
+"""A chat's commands change its session, and the session looks its commands up."""
+
+
+@functools.cache
+def imported(path: Path) -> set[str]:
+    """Our modules that a file imports, wherever in it: `from a import b` is `a.b` where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            dotted = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in dotted}
+    return found & set(MODULES)
+
+
+def entry(folder: Path, path: Path) -> str | None:
+    """The entry of `folder` that a file is or lies in; None for a file elsewhere and for the folder's own
+    `__init__`."""
+    inside = path.parent if path.name == "__init__.py" else path
+    return inside.relative_to(folder).parts[0] if inside != folder and folder in inside.parents else None
+
+
+def circles(folder: Path) -> Iterator[frozenset[str]]:
+    needs: dict[str, set[str]] = {}
+    for path in FILES:
+        if one := entry(folder, path):
+            needs.setdefault(one, set()).update(filter(None, (entry(folder, MODULES[name]) for name in imported(path))))
+    while True:
+        graph = {one: others - {one} for one, others in needs.items()}
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circle = error.args[1]
+            yield frozenset(circle)
+            for later, earlier in pairwise(circle):
+                needs[earlier].discard(later)
+        else:
+            return
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_the_entries_of_a_folder_import_each_other_one_way(folder):
+    assert [one for one in circles(folder) if (name_of(folder), one) not in CIRCLES] == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_a_folder_shows_few_entries(folder):
+    entries = {entry(folder, path) for path in FILES} - {None}
+    assert len(entries) <= FEW_ENTRIES
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - SEAMS))
+def test_a_file_of_few_lines_has_more_than_one_user(name):
+    path = MODULES[name]
+    if path.name == "__init__.py" or len(path.read_text().splitlines()) >= 30:
+        return
+    assert len([other for other in FILES if name in imported(other)]) > 1
+
+
+def tree() -> str:
+    """Every folder with the first sentence of its docstring, as `docs/architecture.md` shows it."""
+    lines = []
+    for folder in FOLDERS:
+        if not (text := ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))):
+            raise AssertionError(f"{name_of(folder)}/__init__.py has no docstring")
+        depth = len(folder.relative_to(SOURCE).parts) - 1
+        first = text.partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"{'    ' * depth}{folder.name}/".ljust(24) + first)
+    return "\n".join(lines)
+
+
+def test_the_architecture_page_shows_every_folder():
+    assert tree() in (SOURCE / "docs" / "architecture.md").read_text(), f"the tree is now:\n{tree()}"

@@ -1,6 +1,6 @@
 """The ledger's events as a log that people read, newest first."""
 
-from actors.ledger import Event
+from actors.runs.ledger import Event
 from serve.ui.dashboard.markup import part, template
 from serve.ui.dashboard.reading import Look
 

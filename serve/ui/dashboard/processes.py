@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from actors.processes import ProcessReading
+from actors.status.processes import ProcessReading
 from serve.ui.dashboard.markup import part, template
 from serve.ui.dashboard.reading import Look
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actors import consumption, energy, overview, prices
-from actors.energy import Bill
-from actors.overview import Overview
-from actors.traffic import Rate, Rates
+from actors.energy import cost, prices, usage
+from actors.energy.cost import Bill
+from actors.status import overview
+from actors.status.overview import Overview
+from actors.status.rates import Rate, Rates
 from configs.errors import TandemError
 from configs.paths import Home
 from configs.schema import EnergyConfig
@@ -107,8 +108,8 @@ class Looks:
 
     def energy(self, run_id: str) -> Bill | None:
         """What a run has taken of its GPU so far, at today's prices if they can be read; None without an account."""
-        consumed = consumption.read(self.home.run(run_id))
-        return consumed and energy.bill(consumed.joules, consumed.measured_tokens, self._prices())
+        consumed = usage.read(self.home.run(run_id))
+        return consumed and cost.bill(consumed.joules, consumed.measured_tokens, self._prices())
 
     def _prices(self) -> EnergyConfig:
         if time.monotonic() - self._priced_at > PRICE_S:

@@ -1,6 +1,6 @@
 """Requests: rates of the last seconds, and latencies; the first token's is split into parts where they are measured."""
 
-from actors.traffic import Latency
+from actors.status.request_stats import Latency
 from serve.ui.dashboard.markup import NOTHING, latency, part, template
 from serve.ui.dashboard.reading import Look
 

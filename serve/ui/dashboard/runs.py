@@ -2,10 +2,10 @@
 
 from urllib.parse import quote
 
-from actors.energy import Bill, money, watt_hours
-from actors.overview import RunReading
-from actors.pace import Eta
-from actors.run import Run, RunState
+from actors.energy.cost import Bill, money, watt_hours
+from actors.runs.pace import Eta
+from actors.runs.run import Run, RunState
+from actors.status.overview import RunReading
 from configs.schema import WatchdogConfig
 from serve.ui.dashboard.chart import Level, loss_curve
 from serve.ui.dashboard.curves import Curve

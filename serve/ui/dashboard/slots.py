@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from actors.monitor import GpuReading
-from actors.overview import SlotReading
+from actors.hardware.gpus import GpuReading
+from actors.status.overview import SlotReading
 from serve.ui.dashboard.chart import sparkline
 from serve.ui.dashboard.markup import part, template
 from serve.ui.dashboard.reading import HISTORY, Look

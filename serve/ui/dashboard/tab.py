@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from configs.errors import RequestError, TandemError
-from serve.ui import display
+from serve.ui.conversation import display
 from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
 from serve.ui.dashboard.actions import Action
 from serve.ui.dashboard.curves import Curve

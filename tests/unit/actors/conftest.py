@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from actors.client import Directive
 from actors.cluster import MARKER
 from actors.control import Control
-from actors.control_client import Directive
-from actors.ledger import Ledger
-from actors.process_id import ProcessId
-from actors.run import RunState
+from actors.home.process_id import ProcessId
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from tests.fakes import FakeJobs

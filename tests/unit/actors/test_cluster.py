@@ -12,9 +12,10 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from actors import cluster, home_locks
+from actors import cluster
 from actors.cluster import MARKER, Cluster
-from actors.process_id import ProcessId
+from actors.home import locks
+from actors.home.process_id import ProcessId
 from configs.errors import ClusterError
 from configs.paths import SOURCE, Home
 from configs.schema import ClusterConfig, Slot
@@ -96,7 +97,7 @@ def test_a_process_of_another_container_is_not_ours_to_end_whatever_its_mark_say
 
 
 def test_a_home_at_work_in_another_container_is_refused_and_left_as_it_is(home, monkeypatch):
-    monkeypatch.setattr(home_locks, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
     note(home, ProcessId(7, started=1, boot=ProcessId.own().boot, namespace=1))
     before = home.cluster.read_text()
     with in_another_container(home) as container:
@@ -107,37 +108,37 @@ def test_a_home_at_work_in_another_container_is_refused_and_left_as_it_is(home, 
         assert container.poll() is None and home.cluster.read_text() == before
     with pytest.raises(ClusterError, match="cluster died"):
         cluster.require(home)
-    with home_locks.claim(home):
+    with locks.claim(home):
         pass
 
 
 def test_a_claim_lasts_as_long_as_somebody_has_inherited_it(home, monkeypatch):
-    monkeypatch.setattr(home_locks, "PATIENCE_S", 0.1)
-    with home_locks.claim(home) as descriptor:
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
+    with locks.claim(home) as descriptor:
         heir = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], pass_fds=(descriptor,))
     with pytest.raises(ClusterError, match="is at work in"):
-        home_locks.require_unclaimed(home)
+        locks.require_unclaimed(home)
     heir.kill()
     heir.wait()
-    home_locks.require_unclaimed(home)
+    locks.require_unclaimed(home)
 
 
 def test_only_one_up_or_down_is_at_work_at_a_time(home):
-    with home_locks.at_work(home), pytest.raises(ClusterError, match="another `tandem up` or `tandem down` is at work"):
+    with locks.at_work(home), pytest.raises(ClusterError, match="another `tandem up` or `tandem down` is at work"):
         cluster.stop(home)
 
 
 def test_ending_the_processes_is_seen_by_others_for_as_long_as_it_lasts(home):
-    assert not home_locks.is_ending(home)
-    with home_locks.ending(home):
-        assert home_locks.is_ending(home)
-    assert not home_locks.is_ending(home)
+    assert not locks.is_ending(home)
+    with locks.ending(home):
+        assert locks.is_ending(home)
+    assert not locks.is_ending(home)
     assert (home.root / "ending.lock").stat().st_mode & 0o777 == 0o600
     seen = []
     process = marked_process(home)
     reaper = threading.Thread(target=process.wait)
     reaper.start()
-    watcher = threading.Thread(target=lambda: seen.append(_eventually(lambda: home_locks.is_ending(home))))
+    watcher = threading.Thread(target=lambda: seen.append(_eventually(lambda: locks.is_ending(home))))
     watcher.start()
     assert cluster.end_processes(home) == 1
     watcher.join()

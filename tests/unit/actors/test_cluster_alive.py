@@ -12,7 +12,7 @@ import pytest
 
 from actors import cluster
 from actors.cluster import Cluster
-from actors.process_id import ProcessId
+from actors.home.process_id import ProcessId
 from configs.errors import ClusterError
 from configs.schema import ClusterConfig
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from actors import control as control_module
-from actors.control_client import Directive
-from actors.ledger import AdapterState
-from actors.process_id import ProcessId
-from actors.ray_jobs import JobState
-from actors.run import RunState
+from actors.client import Directive
+from actors.home.process_id import ProcessId
+from actors.ray_edge.jobs import JobState
+from actors.runs.ledger import AdapterState
+from actors.runs.run import RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
 from tests.samples import EXPORT

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors import cluster, placement
+from actors import cluster
 from actors.cluster import Cluster
-from actors.process_id import ProcessId
+from actors.hardware import placement
+from actors.home.process_id import ProcessId
 from cli.main import main
 from configs.paths import Home
 from configs.schema import ClusterConfig

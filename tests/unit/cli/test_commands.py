@@ -7,14 +7,14 @@ import sqlite3
 
 import pytest
 
-from actors.ledger import AdapterState, Ledger
-from actors.ledger_schema import VERSION
-from actors.run import RunState
+from actors.runs.ledger import AdapterState, Ledger
+from actors.runs.ledger_schema import VERSION
+from actors.runs.run import RunState
 from cli import output
 from configs.schema import Slot
 from jobs.training.metrics_log import MetricsLog
-from models.adapter import WEIGHTS
-from models.registry import Registry
+from models.lora.adapter import WEIGHTS
+from models.lora.registry import Registry
 from tests.samples import EXPORT, TRAIN, publish
 
 SLOT = Slot(name="0", roles=("train",))
@@ -344,7 +344,7 @@ def test_down_cleans_a_damaged_cluster_file_away(invoke, home):
 def test_a_cluster_that_died_is_told_from_one_that_never_was(invoke, home):
     from actors import cluster
     from actors.cluster import Cluster
-    from actors.process_id import ProcessId
+    from actors.home.process_id import ProcessId
     from configs.schema import ClusterConfig
 
     gone = ProcessId(2**22 - 1, 1, "an earlier boot", 1)

@@ -312,7 +312,7 @@ def test_the_exporters_port_in_use_is_named():
 
 
 def test_a_port_that_only_root_may_have_is_not_called_in_use(monkeypatch, home):
-    from cli.exporter import Exporter
+    from cli.machine.metrics_server import Exporter
 
     def refuse(self) -> None:
         raise PermissionError(13, "Permission denied")

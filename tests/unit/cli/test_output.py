@@ -8,12 +8,12 @@ from contextlib import closing
 import pytest
 from rich.text import Text
 
-from actors.ledger import Ledger
-from actors.run import RunState
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
 from cli import output
-from models.registry import Registry
+from models.lora.registry import Registry
 from tests.samples import TRAIN, publish
-from tests.unit.cli.screens import lines
+from tests.unit.cli.screens.boards import lines
 
 LONG = "gpt-oss-20b-reasoning-20261124-043019-a1b2"
 VERSION = f"gpt-oss-20b-unsloth-bnb-4bit_{LONG}"

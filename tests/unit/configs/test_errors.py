@@ -7,7 +7,7 @@ from ray import cloudpickle
 
 from configs import errors
 from configs.errors import TandemError
-from serve.fleet import EngineLostError
+from serve.generation.engines import EngineLostError
 
 KINDS = [TandemError, EngineLostError, *TandemError.__subclasses__()]
 

@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from actors import control_client
-from actors.run import RunKind
+from actors import client
+from actors.runs.run import RunKind
 from configs.errors import StateError
 from jobs import driver, export, train
 
@@ -32,7 +32,7 @@ def test_a_run_of_another_kind_is_refused_before_anything_is_waited_for(monkeypa
     class Control:
         run = {"kind": RunKind.TRAIN}
 
-    monkeypatch.setattr(control_client, "find", Control)
+    monkeypatch.setattr(client, "find", Control)
     monkeypatch.setattr(driver, "ask", lambda answer, run_id: answer)
     with pytest.raises(StateError, match=r"run a is of kind train, this is jobs\.export"):
         driver.drive(export.EXPORT, "a")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from actors import monitor
-from actors.ledger import Ledger
-from actors.monitor import GpuReading
-from actors.run import RunState
+from actors.hardware import gpus
+from actors.hardware.gpus import GpuReading
+from actors.runs.ledger import Ledger
+from actors.runs.run import RunState
 from configs.errors import ConfigError, DataError, NotFoundError, StateError, TrainingError
 from configs.schema import RunConfig
 from jobs import request
@@ -39,7 +39,7 @@ def test_without_a_gpu_the_profile_defaults_to_tiny(resolve):
 
 def test_with_a_gpu_the_profile_defaults_to_standard(resolve, monkeypatch):
     reading = GpuReading(0, "GPU-0", "RTX 3090", 1, 0, None, None, None)
-    monkeypatch.setattr(monitor, "gpus", lambda: [reading])
+    monkeypatch.setattr(gpus, "gpus", lambda: [reading])
     assert resolve().config.profile == "standard"
 
 

@@ -7,16 +7,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actors.control import Control
-from actors.ledger import AdapterState
 from actors.metrics import RequestMetrics
+from actors.runs.ledger import AdapterState
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
-from models.registry import Registry
-from serve.catalog import Catalog
+from models.lora.registry import Registry
+from serve.adapters.keep_loaded import Holds
+from serve.adapters.swap import Swapper
 from serve.engine.transformers import TransformersEngine
-from serve.fleet import Fleet
-from serve.holds import Holds
-from serve.swap import Swapper
+from serve.generation.catalog import Catalog
+from serve.generation.engines import Fleet
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.gateway_server import TOKENIZER, Server
 from tests.samples import FINGERPRINT, publish

@@ -104,7 +104,7 @@ def test_an_unexpected_error_is_a_500_with_its_id_and_its_traceback_is_in_the_lo
     def fail(*args: object, **how: object) -> None:
         raise RuntimeError("/srv/secret")
 
-    monkeypatch.setattr("serve.chat.harmony.render", fail)
+    monkeypatch.setattr("serve.openai.chat.service.harmony.render", fail)
     response = ask(server, "boom")
     assert response.status_code == 500
     assert response.headers.get_list("x-request-id") == ["boom"]

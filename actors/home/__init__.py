@@ -1,0 +1,1 @@
+"""A TANDEM_HOME made fit for a cluster: folders, locks, and processes identified beyond their pid."""

@@ -1,0 +1,112 @@
+"""How fast a run goes and when it will be done, from the newest lines of its `metrics.jsonl`.
+
+Knows lines, not runs: a step is `{"step", "loss", "at"}`, an evaluation `{"step", "eval_loss", "at"}`, of step 0 the
+base's. Called by
+`actors.status.overview` and `actors.metrics`; what else reads a whole curve does it through
+`jobs.training.metrics_log`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+TAIL_BYTES = 32 * 1024
+"""About 150 lines, read at every look at a running run."""
+FEWEST_STEPS = 3
+"""Step times below which nothing is said of the rest."""
+
+
+@dataclass(frozen=True)
+class Eta:
+    """Seconds from now until the last step and its evaluations are done; saving what was trained comes after it."""
+
+    seconds: float
+    """If what is left goes at the median of the recent steps."""
+    low: float
+    """If every step were as quick as the quickest quarter of them."""
+    high: float
+    """If every step were as slow as the slowest quarter."""
+    step_seconds: float
+    """The median."""
+
+
+def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]:
+    """(the lines in the last `size` bytes, how many of them cannot be read); one that is being written is left out.
+
+    No file is no lines. Raises OSError for one that cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            whole = handle.seek(0, 2)
+            handle.seek(max(0, whole - size))
+            texts = handle.read().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    texts = texts[whole > size : -1]
+    lines = [line for line in map(_line, texts) if line is not None]
+    return lines, len(texts) - len(lines)
+
+
+def losses(lines: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """Training losses of these lines, those that are finite numbers."""
+    found = (_number(line.get("loss")) for line in lines)
+    return tuple(value for value in found if value is not None and math.isfinite(value))
+
+
+def newest(lines: Sequence[dict[str, Any]], name: str) -> float | None:
+    """The last number of this name, such as `loss`; a run that diverged wrote NaN, and so it is. None without one.
+
+    The ledger cannot tell it: SQLite stores NaN as NULL.
+    """
+    found = (_number(line.get(name)) for line in reversed(lines))
+    return next((value for value in found if value is not None), None)
+
+
+def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> Eta | None:
+    """When the run will have taken `max_steps`; None while too little is known. `now` is in Unix seconds.
+
+    Every line took the time since the line before it; the first step compiles and does not count. One that took none or
+    less, because the clock was set back, does not count either; the medians do not follow a single pause, such as an
+    interruption's.
+    """
+    steps, evaluations = [], []
+    for before, line in pairwise(lines):
+        if (took := line["at"] - before["at"]) > 0:
+            if "eval_loss" in line:
+                evaluations.append(took)
+            elif "loss" in line and line["step"] > before["step"] > 0:
+                steps.append(took)
+    if max_steps is None or len(steps) < FEWEST_STEPS:
+        return None
+    between = median(evaluations) * len(evaluations) / len(steps) if evaluations else 0
+    left = max(0, max_steps - lines[-1]["step"])
+    low, middle, high = quantiles(steps, n=4, method="inclusive")
+    gone = min(max(0, now - lines[-1]["at"]), middle + between) if left else 0
+    seconds = [max(0.0, left * (one + between) - gone) for one in (middle, low, high)]
+    return Eta(*seconds, step_seconds=middle)
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    needed = (_number(line["step"]), _number(line.get("at")))
+    return line if all(value is not None and math.isfinite(value) for value in needed) else None
+
+
+def _number(value: Any) -> float | None:
+    """None for what is no number, or an integer that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None

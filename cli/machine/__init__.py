@@ -1,0 +1,1 @@
+"""Commands about the machine: up, down, status, slots, logs, metrics, notifications."""

@@ -1,0 +1,1 @@
+"""Commands about what is served: adapters, swap, ask, the browser's page, benchmarks."""

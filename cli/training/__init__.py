@@ -1,0 +1,1 @@
+"""Commands about what is trained: data, train, runs, evaluate."""

@@ -1,0 +1,1 @@
+"""From files, folders and hub names to rows: formats, compression, text encodings."""

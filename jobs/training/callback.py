@@ -1,0 +1,159 @@
+"""What is done around every step of a run: the curve, the watchdog, the control actor's word, checkpoints kept few.
+
+A callback of Transformers' Trainer. It ends the loop by RollBack or NothingLeft, which `jobs.training.loop` answers.
+"""
+
+import time
+
+from transformers import TrainerCallback
+
+from actors.client import Directive
+from configs.errors import TrainingError
+from jobs.training import checkpoints
+from jobs.training.checkpoints import Checkpoint
+from jobs.training.context import Work
+from jobs.training.memory.ladder import Plan
+from jobs.training.watchdog.gradient_check import Movement
+from jobs.training.watchdog.watchdog import Patience, Verdict, Watchdog
+
+BEAT_S = 30
+"""Between two signs of life in an evaluation."""
+
+
+class RollBack(Exception):
+    """The watchdog wants to go back; unwinds the trainer's loop."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.text)
+        self.verdict = verdict
+
+
+class NothingLeft(Exception):
+    """The checkpoint is that of the last step; unwinds the trainer's loop, which would take one more."""
+
+
+class Progress(TrainerCallback):
+    """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
+
+    def __init__(self, work: Work, plan: Plan, begin: Checkpoint | None) -> None:
+        self.work, self.plan, self.begin = work, plan, begin.step if begin else 0
+        history = work.log.lines()
+        vocabulary = getattr(work.model.config, "vocab_size", None)
+        self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks(), vocabulary=vocabulary)
+        self.patience = Patience(work.config.training.patience, history)
+        self.evaluating = self.stopped = False
+        self.early: str | None = None
+        self.movement: Movement | None = None
+        self.seen = (time.monotonic(), 0)
+        self.beat = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.evaluating = False
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        if self.movement:
+            self.movement.look(self.work.model)
+
+    def on_prediction_step(self, args, state, control, **kwargs) -> None:
+        """A sign of life during a long evaluation, and an ear for a stop, which takes effect after it."""
+        if time.monotonic() - self.beat > BEAT_S:
+            self.beat = time.monotonic()
+            self.stopped |= self.work.link.starting() is Directive.STOP and state.global_step < state.max_steps
+
+    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
+        self.seen = (time.monotonic(), self.work.tokens)
+        if state.global_step >= state.max_steps:
+            raise NothingLeft
+        self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
+        self.evaluating = args.eval_on_start
+        self.work.record.begins("evaluate base" if args.eval_on_start else self._first_step)
+        _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        done, last = state.global_step - self.begin, state.global_step >= state.max_steps
+        if done == 1:
+            self.work.record.first_step(time.monotonic() - self.seen[0])
+        if self.movement and (done >= self.work.config.training.movement_steps or (last and done > 1)):
+            self.movement.check(self.work.model, done)
+            self.movement = None
+        if last and self.work.evaluates:
+            control.should_evaluate = True
+        self.evaluating = bool(control.should_evaluate)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if "loss" not in (logs or {}):
+            return
+        step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
+        now, tokens = time.monotonic(), self.work.tokens
+        rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
+        line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
+        line |= {"tokens_per_s": rate} | self._consumed(tokens - self.seen[1])
+        self.seen = (now, tokens)
+        self.work.log.append(line | {"at": time.time()})
+        print(f"step {step}/{state.max_steps} loss {loss:.4f} {rate:.0f} tok/s")
+        self._heed(self.watchdog.see(step, loss, grad_norm))
+        directive = self.work.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
+        if directive is Directive.STOP and step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+        elif self.watchdog.wants_check and self.work.evaluates:
+            self.evaluating = control.should_evaluate = True
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        """One on the held-out rows (`eval_loss`), or a look at the rows that stay the same (`check_loss`)."""
+        self.evaluating = False
+        step, kind = state.global_step, "eval_loss" if "eval_loss" in metrics else "check_loss"
+        loss = metrics[kind]
+        if step == 0:
+            self.work.record.took("evaluate base", time.monotonic() - self.seen[0])
+            self.work.record.begins(self._first_step)
+        line = {"step": step, kind: loss, "at": time.time()}
+        self.work.log.append(line if step else line | self.plan.measure)
+        print(f"step {step}/{state.max_steps} {'evaluation' if kind == 'eval_loss' else 'check'} loss {loss:.4f}")
+        self._heed((self.watchdog.see_evaluation if kind == "eval_loss" else self.watchdog.see_check)(step, loss))
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+        if kind == "eval_loss" and step > 0:
+            self._be_patient(step, loss, state, control)
+        self.seen = (time.monotonic(), self.work.tokens)
+
+    def _be_patient(self, step: int, loss: float, state, control) -> None:
+        if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
+            self.early = enough
+            control.should_training_stop = True
+            self.work.say("early", f"stopping early: {enough}")
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
+        checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
+        self.seen = (time.monotonic(), self.work.tokens)
+
+    @property
+    def _first_step(self) -> str:
+        return "compile" if self.work.device == "cuda" else "first step"
+
+    def _consumed(self, tokens: int) -> dict[str, float | int | None]:
+        """What the run has come to with this step."""
+        if self.work.consumption is None:
+            return {}
+        self.work.consumption.step(tokens)
+        return {"tokens": self.work.consumption.tokens, "energy_joules": self.work.consumption.joules}
+
+    def _heed(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.action == "rollback":
+                raise RollBack(verdict)
+            if verdict.action == "stop":
+                raise TrainingError(
+                    f"stopped by the watchdog ({verdict.rule}): {verdict.text}", hint="nothing was published"
+                )
+            self.work.say("watchdog", verdict.text)
+
+
+def _set_learning_rate(optimizer, scheduler, rate: float) -> None:
+    """Move a schedule, also one that a checkpoint brought along, to the peak `rate`; the same rate changes no digit."""
+    if all(base == rate for base in scheduler.base_lrs):
+        return
+    scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+    scheduler._last_lr = [rate * factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    for group, now in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["initial_lr"], group["lr"] = rate, now

@@ -1,0 +1,1 @@
+"""Base models on disk: find, fetch, check and load them."""

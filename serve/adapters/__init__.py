@@ -1,0 +1,1 @@
+"""Which adapters are loaded, and which one an alias names."""

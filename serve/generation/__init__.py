@@ -1,0 +1,1 @@
+"""One generation on one engine, pinned to one adapter version, whichever route asked for it."""

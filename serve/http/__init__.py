@@ -1,0 +1,1 @@
+"""What every HTTP request passes: origin check, path, request log, and errors as responses."""

@@ -1,0 +1,1 @@
+"""The API described for machines (`/openapi.json`) and for people (`/docs`)."""

@@ -1,0 +1,1 @@
+"""The gateway's routes, one file for each API. They parse, call a service and count."""

@@ -1,0 +1,1 @@
+"""The chat tab: conversation, library of saved ones, comparison, votes."""

@@ -1,0 +1,286 @@
+"""A swap with a real control actor, ledger and registry: the new adapter comes in whole, or the old one goes on."""
+
+import asyncio
+
+import pytest
+
+from actors.runs.ledger import AdapterState
+from configs.errors import AdapterError, NotFoundError, StateError
+from models.lora.adapter import WEIGHTS
+from serve.adapters.swap import as_json
+from serve.engine.protocol import AdapterCheck, GenerationRequest
+from serve.generation.engines import EngineLostError
+
+
+def test_a_swap_loads_verifies_and_flips(play):
+    async def scenario(stage):
+        version = stage.publish()
+        result = await stage.swapper.swap("prod", version)
+        assert (result.alias, result.old, result.new, result.max_difference) == ("prod", None, version, 1.0)
+        assert stage.catalog.resolve("prod").version == version
+        assert stage.loaded() == [(version,), (version,)]
+        assert stage.state(version) is AdapterState.LIVE
+        assert stage.outcomes() == [("done", None, version)]
+        assert stage.observed("done") == 1
+        assert as_json(result)["old"] == "base"
+
+    play(scenario)
+
+
+def test_latest_means_the_newest_adapter(play):
+    async def scenario(stage):
+        stage.publish("a")
+        newest = stage.publish("b")
+        assert (await stage.swapper.swap("prod", "latest")).new == newest
+        stage.publish("c")
+        assert stage.ledger.aliases()["prod"] == newest, "the alias holds a version, not the word"
+
+    play(scenario)
+
+
+def test_the_old_adapter_is_retired_and_dropped_and_the_way_back_brings_it_in_again(play):
+    async def scenario(stage):
+        first, second = stage.publish("a"), stage.publish("b")
+        await stage.swapper.swap("prod", first)
+        await stage.swapper.swap("prod", second)
+        assert stage.loaded() == [(second,), (second,)]
+        assert (stage.state(first), stage.state(second)) == (AdapterState.RETIRED, AdapterState.LIVE)
+        result = await stage.swapper.swap("prod", None, back=True)
+        assert (result.old, result.new) == (second, first)
+        assert stage.loaded() == [(first,), (first,)]
+        assert (await stage.swapper.swap("prod", None, back=True)).new == second, "back and forth"
+
+    play(scenario)
+
+
+def test_the_base_can_be_swapped_in_and_nothing_stays_loaded(play):
+    async def scenario(stage):
+        version = stage.publish()
+        await stage.swapper.swap("prod", version)
+        result = await stage.swapper.swap("prod", "base")
+        assert (result.old, result.new, result.max_difference) == (version, None, None)
+        assert stage.loaded() == [(), ()]
+        assert as_json(result)["new"] == "base"
+        assert (await stage.swapper.swap("prod", None, back=True)).new == version
+
+    play(scenario)
+
+
+def test_a_way_back_to_the_base_is_a_way_back_too(play):
+    async def scenario(stage):
+        await stage.swapper.swap("prod", stage.publish())
+        assert (await stage.swapper.swap("prod", None, back=True)).new is None
+        assert stage.catalog.resolve("prod").version is None
+
+    play(scenario)
+
+
+def test_a_running_request_keeps_its_version_through_a_swap(play):
+    async def scenario(stage):
+        first, second = stage.publish("a"), stage.publish("b")
+        await stage.swapper.swap("prod", first)
+        target = stage.catalog.resolve("prod")
+        stream = stage.fleet.generate(GenerationRequest("r", list(range(20)), adapter=target.version))
+        tokens = [*(await anext(stream)).ids]
+        await stage.swapper.swap("prod", second)
+        tokens += [token async for chunk in stream for token in chunk.ids]
+        assert tokens == list(range(20)), "every token, although its adapter was retired meanwhile"
+        (engine,) = [engine for engine in stage.engines if engine.requests]
+        assert engine.requests[0].adapter == first
+
+    play(scenario)
+
+
+# Suspect adapters
+
+DOUBT = "its loss on the held-out rows is 5.75, worse than the base's 0.99"
+
+
+def test_a_suspect_adapter_is_not_swapped_in_and_the_reason_has_its_figures(play):
+    async def scenario(stage):
+        version = stage.publish(suspect=[DOUBT])
+        with pytest.raises(StateError) as caught:
+            await stage.swapper.swap("prod", version)
+        assert caught.value.message == f"{version} is suspect: {DOUBT}; prod goes on answering with the base"
+        assert f"tandem swap {version} --force" in caught.value.hint
+        assert (stage.outcomes(), stage.loaded()) == ([], [(), ()])
+        assert stage.ledger.adapter_states() == {}, "it was not even loaded"
+
+    play(scenario)
+
+
+def test_by_force_it_is_swapped_in_and_the_history_says_of_what_it_is_suspect(play):
+    async def scenario(stage):
+        version = stage.publish(suspect=[DOUBT])
+        assert (await stage.swapper.swap("prod", version, force=True)).new == version
+        (swap,) = stage.ledger.swaps()
+        assert swap.reason == f"by force: {version} is suspect: {DOUBT}"
+
+    play(scenario)
+
+
+def test_the_way_back_to_a_suspect_adapter_needs_no_force_and_sound_ones_take_it(play):
+    async def scenario(stage):
+        suspect, sound = stage.publish("a", suspect=[DOUBT]), stage.publish("b")
+        await stage.swapper.swap("prod", suspect, force=True)
+        await stage.swapper.swap("prod", sound, force=True)
+        assert stage.ledger.swaps(1)[0].reason == "by request"
+        assert (await stage.swapper.swap("prod", None, back=True)).new == suspect
+
+    play(scenario)
+
+
+def test_latest_passes_over_a_suspect_adapter_and_without_any_other_says_why_there_is_none(play):
+    async def scenario(stage):
+        version = stage.publish("a", suspect=[DOUBT])
+        with pytest.raises(NotFoundError, match=f"so none is latest: {version} is suspect: {DOUBT}") as caught:
+            await stage.swapper.swap("prod", "latest")
+        assert f"tandem swap {version} --force" in caught.value.hint
+        sound = stage.publish("b")
+        stage.publish("c", suspect=[DOUBT])
+        assert (await stage.swapper.swap("prod", "latest")).new == sound
+
+    play(scenario)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("name", ["nope", "../secrets", ""])
+def test_an_unknown_adapter_changes_nothing(name, play):
+    async def scenario(stage):
+        with pytest.raises(NotFoundError):
+            await stage.swapper.swap("prod", name)
+        assert (stage.outcomes(), stage.loaded()) == ([], [(), ()])
+
+    play(scenario)
+
+
+def test_an_unknown_alias_lists_the_known(play):
+    async def scenario(stage):
+        with pytest.raises(NotFoundError) as caught:
+            await stage.swapper.swap("canary", "base")
+        assert caught.value.hint == "aliases: prod"
+
+    play(scenario)
+
+
+def test_swapping_to_what_is_there_already_is_refused(play):
+    async def scenario(stage):
+        with pytest.raises(StateError, match="prod answers with the base already"):
+            await stage.swapper.swap("prod", "base")
+        version = stage.publish()
+        await stage.swapper.swap("prod", version)
+        with pytest.raises(StateError, match=f"prod answers with {version} already"):
+            await stage.swapper.swap("prod", "latest")
+        assert len(stage.outcomes()) == 1
+
+    play(scenario)
+
+
+def test_there_is_no_way_back_before_the_first_swap(play):
+    async def scenario(stage):
+        with pytest.raises(StateError, match="nothing was swapped yet"):
+            await stage.swapper.swap("prod", None, back=True)
+
+    play(scenario)
+
+
+async def refused(stage, version: str, words: str) -> None:
+    """The swap is refused with `words`, and `old` goes on serving."""
+    old = stage.publish("old")
+    await stage.swapper.swap("prod", old)
+    with pytest.raises(AdapterError, match=words):
+        await stage.swapper.swap("prod", version)
+    assert stage.catalog.resolve("prod").version == old
+    assert stage.loaded() == [(old,), (old,)]
+    assert stage.outcomes() == [("done", None, old), ("refused", old, version)]
+    assert stage.state(version) is AdapterState.REFUSED
+    assert words in stage.ledger.adapter_states()[version][1]
+    assert stage.observed("refused") == 1
+    assert (await stage.swapper.swap("prod", "base")).old == old, "the next swap is not in the way of a refused one"
+
+
+def test_a_flipped_bit_is_refused_and_the_old_adapter_goes_on(play):
+    async def scenario(stage):
+        version = stage.publish()
+        file = stage.registry.path(version) / WEIGHTS
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+        await refused(stage, version, "SHA-256")
+
+    play(scenario)
+
+
+def test_an_adapter_of_another_base_is_refused_and_the_old_one_goes_on(play):
+    async def scenario(stage):
+        await refused(stage, stage.publish(base_fingerprint="0" * 64), "was trained on tiny")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("stage_name", ["add_adapter", "verify_adapter"])
+def test_an_adapter_that_one_engine_refuses_is_refused_and_the_old_one_goes_on(stage_name, play, monkeypatch):
+    async def scenario(stage):
+        version = stage.publish()
+        real = getattr(stage.engines[1], stage_name)
+
+        async def refuse(asked: str, *args) -> AdapterCheck | None:
+            if asked == version:
+                raise AdapterError("its answers equal the base's")
+            return await real(asked, *args)
+
+        monkeypatch.setattr(stage.engines[1], stage_name, refuse)
+        await refused(stage, version, "its answers equal the base's")
+
+    play(scenario)
+
+
+def test_an_engine_that_dies_while_loading_is_no_fault_of_the_adapter(play):
+    async def scenario(stage):
+        version = stage.publish()
+        stage.fleet.engines[1].dead = True
+        with pytest.raises(EngineLostError):
+            await stage.swapper.swap("prod", version)
+        assert stage.state(version) is AdapterState.PUBLISHED
+        assert "could not be loaded: engine engine_1 died" in stage.ledger.adapter_states()[version][1]
+        assert stage.engines[0].adapters() == ()
+        stage.fleet.engines[1].dead = False
+        assert (await stage.swapper.swap("prod", version)).new == version
+
+    play(scenario)
+
+
+def test_an_alias_that_somebody_else_moved_meanwhile_is_left_where_it_is(play):
+    async def scenario(stage):
+        mine, theirs = stage.publish("a"), stage.publish("b")
+        real = stage.fleet.load
+
+        async def slow_load(version, path):
+            stage.ledger.flip("prod", theirs, reason="by another gateway", seconds=0)
+            return await real(version, path)
+
+        stage.fleet.load = slow_load
+        with pytest.raises(StateError, match=f"alias prod moved to {theirs} meanwhile"):
+            await stage.swapper.swap("prod", mine)
+        assert stage.ledger.aliases()["prod"] == theirs
+        assert stage.loaded() == [(), ()], "what was loaded for nothing is dropped"
+        assert stage.state(mine) is AdapterState.PUBLISHED
+
+    play(scenario)
+
+
+# Together
+
+
+def test_swaps_asked_for_together_happen_one_after_the_other(play):
+    async def scenario(stage):
+        versions = [stage.publish(run_id) for run_id in ("a", "b", "c")]
+        await asyncio.gather(*(stage.swapper.swap("prod", version) for version in versions))
+        chain = stage.outcomes()
+        assert [new for _, _, new in chain] == versions
+        assert [old for _, old, _ in chain] == [None, *versions[:-1]]
+        assert stage.loaded() == [(versions[-1],)] * 2
+
+    play(scenario)
