@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -156,7 +157,7 @@ def test_interrupting_up_leaves_nothing_running(new_tandem):
     deadline = time.monotonic() + 60
     while not _processes(made, "raylet") and time.monotonic() < deadline:
         time.sleep(0.1)
-    starting.send_signal(subprocess.signal.SIGINT)
+    starting.send_signal(signal.SIGINT)
     _, words = starting.communicate(timeout=60)
     assert starting.returncode == 130 and "Traceback" not in words
     assert cluster.processes(made.home) == [] and not made.home.cluster.exists()

@@ -87,7 +87,7 @@ def test_what_is_near_nothing_gets_no_guess(typed, invoke):
 
 
 def test_the_tables_lead_to_options_and_commands_that_exist():
-    every = dict(mistyped._all())
+    every = dict(mistyped._all(click.Context(main.tandem)))
     options = {name for command in every.values() for name in mistyped._names(command)}
     assert set(foreign_names.OPTIONS) <= options
     assert set(foreign_names.COMMANDS) <= {*every, *main.COMMANDS}
@@ -96,6 +96,6 @@ def test_the_tables_lead_to_options_and_commands_that_exist():
 
 
 def test_every_command_is_looked_at():
-    names = {path.partition(" ")[0] for path, _ in mistyped._all()}
+    names = {path.partition(" ")[0] for path, _ in mistyped._all(click.Context(main.tandem))}
     assert names == set(main.COMMANDS)
-    assert all(isinstance(command, click.Command) for _, command in mistyped._all())
+    assert all(isinstance(command, click.Command) for _, command in mistyped._all(click.Context(main.tandem)))

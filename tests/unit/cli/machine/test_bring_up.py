@@ -36,7 +36,7 @@ def front(home, monkeypatch):
     """A Front, a list with the time that it sees, and one with what HAProxy complains of."""
     clock, complaint = [0.0], [""]
     monkeypatch.setattr(bring_up.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(bring_up.http_front, "failure", lambda home: complaint[0])
+    monkeypatch.setattr(bring_up.proxy, "failure", lambda home: complaint[0])
     return bring_up.Front(home), clock, complaint
 
 
