@@ -3,9 +3,9 @@
 Called by `anthropic`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from serve.anthropic.blocks import Cached
 from serve.openai.body import Part
@@ -92,11 +92,17 @@ class ToolChoice(Part):
     disable_parallel_tool_use: Ignored = None
     """No effect: the model makes one call per answer."""
 
+    @model_validator(mode="after")
+    def _names_its_tool(self) -> Self:
+        if self.type == "tool" and self.name is None:
+            raise ValueError("a tool_choice of the type tool needs its name")
+        return self
+
     def chat(self) -> str | dict[str, Any]:
         """As a chat body's."""
         match self.type:
             case "tool":
-                return {"type": "function", "function": {"name": self.name or ""}}
+                return {"type": "function", "function": {"name": self.name}}
             case "any":
                 return "required"
             case kind:

@@ -217,7 +217,6 @@ CONDITIONS: dict[type[BaseModel], list[Schema]] = {
         {"not": _given(previous_response_id=SOME_TEXT, conversation={"anyOf": [SOME_TEXT, {"type": "object"}]})},
     ],
     anthropic.MessagesRequest: [CALLS_SOMETHING],
-    anthropic.CountRequest: [CALLS_SOMETHING],
     tokens.TokenizeRequest: [
         CONTINUED,
         {

@@ -145,7 +145,8 @@ WHOLE: dict[str, list[dict[str, Any]]] = {
          "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
     ],
     "/v1/messages/count_tokens": [
-        {"model": "prod", "messages": [{"role": "user", "content": "x"}], "stop_sequences": ["x"], "temperature": 1}
+        {"model": "prod", "messages": [{"role": "user", "content": "x"}], "stop_sequences": ["x"], "temperature": 1,
+         "tools": [{"name": "f", "input_schema": SCHEMA}], "tool_choice": {"type": "tool", "name": "f"}}
     ],
     "/v1/conversations": [{"metadata": {"x": "x"}, "items": ITEMS}],
     "/v1/conversations/{conversation_id}": [{"metadata": {"x": "x"}}],
@@ -195,6 +196,11 @@ def _renders(request: chat.ChatRequest) -> None:
     request.constraint()
 
 
+def _counts(body: bytes) -> None:
+    request = anthropic.parse_count(body).chat()
+    harmony.render(TOKENIZER, request.messages, tools=request.offered_tools, answered=True)
+
+
 def _responds(body: bytes) -> None:
     request = responses.parse_request(body)
     own = [item for item in request.items if not (is_reference(item) and isinstance(item.get("id"), str))]
@@ -219,7 +225,7 @@ READ = {
     "/v1/completions": _completes,
     "/v1/responses": _responds,
     "/v1/messages": lambda body: _renders(anthropic.parse_request(body).chat()),
-    "/v1/messages/count_tokens": lambda body: _renders(anthropic.parse_count(body).chat()),
+    "/v1/messages/count_tokens": _counts,
     "/v1/conversations": lambda body: checked(body, ConversationCreation, {}),
     "/v1/conversations/{conversation_id}": lambda body: checked(body, MetadataUpdate, {}),
     "/v1/conversations/{conversation_id}/items": lambda body: checked(body, ItemsCreation, {}),
