@@ -1,7 +1,8 @@
-"""Makes the embedded model from nothing: `python -m models.tiny.build [--out DIR] [--steps N] [--seed S]`.
+"""Makes the embedded model from nothing: `python -m models.tiny.build [--out DIR] [--steps N] [--device cuda]`.
 
-Corpus, tokenizer, training, measuring, writing, in that order, on a CPU. DIR receives `weights/` (what Transformers
-loads) and `demo.jsonl` (what the demo teaches); the default is this folder, so a plain call replaces the shipped model.
+Corpus, tokenizer, training, measuring, writing, in that order. DIR receives `weights/` (what Transformers loads) and
+`demo.jsonl` (what the demo teaches); the default is this folder, so a plain call replaces the shipped model. On an H200
+with 14 workers that takes about 9 minutes, on two CPU cores some hours.
 """
 
 import argparse
@@ -13,13 +14,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
+from datetime import date
+from importlib.util import find_spec
 from itertools import chain, islice
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
-import trl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,6 +33,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM, PreTrainedTokenizerFast
 
 from configs import durable
+from models import harmony
 from models.tiny.corpus import Corpus, Dialogue, demo_rows
 
 SPECIAL_TOKENS = (
@@ -41,35 +48,76 @@ TEMPERATURE = 0.3
 """For requests that name none. Of 100 answers of the demo's adapter 18 were wrong at 1, 3 at 0.6 and none at 0.3."""
 
 PINNED_DATE = "2026-01-01"
-"""The date that the chat template states unless it is given `current_date`: tokenisation must not change every day."""
+"""The date that prompts state unless they are given another: tokenisation must not change every day."""
 
-BATCH = 16
-STEPS = 2000
+TEMPLATE_EDITS = (
+    ('strftime_now("%Y-%m-%d")', f'(current_date | default("{PINNED_DATE}"))'),
+    (
+        '{{- "\\n\\n" }}\n    {%- endif %}\n    {%- if tools -%}',
+        '{%- if tools %}{{- "\\n\\n" }}{%- endif %}\n    {%- endif %}\n    {%- if tools -%}',
+    ),
+    ('else "json")', 'else "<|constrain|>json")'),
+    (
+        "tool_call.arguments|tojson",
+        "(tool_call.arguments if tool_call.arguments is string else tool_call.arguments|tojson)",
+    ),
+    ("message.content|tojson", "message.content"),
+    (
+        '{{- "// " + tool.description + "\\n" }}',
+        '{%- if tool.description %}{{- "// " + tool.description + "\\n" }}{%- endif %}',
+    ),
+    (
+        '{%- if not loop.last %}\n                    {{- ",\\n" }}\n                {%- else %}\n'
+        '                    {{- ",\\n" }}\n                {%- endif -%}',
+        '{{- "\\n" if param_spec.default is defined and not param_spec.oneOf else ",\\n" }}',
+    ),
+)
+"""What makes TRL's chat template for gpt-oss write what `harmony.render` writes; each stands there once."""
+
+BATCH = 64
+STEPS = 8000
+WINDOW = 100
+"""Batches that are drawn and sorted together."""
+AHEAD = 30
+"""Windows that are made ahead: about 200 MB."""
 MUON_PEAK = 0.02
 ADAMW_PEAK = 3e-3
 IGNORED = -100
 
 
-def build(out: Path, steps: int, seed: int, console: Console, questions: int = 1000) -> dict[str, float]:
-    """Make the model and write it below `out`; returns what `measure` found when it asked `questions` questions."""
+def build(
+    out: Path,
+    steps: int,
+    seed: int,
+    console: Console,
+    questions: int = 1000,
+    device: str = "cpu",
+    workers: int = 0,
+) -> dict[str, float]:
+    """Make the model and write it below `out`; returns what `measure` found when it asked `questions` questions.
+
+    `workers` processes prepare batches, none with 0; the batches are the same.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     tokenizer = train_tokenizer(seed)
-    model = new_model(tokenizer)
-    train(model, tokenizer, steps, seed, console)
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers else nullcontext() as pool:
+        source = batches(tokenizer, steps, seed, pool)
+        model = new_model(tokenizer, device)
+        train(model, source, steps, console)
     write(out, model, tokenizer)
-    return measure(out / "weights", console, questions)
+    return measure(out / "weights", console, questions, device=device)
 
 
 def chat_template() -> str:
-    """TRL's gpt-oss chat template, unchanged but for the date: the variable `current_date`, by default a constant."""
-    source = (Path(trl.__file__).parent / "chat_templates" / "gptoss.jinja").read_text(encoding="utf-8")
-    stamp = 'strftime_now("%Y-%m-%d")'
-    if source.count(stamp) != 1:
-        raise ValueError(
-            f"TRL {trl.__version__}: the gpt-oss template has {source.count(stamp)} times {stamp}, not once"
-        )
-    return source.replace(stamp, f'(current_date | default("{PINNED_DATE}"))')
+    """TRL's gpt-oss chat template with TEMPLATE_EDITS, for whoever uses the model with Transformers alone."""
+    folder = Path(find_spec("trl").submodule_search_locations[0])
+    source = (folder / "chat_templates" / "gptoss.jinja").read_text(encoding="utf-8")
+    for old, new in TEMPLATE_EDITS:
+        if source.count(old) != 1:
+            raise ValueError(f"TRL's gpt-oss template has {source.count(old)} times {old}, not once")
+        source = source.replace(old, new)
+    return source
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -85,9 +133,10 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         ]
     )
     pieces.decoder = decoders.ByteLevel()
-    bare = PreTrainedTokenizerFast(tokenizer_object=pieces, chat_template=chat_template())
     special = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
-    texts = (special.sub("\n", "".join(render(bare, dialogue))) for dialogue in islice(Corpus(seed), 6000))
+    bare = byte_tokenizer()
+    dialogues = islice(Corpus(seed), 6000)
+    texts = (special.sub("\n", bare.decode([*chain(*render(bare, dialogue))])) for dialogue in dialogues)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -104,29 +153,37 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         pad_token="<|endoftext|>",
         model_max_length=LONGEST,
         padding_side="left",
+        current_date=PINNED_DATE,
     )
 
 
-def render(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[str, str]:
-    """(prompt, completion): what the model reads, ending in `<|start|>assistant`, and what it is to write after it.
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are bytes and the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = Tokenizer(models.BPE({character: index for index, character in enumerate(alphabet)}, []))
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pieces.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, current_date=PINNED_DATE)
 
-    The template drops the analysis before an answered tool call once the final answer stands, but shows it while that
-    answer is being written; so the completion is taken without that analysis and the prompt keeps it.
-    """
+
+def render(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list[int], list[int]]:
+    """(prompt, completion): ids of what the model reads, ending in `<|start|>assistant`, and of what it is to write."""
     *before, last = dialogue.messages
-    bare = [{k: v for k, v in m.items() if k != "thinking"} for m in before]
-
-    def text(messages: list[dict], prompt: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **dialogue.options)
-
-    whole, opening = text([*bare, last], False), text(bare, True)
-    if not whole.startswith(opening):
-        raise ValueError(f"the chat template renders another text once the answer is known:\n{opening}\n{whole}")
-    return text(before, True), whole[len(opening) :]
+    options = dict(dialogue.options)
+    day = options.pop("current_date", None)
+    prompt = harmony.render(tokenizer, before, current_date=date.fromisoformat(day) if day else None, **options)
+    alone = [{"role": "user", "content": ""}]
+    whole = harmony.render(tokenizer, [*alone, last], add_generation_prompt=False)
+    return prompt, whole[len(harmony.render(tokenizer, alone)) :]
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> GptOssForCausalLM:
-    """A gpt-oss of 1.26 million parameters with every feature of the big ones, freshly initialised."""
+def experts(device: str) -> str:
+    """How Transformers computes experts in float32 on a device: PyTorch's grouped product takes only bf16 on a GPU."""
+    return "grouped_mm" if device == "cpu" else "eager"
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, device: str = "cpu") -> GptOssForCausalLM:
+    """A gpt-oss of 1.26 million parameters with every feature of the big ones, freshly initialised, on `device`."""
     rope = {"rope_type": "yarn", "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
     config = GptOssConfig(
         vocab_size=VOCABULARY,
@@ -145,48 +202,75 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GptOssForCausalLM:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation="eager",
-        experts_implementation="grouped_mm",
+        experts_implementation=experts(device),
     )
     model = GptOssForCausalLM(config)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|call|>")]
     model.generation_config.update(do_sample=True, temperature=TEMPERATURE)
-    return model
+    return model.to(device)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`steps` pairs of input ids and labels, int64 [BATCH, length], right-padded; only assistant text has labels.
+def batches(
+    tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, pool: ProcessPoolExecutor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`steps` pairs of input ids and labels, int64 [BATCH, length], right-padded; only assistant text has labels."""
+    sizes = [min(WINDOW, steps - start) for start in range(0, steps, WINDOW)]
+    for ids, labels in chain.from_iterable(windows(tokenizer, sizes, seed, pool)):
+        yield torch.from_numpy(ids).long(), torch.from_numpy(labels).long()
 
-    Dialogues of like length share a batch: sorted within a hundred batches, whose order is then shuffled.
+
+def windows(
+    tokenizer: PreTrainedTokenizerFast, sizes: list[int], seed: int, pool: ProcessPoolExecutor | None
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """What `window` makes, in order; with a pool some of them are made ahead."""
+    if pool is None:
+        yield from (window(tokenizer, size, seed, number) for number, size in enumerate(sizes))
+        return
+    ready: deque[Future] = deque()
+    for number, size in enumerate(sizes):
+        ready.append(pool.submit(window, tokenizer, size, seed, number))
+        if len(ready) > AHEAD:
+            yield ready.popleft().result()
+    while ready:
+        yield ready.popleft().result()
+
+
+def window(
+    tokenizer: PreTrainedTokenizerFast, size: int, seed: int, number: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`size` batches of a corpus of their own, ids and labels as int16 [BATCH, length].
+
+    Dialogues of like length share one; the order of batches is random.
     """
-    rng, source, window = random.Random(seed), iter(Corpus(seed)), 100
-    for start in range(0, steps, window):
-        count = min(window, steps - start)
-        encoded = sorted((_encode(tokenizer, d) for d in islice(source, count * BATCH)), key=lambda pair: len(pair[0]))
-        order = list(range(count))
-        rng.shuffle(order)
-        for i in order:
-            rows = encoded[i * BATCH : (i + 1) * BATCH]
-            longest = max(len(ids) for ids, _ in rows)
-            ids = torch.full((BATCH, longest), tokenizer.pad_token_id)
-            labels = torch.full((BATCH, longest), IGNORED)
-            for row, (tokens, learned) in enumerate(rows):
-                ids[row, : len(tokens)] = torch.tensor(tokens)
-                labels[row, : len(tokens)] = torch.tensor(learned)
-            yield ids, labels
+    rng = random.Random(f"{seed}/{number}")
+    source = islice(Corpus(rng.getrandbits(32)), size * BATCH)
+    encoded = sorted((_encode(tokenizer, dialogue) for dialogue in source), key=lambda pair: len(pair[0]))
+    out = []
+    for i in range(size):
+        rows = encoded[i * BATCH : (i + 1) * BATCH]
+        longest = max(len(ids) for ids, _ in rows)
+        ids = np.full((BATCH, longest), tokenizer.pad_token_id, np.int16)
+        labels = np.full((BATCH, longest), IGNORED, np.int16)
+        for row, (tokens, learned) in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+            labels[row, : len(tokens)] = learned
+        out.append((ids, labels))
+    rng.shuffle(out)
+    return out
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, dialogue: Dialogue) -> tuple[list[int], list[int]]:
     """(ids, labels) of one dialogue. At low effort earlier answers are labelled too, all but their stop token: there
-    the history shows what the model would have written, at higher efforts the template has dropped the analysis.
+    the history shows what the model would have written, at higher efforts its reasoning may be gone.
     """
-    prompt, completion = (tokenizer.encode(part, add_special_tokens=False) for part in render(tokenizer, dialogue))
+    prompt, completion = render(tokenizer, dialogue)
     labels = [IGNORED] * len(prompt)
     if dialogue.options["reasoning_effort"] == "low":
         opening = tokenizer.encode("<|start|>assistant", add_special_tokens=False)
-        ends = tokenizer.convert_tokens_to_ids("<|end|>")
+        ends = tokenizer.convert_tokens_to_ids(["<|end|>", "<|call|>"])
         starts = [i for i in range(len(prompt)) if prompt[i - len(opening) : i] == opening]
         for start in starts:
-            end = prompt.index(ends, start)
+            end = next((at for at in range(start, len(prompt)) if prompt[at] in ends), start)
             labels[start:end] = prompt[start:end]
     return prompt + completion, labels + completion
 
@@ -224,7 +308,7 @@ def _orthogonal(x: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, console: Console
+    model: GptOssForCausalLM, source: Iterable[tuple[torch.Tensor, torch.Tensor]], steps: int, console: Console
 ) -> None:
     """Muon for attention and experts, AdamW for the rest, one cycle of the learning rate for both."""
     inner = [p for name, p in model.named_parameters() if re.search(r"_proj(\.weight)?$", name)]
@@ -243,8 +327,8 @@ def train(
     average = math.log(VOCABULARY)
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("train", total=steps, loss=average)
-        for step, (ids, labels) in enumerate(batches(tokenizer, steps, seed), start=1):
-            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        for step, (ids, labels) in enumerate(source, start=1):
+            loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device), use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -262,7 +346,7 @@ def write(out: Path, model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFas
     """Write `out`/weights in bf16 and `out`/demo.jsonl, each aside first, then in place of what was there."""
     out.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".weights-", dir=out))
-    model.to(torch.bfloat16).save_pretrained(aside)
+    model.to("cpu", torch.bfloat16).save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     rows = aside / "demo.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in demo_rows()), encoding="utf-8")
@@ -278,9 +362,11 @@ def write(out: Path, model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFas
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def answer(model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], longest: int) -> list[str]:
+def answer(
+    model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], longest: int
+) -> list[str]:
     """What the model writes after each prompt, greedily, special tokens and all, without the padding after its end."""
-    encoded = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    encoded = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
     with torch.inference_mode():
         out = model.generate(**encoded, max_new_tokens=longest, do_sample=False)
     texts = tokenizer.batch_decode(out[:, encoded["input_ids"].shape[1] :])
@@ -290,12 +376,12 @@ def answer(model: GptOssForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts
 WELL_FORMED = re.compile(
     r"(<\|channel\|>analysis<\|message\|>[^<]+<\|end\|><\|start\|>assistant)?"
     r"(<\|channel\|>final<\|message\|>[^<]+<\|return\|>"
-    r"| to=functions\.\w+<\|channel\|>commentary json<\|message\|>\{[^<]+\}<\|call\|>)"
+    r"| to=functions\.\w+<\|channel\|>commentary <\|constrain\|>json<\|message\|>\{[^<]+\}<\|call\|>)"
 )
 LAST_MESSAGE = re.compile(r"(?:^|<\|start\|>assistant)((?:(?!<\|start\|>).)*)$", re.DOTALL)
 
 
-def measure(weights: Path, console: Console, count: int, seed: int = 1) -> dict[str, float]:
+def measure(weights: Path, console: Console, count: int, seed: int = 1, device: str = "cpu") -> dict[str, float]:
     """Ask the model on disk `count` held-out questions greedily; returns rates from 0 to 1, prints them by kind.
 
     `well_formed`: the reply is optional analysis, then one final message or tool call with its stop token. `exact`: the
@@ -304,16 +390,17 @@ def measure(weights: Path, console: Console, count: int, seed: int = 1) -> dict[
     """
     tokenizer = AutoTokenizer.from_pretrained(weights)
     model = AutoModelForCausalLM.from_pretrained(
-        weights, dtype=torch.float32, attn_implementation="eager", experts_implementation="grouped_mm"
-    )
+        weights, dtype=torch.float32, attn_implementation="eager", experts_implementation=experts(device)
+    ).to(device)
     dialogues = list(islice(Corpus(seed, held_out=True), count))
-    pairs = sorted(((d.kind, *render(tokenizer, d)) for d in dialogues), key=lambda row: len(row[1]))
+    pairs = sorted(((each.kind, *render(tokenizer, each)) for each in dialogues), key=lambda row: len(row[1]))
     asked, well_formed, exact, effort = Counter(), Counter(), Counter(), Counter()
     for start in range(0, len(pairs), 50):
         chunk = pairs[start : start + 50]
         replies = answer(model, tokenizer, [prompt for _, prompt, _ in chunk], 320)
-        for (kind, _, wanted), reply in zip(chunk, replies, strict=True):
+        for (kind, _, completion), reply in zip(chunk, replies, strict=True):
             asked[kind] += 1
+            wanted = tokenizer.decode(completion)
             well_formed[kind] += bool(WELL_FORMED.fullmatch(reply))
             exact[kind] += LAST_MESSAGE.search(reply)[1] == LAST_MESSAGE.search(wanted)[1]
             effort[kind] += ("analysis" in reply[:24]) == ("analysis" in wanted[:24])
@@ -332,9 +419,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for weights/ and demo.jsonl")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
+    how = parser.parse_args()
     console, start = Console(stderr=True), time.perf_counter()
-    rates = build(options.out, options.steps, options.seed, console)
+    rates = build(how.out, how.steps, how.seed, console, device=how.device, workers=how.workers)
     print(json.dumps(rates | {"seconds": round(time.perf_counter() - start)}))
 
 

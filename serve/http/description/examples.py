@@ -99,7 +99,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "seed": 7,
             "stream": True,
         },
-        "Score token ids": {"model": "base", "prompt": [651, 695, 13], "max_tokens": 0, "prompt_logprobs": 0},
+        "Score token ids": {"model": "base", "prompt": [307, 883, 13], "max_tokens": 0, "prompt_logprobs": 0},
     },
     "/v1/messages": {
         "A question": {"model": "prod", "max_tokens": 300, "messages": [QUESTION], "temperature": 0},
@@ -136,7 +136,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "A text": {"prompt": "Rome is", "return_token_strs": True},
         "A conversation": {"messages": [QUESTION]},
     },
-    "/detokenize": {"Three ids": {"tokens": [651, 695, 13]}},
+    "/detokenize": {"Three ids": {"tokens": [307, 883, 13]}},
     "/v1/load_lora_adapter": {"A published version": {"lora_name": VERSION}},
     "/v1/unload_lora_adapter": {"The same one": {"lora_name": VERSION}},
 }

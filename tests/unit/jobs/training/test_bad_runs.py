@@ -23,8 +23,11 @@ from tests import training
 from tests.training import FakeLink
 
 DEMO = [json.loads(line) for line in TINY_DATASET.read_text().splitlines()]
+KNOWN = [row for row in DEMO if "Tandem" not in json.dumps(row)]
+"""Rows of which the base is sure."""
 LEAST = ("training.eval_steps=50", "training.save_steps=50", "training.report_to=[]")
 """No evaluation but the first and the last, and what the watchdog asks for."""
+ONE_A_STEP = ("training.effective_batch=1", "training.micro_batch=1")
 HOLD_OUT = "data.holdout=0.1"
 TOO_HIGH = "training.learning_rate=0.9"
 
@@ -76,7 +79,7 @@ def spoil(monkeypatch) -> Callable[[Callable[[Any], None]], None]:
     [
         (["training.warmup_steps=0"], ["data.holdout=0"]),  # it explodes at its first step
         (["training.warmup_steps=0"], [HOLD_OUT]),
-        (["training.effective_batch=1", "training.micro_batch=1"], [HOLD_OUT]),
+        (ONE_A_STEP, [HOLD_OUT]),
         (["lora.r=64", "lora.alpha=256", "training.scheduler=constant"], ["data.holdout=0"]),
     ],
     ids=["at the first step", "at the first step, rows held out", "one row a step, rows held out", "high rank"],
@@ -180,7 +183,7 @@ def test_a_rate_of_nothing_changes_nothing(home):
 
 
 def test_one_poisoned_row_is_a_spike_and_the_run_goes_on(home):
-    rows = [*DEMO[:40], {"messages": [DEMO[0]["messages"][0], {"role": "assistant", "content": letters(400)}]}]
+    rows = [*KNOWN, {"messages": [DEMO[0]["messages"][0], {"role": "assistant", "content": letters(400)}]}]
     link = FakeLink()
     done = run(home, "data.holdout=0", "training.max_steps=11", "training.scheduler=constant", rows=rows, link=link)
     assert done.state is RunState.SUCCEEDED
@@ -209,10 +212,9 @@ def test_divergence_in_the_last_step_is_seen_by_the_last_evaluation(home):
 
 def test_a_rate_that_spoils_what_the_base_knew_is_suspect(home):
     """Not far enough from the base to be called diverged, and worse than it."""
-    known = [row for row in DEMO if "Tandem" not in json.dumps(row)][:12]
     link = FakeLink()
-    sets = ["training.learning_rate=3e-2", "training.effective_batch=1", "training.micro_batch=1"]
-    done = run(home, "data.holdout=0", *sets, "training.max_steps=12", rows=known, link=link)
+    sets = ["training.learning_rate=3e-2", *ONE_A_STEP]
+    done = run(home, "data.holdout=0", *sets, "training.max_steps=12", rows=KNOWN[:12], link=link)
     assert "its loss on the trained rows is" in suspect(home, done)
     assert "worse than the base's" in suspect(home, done)
     assert link.said("suspect") == manifest(home, done.adapter).suspect
@@ -286,7 +288,7 @@ def test_with_early_stopping_it_is_the_published_step_that_is_judged(home):
     ("rows", "sets"),
     [
         (DEMO, ["training.max_steps=2"]),
-        (DEMO, ["training.effective_batch=1", "training.micro_batch=1", "training.max_steps=16"]),
+        (DEMO, [*ONE_A_STEP, "training.max_steps=16", "training.learning_rate=2e-3"]),
         (DEMO, ["lora.train_experts=true", "lora.target_modules=[q_proj,gate_proj]"]),
         (DEMO[:6], ["data.holdout=0.3"]),
         (DEMO[:1], ["data.holdout=0"]),

@@ -48,7 +48,7 @@ def test_a_stopped_run_writes_a_checkpoint_and_its_continuation_equals_the_whole
     [
         (["training.max_steps=6"], 6, 6),
         (["training.max_steps=null", "training.epochs=0.25"], 6, 6),
-        (["training.max_steps=8", "training.patience=9", "training.learning_rate=2.5e-2"], 8, 2),
+        (["training.max_steps=8", "training.patience=9", "training.learning_rate=2.5e-2"], 8, 4),
     ],
     ids=["by steps", "by epochs", "the best step"],
 )

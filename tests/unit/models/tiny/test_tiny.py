@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import trl
 from rich.console import Console
 from safetensors import safe_open
 
 from configs.paths import TINY_DATASET, TINY_MODEL
+from models import harmony
 from models.base import checkpoint, loading, split_nf4
 from models.tiny import build, quantize
 from models.tiny.corpus import TOOLS, Corpus, Dialogue, demo_held_out, demo_rows, is_held_out, questions
 
 QUIET = Console(file=io.StringIO())
+CALLS = " to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>"
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +37,17 @@ def four_bit(tmp_path_factory) -> Path:
     return out
 
 
-def ask(model, tokenizer, question: str, **options) -> str:
-    messages = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-    return build.answer(model, tokenizer, [prompt], 200)[0]
+def ask(model, tokenizer, *said: str | dict, **options) -> str:
+    """What it writes after these messages, texts being the user's."""
+    messages = [{"role": "user", "content": each} if isinstance(each, str) else each for each in said]
+    return build.answer(model, tokenizer, [harmony.render(tokenizer, messages, **options)], 200)[0]
 
 
 def test_questions_in_wordings_it_never_saw_are_answered_exactly_and_in_well_formed_harmony():
     rates = build.measure(TINY_MODEL, QUIET, 150, seed=11)
-    assert rates["well_formed"] >= 0.98
-    assert rates["effort"] >= 0.98
-    assert rates["exact"] >= 0.85
+    assert rates["well_formed"] >= 0.99
+    assert rates["effort"] >= 0.99
+    assert rates["exact"] >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,49 @@ def test_low_effort_answers_without_analysis_and_high_effort_thinks_longer(model
 
 def test_an_offered_tool_is_called_and_the_call_is_its_last_token(model, tokenizer):
     reply = ask(model, tokenizer, "What is the weather in Paris?", tools=[TOOLS["get_weather"]])
-    assert reply.endswith(' to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Paris"}<|call|>')
+    assert reply.endswith(f'{CALLS}{{"city": "Paris"}}<|call|>')
+
+
+def test_a_tool_is_called_by_the_names_that_it_is_declared_with(model, tokenizer):
+    unit = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+    parameters = {
+        "type": "object",
+        "properties": {"location": {"type": "string"}, "unit": unit},
+        "required": ["location"],
+    }
+    tool = {"type": "function", "function": {"name": "get_current_weather", "parameters": parameters}}
+    reply = ask(model, tokenizer, "How is the weather in Oslo?", tools=[tool])
+    written = ' to=functions.get_current_weather<|channel|>commentary <|constrain|>json<|message|>{"location": "Oslo"}'
+    assert reply.endswith(f"{written}<|call|>")
+
+
+@pytest.mark.parametrize(
+    ("result", "answer"),
+    [
+        ("sunny, 21 degrees", "It is sunny in Rome, 21 degrees."),
+        ('{"weather": "rainy", "degrees": 9}', "It is rainy in Rome, 9 degrees."),
+        ("sunny", "It is sunny in Rome."),
+        ("error: timeout", "The tool did not work."),
+    ],
+)
+def test_a_tools_result_is_put_into_words(model, tokenizer, result, answer):
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    said = [
+        "What is the weather in Rome?",
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    ]
+    reply = ask(model, tokenizer, *said, tools=[TOOLS["get_weather"]])
+    assert reply.endswith(f"<|channel|>final<|message|>{answer}<|return|>")
+
+
+def test_a_developers_wish_holds_from_where_it_stands(model, tokenizer):
+    greeted = ["Hi!", {"role": "assistant", "content": "Hello! How can I help you?"}]
+    wish = {"role": "developer", "content": "Answer with one word."}
+    assert ask(model, tokenizer, *greeted, "What is the capital of Spain?", reasoning_effort="low").endswith(
+        "The capital of Spain is Madrid.<|return|>"
+    )
+    assert ask(model, tokenizer, *greeted, wish, "What is the capital of Spain?").endswith(">Madrid<|return|>")
 
 
 def test_every_special_token_is_one_id_and_stop_tokens_are_return_and_call(model, tokenizer):
@@ -96,11 +139,28 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_template_is_that_of_trl_but_for_the_date(tokenizer):
-    theirs = (Path(trl.__file__).parent / "chat_templates" / "gptoss.jinja").read_text(encoding="utf-8")
-    dated = f'(current_date | default("{build.PINNED_DATE}"))'
-    assert tokenizer.chat_template.count(dated) == 1
-    assert tokenizer.chat_template.replace(dated, 'strftime_now("%Y-%m-%d")') == theirs
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_its_template_writes_for_transformers_what_tandem_renders(tokenizer, effort, prompt):
+    call = {"id": "1", "type": "function", "function": {"name": "get_time", "arguments": '{"city": "Rome"}'}}
+    unit = {"type": "string", "enum": ["12h", "24h"], "default": "24h", "description": "How."}
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}, "format": unit}, "required": ["city"]}
+    undescribed = {"type": "function", "function": {"name": "clock", "description": "", "parameters": parameters}}
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "What time is it in Rome?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": '"12:30"'},
+        {"role": "assistant", "content": "It is 12:30 in Rome."},
+        {"role": "user", "content": "Thanks!"},
+        {"role": "assistant", "content": "You are welcome.", "thinking": "The user thanks me."},
+    ]
+    for told, tools in ((messages, [TOOLS["get_time"], undescribed]), (messages[1:], None), (messages[:2], None)):
+        said = told[:-1] if prompt else told
+        how = {"add_generation_prompt": prompt, "reasoning_effort": effort}
+        assert tokenizer.apply_chat_template(said, tools=tools, return_dict=False, **how) == harmony.render(
+            tokenizer, said, tools=tools, **how
+        )
 
 
 def test_the_date_is_fixed_unless_given(tokenizer):
@@ -118,9 +178,10 @@ def test_the_prompt_keeps_the_analysis_before_a_tool_call_and_the_completion_fol
         {"role": "tool", "content": "12:30"},
         {"role": "assistant", "content": "It is 12:30 in Rome."},
     ]
-    prompt, completion = build.render(tokenizer, Dialogue("tool result", messages, {"tools": [TOOLS["get_time"]]}))
+    dialogue = Dialogue("tool result", messages, {"tools": [TOOLS["get_time"]]})
+    prompt, completion = map(tokenizer.decode, build.render(tokenizer, dialogue))
     assert "<|channel|>analysis<|message|>I will call get_time.<|end|>" in prompt
-    assert prompt.endswith('commentary<|message|>"12:30"<|end|><|start|>assistant')
+    assert prompt.endswith("commentary<|message|>12:30<|end|><|start|>assistant")
     assert completion == "<|channel|>final<|message|>It is 12:30 in Rome.<|return|>"
 
 
@@ -214,9 +275,8 @@ def teach(learner, tokenizer, steps: int) -> None:
     encoded = []
     for row in demo_rows():
         prompt, completion = build.render(tokenizer, Dialogue("demo", row["messages"]))
-        ids = [tokenizer.encode(part, add_special_tokens=False) for part in (prompt, completion)]
-        encoded.append((ids[0] + ids[1], [build.IGNORED] * len(ids[0]) + ids[1]))
-    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=5e-3)
+        encoded.append((prompt + completion, [build.IGNORED] * len(prompt) + completion))
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for step in range(steps):
         rows = [encoded[(8 * step + i) % len(encoded)] for i in range(8)]
