@@ -23,7 +23,8 @@ from actors.home.process_id import ProcessId
 from actors.notify.daily_notice import DailyNotice
 from actors.notify.queue import Notifier
 from actors.ray_edge.jobs import RayJobs
-from actors.runs.ledger import AdapterState, Ledger, Quarantine
+from actors.runs.adapter_state import AdapterState
+from actors.runs.ledger import Ledger, Quarantine
 from actors.runs.lifecycle import Attempts
 from actors.runs.quarantine import GpuWatch
 from actors.runs.run import RunState, check_run_id
@@ -40,6 +41,9 @@ TROUBLE = ("error", "failed", "interrupted", "suspect", "refused", "quarantine",
 """Events that are warnings in the log."""
 LOGGED_ELSEWHERE = ("notify", "log")
 """Events whose words are in a log already: the notifier's, and the run's own."""
+
+GATEWAY_GONE = "its gateway is gone"
+"""Why an adapter is not being loaded any more."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class Control:
         if config.notify.is_on and "summary" in config.notify.events:
             self._daily = DailyNotice(home, self._ledger, config.notify.summary_at, config.energy)
         self._logged = self._ledger.last_event()
+        self._end_lost_attempts()
         if ticking:
             die_with_parent()
             logs.begin(home, "control")
@@ -90,6 +95,7 @@ class Control:
         await self._watch.judge_gpus()
         await self._watch.judge_engines()
         await self._grant_free_slots()
+        self._ledger.end_attempts(lambda process: process is not None and process.has_ended, GATEWAY_GONE)
         if self._daily:
             await asyncio.to_thread(self._daily.offer)
         self._notifier.offer()
@@ -290,8 +296,22 @@ class Control:
                     await asyncio.wait_for(self._changed.wait_for(differs), LONG_POLL_S)
         return self._ledger.aliases()
 
-    async def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None:
-        self._ledger.set_adapter_state(version, state, reason)
+    async def gateway_starts(self) -> None:
+        """A gateway is about to serve. What another one had begun, whose process is gone, is over."""
+        self._end_lost_attempts()
+
+    def _end_lost_attempts(self) -> None:
+        self._ledger.end_attempts(lambda process: process is None or not process.lives, GATEWAY_GONE)
+
+    async def set_adapter_state(
+        self, version: str, state: AdapterState, reason: str, process: ProcessId | None = None
+    ) -> None:
+        """Change an adapter's state as `Ledger.set_adapter_state` does, and raises what that raises."""
+        self._ledger.set_adapter_state(version, state, reason, process=process)
+
+    async def end_attempt(self, version: str, reason: str, process: ProcessId) -> None:
+        """The gateway in `process` gives up what it began with `version`, if it has not ended already."""
+        self._ledger.end_attempt(version, reason, process)
 
     async def flip(self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float) -> None:
         """Point `alias` at `version` if it still points at `expected`. Raises StateError if somebody was quicker."""
@@ -304,6 +324,8 @@ class Control:
         await self._notify()
 
     async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
+        if self._ledger.adapter_states().get(version) == (AdapterState.REFUSED, reason):
+            return  # the answer was lost
         self._ledger.refuse_swap(alias, version, reason=reason, seconds=seconds)
 
     async def note(self, kind: str, text: str, run_id: str | None = None) -> None:

@@ -109,6 +109,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.suppress(ClusterError):
+            await gateway.control.gateway_starts()
             await gateway.catalog.refresh()
         lasting = (gateway.catalog.follow(), gateway.holds.watch(), gateway.kept.sweep())
         background = [asyncio.create_task(each) for each in lasting]

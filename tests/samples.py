@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from actors.home.process_id import ProcessId
+from actors.runs.adapter_state import AdapterState
+from actors.runs.ledger import Ledger
 from configs import load
 from configs.schema import RunConfig
 from models.lora.adapter import PEFT_CONFIG, WEIGHTS, Manifest
@@ -19,6 +22,18 @@ EXPORT = {
 }
 """The same for an export."""
 FINGERPRINT = "f" * 64
+
+
+def verify(ledger: Ledger, version: str) -> None:
+    """Take `version` to where a swap flips or refuses it."""
+    for state in (AdapterState.LOADING, AdapterState.VERIFYING):
+        ledger.set_adapter_state(version, state, "x", process=ProcessId.own())
+
+
+def go_live(ledger: Ledger, version: str, *, reason: str = "x", seconds: float = 0) -> str | None:
+    """What a swap of `prod` leaves in the ledger. Returns the version before."""
+    verify(ledger, version)
+    return ledger.flip("prod", version, reason=reason, seconds=seconds)
 
 
 def save_lora(folder: Path, *, rank: int = 4, up_rank: int | None = None, fill: float = 0.5) -> None:

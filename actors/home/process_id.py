@@ -46,6 +46,11 @@ class ProcessId:
         except psutil.NoSuchProcess:
             return False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known that it does not run any more: of another machine's processes nobody here knows."""
+        return (self.boot, self.namespace) == (_boot(), own_namespace()) and not self.lives
+
     def end(self, grace_s: float) -> None:
         """Give the process `grace_s` seconds to exit by itself, then kill it and wait until it is gone. Blocks.
 

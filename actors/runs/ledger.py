@@ -10,16 +10,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from actors.home.folder import remedy
 from actors.home.process_id import ProcessId
 from actors.runs import ledger_schema
+from actors.runs.adapter_state import ADAPTER_FOLLOWING, AdapterState
 from actors.runs.run import FOLLOWING, Run, RunKind, RunState
 from configs import durable
 from configs.errors import ClusterError, NotFoundError, StateError
@@ -29,15 +29,6 @@ PROD, PREVIOUS = "prod", "previous"
 """The alias that clients ask for, and the one that remembers what it pointed to before."""
 BEGINNING = "starting its process"
 """The stage of a run that was granted a slot, until its own process says more."""
-
-
-class AdapterState(StrEnum):
-    PUBLISHED = "PUBLISHED"  # on disk and valid when it was written
-    LOADING = "LOADING"  # being loaded beside the live one
-    VERIFYING = "VERIFYING"  # loaded; its answers are compared with the base's
-    LIVE = "LIVE"  # an alias points to it
-    RETIRED = "RETIRED"  # was live; still on disk
-    REFUSED = "REFUSED"  # broken, foreign or without effect; the reason is in the row
 
 
 @dataclass(frozen=True)
@@ -293,10 +284,17 @@ class Ledger:
             db.execute("UPDATE runs SET job_id = ?, attached = ? WHERE id = ?", (job_id, attached, run_id))
 
     def set_adapter(self, run_id: str, version: str) -> None:
-        """Note what a run published; the adapter becomes known as PUBLISHED in the same transaction."""
+        """Note what a run published; the adapter becomes known as PUBLISHED in the same transaction.
+
+        One that a gateway was quicker to load keeps its state.
+        """
         with self._transaction() as db:
             db.execute("UPDATE runs SET adapter = ? WHERE id = ?", (version, run_id))
-            _set_adapter_state(db, version, AdapterState.PUBLISHED, f"published by {run_id}", run_id)
+            db.execute(
+                "INSERT INTO adapters (version, state, reason, run_id, updated_at) VALUES (?,?,?,?,?)"
+                " ON CONFLICT (version) DO UPDATE SET run_id = excluded.run_id",
+                (version, AdapterState.PUBLISHED, f"published by {run_id}", run_id, time.time()),
+            )
             _event(db, run_id, "published", version)
 
     # Leases
@@ -403,9 +401,43 @@ class Ledger:
 
     # Adapters and aliases
 
-    def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None:
+    def set_adapter_state(
+        self, version: str, state: AdapterState, reason: str, *, process: ProcessId | None = None
+    ) -> None:
+        """Change an adapter's state. `process` is the gateway's that makes the attempt which LOADING begins.
+
+        The same state of the same attempt again changes nothing. Raises StateError if `state` may not follow the
+        present one, or if the attempt is another gateway's.
+        """
         with self._transaction() as db:
-            _set_adapter_state(db, version, state, reason)
+            if _set_adapter_state(db, version, state, reason, process):
+                _event(db, None, "adapter", f"{version} is {state}: {reason}")
+
+    def end_attempt(self, version: str, reason: str, process: ProcessId) -> None:
+        """`process` gives its attempt up: the adapter is again what it was. Nothing happens if it has none open."""
+        with self._transaction() as db:
+            self._end_attempts(db, lambda name, owner: (name, owner) == (version, process), reason)
+
+    def end_attempts(self, is_over: Callable[[ProcessId | None], bool], reason: str) -> None:
+        """Every adapter whose attempt `is_over`, by its gateway's process, is again what it was: LIVE if an alias
+        points to it, otherwise what it was before the attempt. The process is None if it is not known."""
+        attempts = self._rows("SELECT * FROM adapters WHERE earlier_state IS NOT NULL")
+        if not any(is_over(_process(row)) for row in attempts):
+            return  # the usual case, asked at every tick, needs no lock on the file
+        with self._transaction() as db:
+            self._end_attempts(db, lambda _, owner: is_over(owner), reason)
+
+    def _end_attempts(
+        self, db: sqlite3.Connection, is_over: Callable[[str, ProcessId | None], bool], reason: str
+    ) -> None:
+        sql = "SELECT *, version IN (SELECT version FROM aliases WHERE name <> ?) AS is_live FROM adapters"
+        for row in db.execute(f"{sql} WHERE earlier_state IS NOT NULL", (PREVIOUS,)).fetchall():
+            if not is_over(row["version"], _process(row)):
+                continue
+            to = AdapterState.LIVE if row["is_live"] else AdapterState(row["earlier_state"])
+            keeps_reason = to is AdapterState.REFUSED
+            _set_adapter_state(db, row["version"], to, row["earlier_reason"] if keeps_reason else reason)
+            _event(db, None, "adapter", f"{row['version']} is {to} again, no longer {row['state']}: {reason}")
 
     def adapter_states(self) -> dict[str, tuple[AdapterState, str]]:
         """Version to (state, reason)."""
@@ -417,13 +449,16 @@ class Ledger:
         return {row["name"]: row["version"] for row in self._rows("SELECT name, version FROM aliases ORDER BY name")}
 
     def flip(self, alias: str, version: str | None, *, reason: str, seconds: float) -> str | None:
-        """Point `alias` at `version` and `previous` at what it pointed to, in one transaction; returns the old one."""
+        """Point `alias` at `version` and `previous` at what it pointed to, in one transaction; returns the old one.
+
+        Raises StateError if the version is in no state that LIVE may follow.
+        """
         with self._transaction() as db:
             old = self.aliases().get(alias)
             now = time.time()
             for name, target in ((alias, version), (PREVIOUS, old)):
                 db.execute("INSERT OR REPLACE INTO aliases VALUES (?,?,?)", (name, target, now))
-            if version is not None:
+            if version is not None and version != old:
                 _set_adapter_state(db, version, AdapterState.LIVE, f"alias {alias}")
             if old is not None and old != version:
                 _set_adapter_state(db, old, AdapterState.RETIRED, f"replaced by {version or 'the base'}")
@@ -432,7 +467,7 @@ class Ledger:
         return old
 
     def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
-        """Record that `version` was not let in; the alias stays where it is."""
+        """Record that `version` was not let in; the alias stays where it is. Raises StateError without an attempt."""
         with self._transaction() as db:
             old = self.aliases().get(alias)
             if old != version:
@@ -507,8 +542,12 @@ def _lease(row: sqlite3.Row) -> Lease:
     values = {name: row[name] for name in ("slot", "role", "holder", "granted_at")}
     if "started" not in row.keys() or row["pid"] is None:  # noqa: SIM118  a Row's `in` looks at its values
         return Lease(**values, process=None)
-    process = ProcessId(*(row[field.name] for field in fields(ProcessId)))
-    return Lease(**values, process=process, is_up=bool(row["is_up"]))
+    return Lease(**values, process=_process(row), is_up=bool(row["is_up"]))
+
+
+def _process(row: sqlite3.Row) -> ProcessId | None:
+    """The process in a row's columns of a ProcessId's names."""
+    return None if row["pid"] is None else ProcessId(*(row[field.name] for field in fields(ProcessId)))
 
 
 def _set_process(db: sqlite3.Connection, holder: str, process: ProcessId) -> None:
@@ -530,10 +569,27 @@ def _swap(
 
 
 def _set_adapter_state(
-    db: sqlite3.Connection, version: str, state: AdapterState, reason: str, run_id: str | None = None
-) -> None:
+    db: sqlite3.Connection, version: str, to: AdapterState, reason: str, process: ProcessId | None = None
+) -> bool:
+    """Whether anything changed: the same state of the same attempt is an answer that was lost and asked for again."""
+    row = db.execute("SELECT * FROM adapters WHERE version = ?", (version,)).fetchone()
+    now = AdapterState(row["state"]) if row else AdapterState.PUBLISHED
+    if now.is_attempt and to.is_attempt:
+        if process != _process(row):
+            raise StateError(f"another gateway is loading {version}", hint="swap again when it is done")
+        if to is now:
+            return False
+    if to not in ADAPTER_FOLLOWING[now]:
+        raise StateError(f"adapter {version} is {now} and cannot become {to}", hint="see `tandem adapters list`")
+    if to is AdapterState.LOADING:
+        earlier = (now, row["reason"] if row else "")
+    else:
+        earlier = (row["earlier_state"], row["earlier_reason"]) if to.is_attempt else (None, None)
+    owner = astuple(process) if to.is_attempt and process else (None,) * len(fields(ProcessId))
+    db.execute("INSERT OR IGNORE INTO adapters (version, state, reason, updated_at) VALUES (?,?,'',0)", (version, now))
     db.execute(
-        "INSERT INTO adapters VALUES (?,?,?,?,?) ON CONFLICT (version) DO UPDATE SET"
-        " state = excluded.state, reason = excluded.reason, updated_at = excluded.updated_at",
-        (version, state, reason, run_id, time.time()),
+        "UPDATE adapters SET (state, reason, updated_at, earlier_state, earlier_reason, pid, started, boot, namespace)"
+        " = (?,?,?,?,?,?,?,?,?) WHERE version = ?",
+        (to, reason, time.time(), *earlier, *owner, version),
     )
+    return True

@@ -50,7 +50,26 @@ ALTER TABLE runs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN furthest INTEGER NOT NULL DEFAULT 0;
 """
 
-SCRIPTS = (_RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS, _WHOLE_PROCESS_IDS, _STAGES_AND_LOSSES)
+_ATTEMPTS_ON_ADAPTERS = """
+ALTER TABLE adapters ADD COLUMN earlier_state TEXT;
+ALTER TABLE adapters ADD COLUMN earlier_reason TEXT;
+ALTER TABLE adapters ADD COLUMN pid INTEGER;
+ALTER TABLE adapters ADD COLUMN started INTEGER;
+ALTER TABLE adapters ADD COLUMN boot TEXT;
+ALTER TABLE adapters ADD COLUMN namespace INTEGER;
+UPDATE adapters SET state = 'LIVE' WHERE state IN ('PUBLISHED', 'RETIRED', 'REFUSED')
+  AND version IN (SELECT version FROM aliases WHERE name <> 'previous');
+UPDATE adapters SET state = 'RETIRED' WHERE state = 'LIVE'
+  AND NOT EXISTS (SELECT 1 FROM aliases WHERE aliases.version = adapters.version AND name <> 'previous');
+UPDATE adapters SET earlier_reason = reason, earlier_state = CASE
+  WHEN EXISTS (SELECT 1 FROM swaps WHERE new = version AND outcome = 'done') THEN 'RETIRED' ELSE 'PUBLISHED' END
+  WHERE state IN ('LOADING', 'VERIFYING');
+"""
+"""What a gateway that loads an adapter began with, and its process. Older versions let any state follow any other."""
+
+SCRIPTS = (
+    _RUNS_AND_ADAPTERS, _QUARANTINES_AND_MARKS, _WHOLE_PROCESS_IDS, _STAGES_AND_LOSSES, _ATTEMPTS_ON_ADAPTERS,
+)  # fmt: skip
 """Script N makes version N + 1 of version N; version 0 is an empty file."""
 
 VERSION = len(SCRIPTS)

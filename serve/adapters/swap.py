@@ -4,24 +4,34 @@ A running request keeps the version that it was pinned to. Whatever is wrong wit
 """
 
 import asyncio
+import contextlib
+import contextvars
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.home.process_id import ProcessId
 from actors.metrics import RequestMetrics
-from actors.runs.ledger import AdapterState
-from configs.errors import AdapterError, NotFoundError, StateError, TandemError
+from actors.runs.adapter_state import AdapterState
+from configs.errors import AdapterError, ClusterError, NotFoundError, StateError, TandemError
 from models.lora import adapter
 from models.lora.registry import Registry
 from serve.generation.catalog import BASE, PREVIOUS, PROD, Catalog
 from serve.generation.engines import Fleet
+
+RETRY_S = 1
+"""Until the control actor, which did not answer, is told again that an attempt is over."""
 
 
 class ControlLink(Protocol):
     """What of `actors.control.Control` a swap needs."""
 
     async def aliases(self) -> dict[str, str | None]: ...
-    async def set_adapter_state(self, version: str, state: AdapterState, reason: str) -> None: ...
+    async def set_adapter_state(
+        self, version: str, state: AdapterState, reason: str, process: ProcessId | None = None
+    ) -> None: ...
+    async def end_attempt(self, version: str, reason: str, process: ProcessId) -> None: ...
     async def flip(
         self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float
     ) -> None: ...
@@ -54,15 +64,28 @@ class Swapper:
         self._metrics = metrics
         self.one_at_a_time = asyncio.Lock()
         """Held by whoever loads or drops adapters."""
+        self._process = ProcessId.own()
+        self._tasks: set[asyncio.Task] = set()
 
     async def swap(self, alias: str, name: str | None, *, back: bool = False, force: bool = False) -> SwapResult:
         """Point `alias` at the adapter `name` (a version, `latest` or `base`), or with `back` at the previous one.
 
-        Raises NotFoundError, StateError if nothing would change or the adapter is suspect and this is neither the way
-        back nor `force`, AdapterError if the adapter is refused.
+        What has begun comes to its end, even if whoever asked leaves. Raises NotFoundError, StateError if nothing would
+        change, if another gateway is loading the adapter, or if it is suspect and this is neither the way back nor
+        `force`, AdapterError if the adapter is refused.
         """
         if alias != PROD:
             raise NotFoundError(f"no alias '{alias[:80]}'", hint=f"aliases: {PROD}")
+        return await asyncio.shield(self._start(self._swap(alias, name, back, force)))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
+        """`work` as nobody's: Serve cancels what was called in the context of a request whose client left."""
+        task = asyncio.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _swap(self, alias: str, name: str | None, back: bool, force: bool) -> SwapResult:
         async with self.one_at_a_time:
             started = time.monotonic()
             aliases = await self._control.aliases()
@@ -75,14 +98,14 @@ class Swapper:
                 raise StateError(f"{doubts}; {alias} goes on answering with {old or 'the base'}", hint=hint)
             try:
                 difference = await self._bring_in(new) if new is not None else None
-            except TandemError as error:
+            except Exception as error:  # whatever it is, the attempt is over
                 await self._refuse(alias, new, error, time.monotonic() - started)
                 raise
             seconds = time.monotonic() - started
             reason = "back to the previous one" if back else f"by force: {doubts}" if doubts else "by request"
             try:
                 await self._control.flip(alias, new, expected=old, reason=reason, seconds=seconds)
-            except StateError as error:
+            except Exception as error:
                 await self._withdraw(new, error)
                 raise
             self._catalog.update(await self._control.aliases())
@@ -99,27 +122,51 @@ class Swapper:
 
     async def _bring_in(self, version: str) -> float:
         """Validate the files, load beside the live one, compare with the base. Returns the largest difference."""
-        await self._control.set_adapter_state(version, AdapterState.LOADING, "loading beside the live one")
+        await self._enter(version, AdapterState.LOADING, "loading beside the live one")
         folder = self.registry.path(version)
         await asyncio.to_thread(adapter.validate, folder, self.fingerprint)
-        await self._control.set_adapter_state(version, AdapterState.VERIFYING, "comparing its answers with the base's")
-        checks = await self._fleet.load(version, folder)
+
+        async def verifying() -> None:
+            await self._enter(version, AdapterState.VERIFYING, "comparing its answers with the base's")
+
+        checks = await self._fleet.load(version, folder, on_loaded=verifying)
         return max(check.max_difference for check in checks)
 
-    async def _withdraw(self, version: str | None, error: StateError) -> None:
-        """Somebody else moved the alias: drop what was loaded for nothing, unless it is what the alias moved to."""
-        self._catalog.update(await self._control.aliases())
-        await self._fleet.retain(self._catalog.kept())
-        if version is not None and version not in self._catalog.live():
-            await self._control.set_adapter_state(version, AdapterState.PUBLISHED, f"not swapped in: {error.message}")
+    async def _enter(self, version: str, state: AdapterState, reason: str) -> None:
+        await self._control.set_adapter_state(version, state, reason, self._process)
 
-    async def _refuse(self, alias: str, version: str, error: TandemError, seconds: float) -> None:
-        reason = error.message
+    async def _withdraw(self, version: str | None, error: Exception) -> None:
+        """The alias was not moved, or nobody knows whether it was: drop what no alias points to."""
+        if version is not None:
+            await self._give_up(version, f"not swapped in: {_words(error)}")
+        with contextlib.suppress(ClusterError):  # the next swap drops it; the first reason counts
+            self._catalog.update(await self._control.aliases())
+            await self._fleet.retain(self._catalog.kept())
+
+    async def _refuse(self, alias: str, version: str, error: Exception, seconds: float) -> None:
         if isinstance(error, AdapterError):
-            await self._control.refuse_swap(alias, version, reason=reason, seconds=seconds)
-        else:
-            await self._control.set_adapter_state(version, AdapterState.PUBLISHED, f"could not be loaded: {reason}")
+            with contextlib.suppress(TandemError):  # the caller hears what is wrong with the adapter in any case
+                await self._control.refuse_swap(alias, version, reason=error.message, seconds=seconds)
+        await self._give_up(version, f"could not be loaded: {_words(error)}")
         self._metrics.swap_seconds.labels("refused").observe(seconds)
+
+    async def _give_up(self, version: str, reason: str) -> None:
+        """End the attempt, if it is still open: at once, or as soon as the control actor answers again."""
+        try:
+            await self._control.end_attempt(version, reason, self._process)
+        except ClusterError:
+            self._start(self._give_up_later(version, reason))
+
+    async def _give_up_later(self, version: str, reason: str) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            async with self.one_at_a_time:  # so that no later attempt is meant
+                with contextlib.suppress(ClusterError):
+                    return await self._control.end_attempt(version, reason, self._process)
+
+
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
 
 
 def as_json(result: SwapResult) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
@@ -57,13 +57,17 @@ class Fleet:
             finally:
                 self._mine[engine.name] -= 1
 
-    async def load(self, version: str, path: Path) -> list[AdapterCheck]:
+    async def load(
+        self, version: str, path: Path, *, on_loaded: Callable[[], Awaitable[None]] | None = None
+    ) -> list[AdapterCheck]:
         """Load `version` on every engine and verify that it changes the answers. Whatever fails, none keeps it.
 
-        Raises AdapterError.
+        `on_loaded` is awaited between the two. Raises AdapterError, and what `on_loaded` raises.
         """
         try:
             await self._all("add_adapter", version, path)
+            if on_loaded:
+                await on_loaded()
             return await self._all("verify_adapter", version)
         except TandemError:
             with contextlib.suppress(EngineLostError):  # a dead engine keeps nothing; the first reason counts

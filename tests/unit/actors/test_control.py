@@ -10,13 +10,14 @@ from actors import control as control_module
 from actors.client import Directive
 from actors.home.process_id import ProcessId
 from actors.ray_edge.jobs import JobState
-from actors.runs.ledger import AdapterState
+from actors.runs.adapter_state import AdapterState
 from actors.runs.run import RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
-from tests.samples import EXPORT
+from tests.samples import EXPORT, go_live, verify
 from tests.unit.actors.conftest import SERVE, TRAIN, Desk, marked_process
 
+A = AdapterState
 S = RunState
 
 
@@ -320,12 +321,148 @@ def test_a_process_number_that_another_has_by_now_does_not_keep_the_serve_slot(t
         other.wait()
 
 
+# Adapters
+
+
+def gone(home) -> ProcessId:
+    program = marked_process(home)
+    process = ProcessId.of(program.pid)
+    program.kill()
+    program.wait()
+    return process
+
+
+def begin(desk: Desk, process: ProcessId | None, verifying: bool = False) -> None:
+    """An attempt on each of three adapters: one that was never live, one that was, one that was refused."""
+    verify(desk.ledger, "refused")
+    desk.ledger.refuse_swap("prod", "refused", reason="it changes nothing", seconds=0)
+    for version in ("retired", "live"):
+        go_live(desk.ledger, version)
+    for version in ("new", "retired", "refused"):
+        desk.ledger.set_adapter_state(version, A.LOADING, "x", process=process)
+        if verifying:
+            desk.ledger.set_adapter_state(version, A.VERIFYING, "x", process=process)
+
+
+BEFORE = {
+    "new": (A.PUBLISHED, "its gateway is gone"),
+    "retired": (A.RETIRED, "its gateway is gone"),
+    "refused": (A.REFUSED, "it changes nothing"),
+    "live": (A.LIVE, "alias prod"),
+}
+
+
+def ended(desk: Desk) -> list[str]:
+    events = [event.text for event in desk.ledger.events() if event.kind == "adapter"]
+    return [text for text in events if "again" in text]
+
+
+async def restart(desk: Desk) -> None:
+    await desk.restart()
+
+
+async def start_gateway(desk: Desk) -> None:
+    await desk.control.gateway_starts()
+
+
+async def tick(desk: Desk) -> None:
+    await desk.tick()
+
+
+@pytest.mark.parametrize("verifying", [False, True])
+@pytest.mark.parametrize("moment", [restart, start_gateway, tick])
+def test_what_a_dead_gateway_had_begun_is_over(moment, verifying, drive, home):
+    """When the control actor or a gateway starts, and, of a gateway of this machine, soon after its death."""
+
+    async def scenario(desk):
+        begin(desk, gone(home), verifying)
+        await moment(desk)
+        assert desk.ledger.adapter_states() == BEFORE
+        state = "VERIFYING" if verifying else "LOADING"
+        assert sorted(ended(desk)) == [
+            f"new is PUBLISHED again, no longer {state}: its gateway is gone",
+            f"refused is REFUSED again, no longer {state}: its gateway is gone",
+            f"retired is RETIRED again, no longer {state}: its gateway is gone",
+        ]
+        await moment(desk)
+        assert len(ended(desk)) == 3, "once"
+        verify(desk.ledger, "new")
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("moment", [restart, start_gateway])
+@pytest.mark.parametrize(
+    "process", [None, replace(ProcessId.own(), boot="an earlier one"), replace(ProcessId.own(), started=1)]
+)
+def test_so_is_what_a_process_that_nobody_here_can_know_had_begun(moment, process, drive):
+    async def scenario(desk):
+        begin(desk, process)
+        await moment(desk)
+        assert desk.ledger.adapter_states() == BEFORE
+
+    drive(scenario)
+
+
+@pytest.mark.parametrize("moment", [restart, start_gateway, tick])
+def test_what_a_living_gateway_has_begun_goes_on(moment, drive):
+    async def scenario(desk):
+        begin(desk, ProcessId.own())
+        await moment(desk)
+        assert desk.ledger.adapter_states()["new"][0] is A.LOADING and ended(desk) == []
+        desk.ledger.set_adapter_state("new", A.VERIFYING, "x", process=ProcessId.own())
+
+    drive(scenario)
+
+
+def test_a_gateway_of_another_machine_is_not_taken_for_dead_at_a_tick(drive):
+    async def scenario(desk):
+        begin(desk, replace(ProcessId.own(), boot="another machine's"))
+        await desk.tick()
+        assert desk.ledger.adapter_states()["new"][0] is A.LOADING and ended(desk) == []
+
+    drive(scenario)
+
+
+def test_an_attempt_on_what_an_alias_points_to_ends_in_live(drive):
+    async def scenario(desk):
+        go_live(desk.ledger, "v1")
+        with desk.ledger._transaction() as db:
+            db.execute("UPDATE adapters SET state = 'VERIFYING', earlier_state = 'RETIRED'")  # as older versions may
+        await desk.restart()
+        assert desk.ledger.adapter_states() == {"v1": (A.LIVE, "its gateway is gone")}
+
+    drive(scenario)
+
+
+def test_a_refusal_may_be_sent_again(drive):
+    async def scenario(desk):
+        verify(desk.ledger, "v1")
+        for _ in range(2):
+            await desk.control.refuse_swap("prod", "v1", reason="it changes nothing", seconds=0)
+        assert [swap.outcome for swap in desk.ledger.swaps()] == ["refused"]
+
+    drive(scenario)
+
+
+def test_a_run_that_tells_late_what_it_published_does_not_take_it_out_of_service(drive):
+    async def scenario(desk):
+        attempt = await desk.running("a")
+        go_live(desk.ledger, "v1")
+        await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1")
+        assert desk.ledger.adapter_states()["v1"][0] is A.LIVE
+        assert desk.ledger.run("a").adapter == "v1"
+
+    drive(scenario)
+
+
 def test_aliases_are_answered_at_once_or_when_they_change(drive):
     async def scenario(desk):
         assert await desk.control.aliases() == {}
         waiting = asyncio.create_task(desk.control.aliases({}))
         await asyncio.sleep(0.02)
         assert not waiting.done()
+        verify(desk.ledger, "v1")
         await desk.control.flip("prod", "v1", expected=None, reason="x", seconds=0)
         assert await asyncio.wait_for(waiting, 1) == {"prod": "v1", "previous": None}
         assert await desk.control.aliases({"prod": None}) == {"prod": "v1", "previous": None}
@@ -338,11 +475,13 @@ def test_a_flip_needs_the_alias_where_it_was_expected_and_may_be_sent_again(driv
         flip = lambda version, expected: desk.control.flip(  # noqa: E731
             "prod", version, expected=expected, reason="x", seconds=0
         )
+        verify(desk.ledger, "v1")
         await flip("v1", None)
         await flip("v1", None)
         assert len(desk.ledger.swaps()) == 1
         with pytest.raises(StateError, match="alias prod moved to v1 meanwhile"):
             await flip("v2", "v0")
+        verify(desk.ledger, "v2")
         await flip("v2", "v1")
         assert await desk.control.aliases() == {"prod": "v2", "previous": "v1"}
 

@@ -7,7 +7,8 @@ import sqlite3
 
 import pytest
 
-from actors.runs.ledger import AdapterState, Ledger
+from actors.runs.adapter_state import AdapterState
+from actors.runs.ledger import Ledger
 from actors.runs.ledger_schema import VERSION
 from actors.runs.run import RunState
 from cli import output
@@ -15,7 +16,7 @@ from configs.schema import Slot
 from jobs.training.metrics_log import MetricsLog
 from models.lora.adapter import WEIGHTS
 from models.lora.registry import Registry
-from tests.samples import EXPORT, TRAIN, publish
+from tests.samples import EXPORT, TRAIN, go_live, publish, verify
 
 SLOT = Slot(name="0", roles=("train",))
 GOOD_ROW = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
@@ -196,7 +197,7 @@ def test_an_empty_home_lists_no_adapters(invoke):
 def test_adapters_are_listed_with_state_alias_and_size(invoke, ledger, home):
     registry = Registry(home.models)
     old, new = publish(registry, run_id="a"), publish(registry, run_id="b")
-    ledger.flip("prod", old.version, reason="x", seconds=0)
+    go_live(ledger, old.version)
     listed = json.loads(invoke("adapters", "list", "--json").out)
     assert [(row["version"], row["state"], row["aliases"]) for row in listed] == [
         (new.version, "PUBLISHED", []),
@@ -236,6 +237,7 @@ def test_an_adapter_is_shown_after_every_file_was_checked(invoke, home):
 
 def test_a_refused_adapter_shows_why(invoke, ledger, home):
     version = publish(Registry(home.models)).version
+    verify(ledger, version)
     ledger.set_adapter_state(version, AdapterState.REFUSED, "changes nothing")
     assert json.loads(invoke("adapters", "show", version, "--json").out)["reason"] == "changes nothing"
 
@@ -289,7 +291,7 @@ def test_status_without_a_cluster_exits_with_1_and_says_how_to_start(invoke, hom
 
 def test_status_shows_queued_runs_and_aliases_while_the_cluster_is_down(invoke, ledger):
     submit(ledger)
-    ledger.flip("prod", "v1", reason="x", seconds=0)
+    go_live(ledger, "v1")
     done = invoke("status")
     assert (done.code, "tiny-1" in done.out, "prod -> v1" in done.out) == (1, True, True)
     report = json.loads(invoke("status", "--json").out)

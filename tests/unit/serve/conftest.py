@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from actors.control import Control
 from actors.metrics import RequestMetrics
-from actors.runs.ledger import AdapterState
+from actors.runs.adapter_state import AdapterState
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
 from models.lora.registry import Registry

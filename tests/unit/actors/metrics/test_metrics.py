@@ -30,7 +30,7 @@ from configs.schema import ClusterConfig, Slot
 from models.lora.registry import Registry
 from serve.engine.protocol import EngineStats
 from tests.nvml import pynvml as driver
-from tests.samples import RUN_CONFIG, publish
+from tests.samples import RUN_CONFIG, go_live, publish, verify
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
 PARTS = ("gateway", "queue", "prefill")
@@ -218,8 +218,10 @@ def test_before_the_first_swap_prod_is_the_base(home, ledger):
 
 def test_adapters_aliases_and_swaps_are_shown(home, ledger):
     adapter = publish(Registry(home.models)).version
-    ledger.flip("prod", adapter, reason="x", seconds=0.5)
+    go_live(ledger, adapter, seconds=0.5)
+    verify(ledger, "broken")
     ledger.refuse_swap("prod", "broken", reason="x", seconds=0.5)
+    verify(ledger, "foreign")
     ledger.refuse_swap("prod", "foreign", reason="x", seconds=0.5)
     values = scrape(ClusterCollector(home))
     assert (values[("tandem_adapters",)], values[("tandem_adapters_suspect",)]) == (1, 0)

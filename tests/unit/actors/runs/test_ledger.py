@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from actors.home.process_id import ProcessId
-from actors.runs.ledger import AdapterState, Ledger
+from actors.runs.adapter_state import ADAPTER_FOLLOWING, AdapterState
+from actors.runs.ledger import Ledger
 from actors.runs.ledger_schema import VERSION as SCHEMA_VERSION
 from actors.runs.run import FOLLOWING, RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
-from tests.samples import EXPORT, RUN_CONFIG, TRAIN
+from tests.samples import EXPORT, RUN_CONFIG, TRAIN, go_live, verify
 
+A = AdapterState
 S = RunState
 SLOT = Slot(name="0", roles=("train",))
 BOTH = Slot(name="1", gpu=0, roles=("train", "serve"))
@@ -281,9 +283,9 @@ def test_a_run_and_its_published_adapter_know_each_other(ledger):
 
 
 def test_a_flip_moves_the_alias_and_keeps_what_it_pointed_to_as_previous(ledger):
-    assert ledger.flip("prod", "v1", reason="first", seconds=0.5) is None
+    assert go_live(ledger, "v1", reason="first", seconds=0.5) is None
     assert ledger.aliases() == {"prod": "v1", "previous": None}
-    assert ledger.flip("prod", "v2", reason="second", seconds=0.25) == "v1"
+    assert go_live(ledger, "v2", reason="second", seconds=0.25) == "v1"
     assert ledger.aliases() == {"prod": "v2", "previous": "v1"}
     assert ledger.adapter_states() == {
         "v1": (AdapterState.RETIRED, "replaced by v2"),
@@ -301,7 +303,7 @@ def test_a_flip_moves_the_alias_and_keeps_what_it_pointed_to_as_previous(ledger)
 
 
 def test_a_flip_to_the_base_retires_the_adapter(ledger):
-    ledger.flip("prod", "v1", reason="x", seconds=0)
+    go_live(ledger, "v1")
     assert ledger.flip("prod", None, reason="x", seconds=0) == "v1"
     assert ledger.aliases() == {"prod": None, "previous": "v1"}
     assert ledger.adapter_states()["v1"] == (AdapterState.RETIRED, "replaced by the base")
@@ -309,7 +311,8 @@ def test_a_flip_to_the_base_retires_the_adapter(ledger):
 
 
 def test_a_flip_that_fails_halfway_leaves_everything_as_it_was(ledger):
-    ledger.flip("prod", "v1", reason="x", seconds=0)
+    go_live(ledger, "v1")
+    verify(ledger, "v2")
     before = (ledger.aliases(), ledger.adapter_states(), ledger.swaps(), ledger.events())
     with pytest.raises(ClusterError):
         ledger.flip("prod", "v2", reason=object(), seconds=0)  # SQLite cannot store it; the aliases were written before
@@ -317,7 +320,8 @@ def test_a_flip_that_fails_halfway_leaves_everything_as_it_was(ledger):
 
 
 def test_a_refused_swap_is_on_record_and_the_alias_stays(ledger):
-    ledger.flip("prod", "v1", reason="x", seconds=0)
+    go_live(ledger, "v1")
+    verify(ledger, "v2")
     ledger.refuse_swap("prod", "v2", reason="it changes nothing", seconds=0.1)
     assert ledger.aliases()["prod"] == "v1"
     assert ledger.adapter_states()["v2"] == (AdapterState.REFUSED, "it changes nothing")
@@ -325,9 +329,76 @@ def test_a_refused_swap_is_on_record_and_the_alias_stays(ledger):
 
 
 def test_refusing_the_version_that_is_live_does_not_call_it_refused(ledger):
-    ledger.flip("prod", "v1", reason="x", seconds=0)
+    go_live(ledger, "v1")
     ledger.refuse_swap("prod", "v1", reason="damaged on disk", seconds=0)
     assert ledger.adapter_states()["v1"][0] is AdapterState.LIVE
+
+
+def reach(ledger: Ledger, state: AdapterState) -> str:
+    """An adapter in `state`, by the way that leads there."""
+    way = {A.PUBLISHED: [], A.LOADING: [A.LOADING], A.VERIFYING: [A.LOADING, A.VERIFYING]}
+    way |= {end: [A.LOADING, A.VERIFYING, end] for end in (A.LIVE, A.REFUSED)}
+    way |= {A.RETIRED: [*way[A.LIVE], A.RETIRED]}
+    for each in way[state]:
+        ledger.set_adapter_state("v1", each, "on its way", process=then(7))
+    return "v1"
+
+
+@pytest.mark.parametrize("to", list(A))
+@pytest.mark.parametrize("now", list(A))
+def test_an_adapter_changes_its_state_as_the_table_says_and_in_no_other_way(now, to, ledger):
+    version = reach(ledger, now)
+    before = (ledger.adapter_states(), ledger.events())
+    change = lambda: ledger.set_adapter_state(version, to, "because", process=then(7))  # noqa: E731
+    if to in ADAPTER_FOLLOWING[now]:
+        change()
+        assert ledger.adapter_states() == {version: (to, "because")}
+        assert (ledger.events()[-1].kind, ledger.events()[-1].text) == ("adapter", f"v1 is {to}: because")
+        return
+    if now is to and now.is_attempt:
+        change()  # an answer was lost, and the same gateway asks again
+    else:
+        with pytest.raises(StateError, match=f"adapter v1 is {now} and cannot become {to}"):
+            change()
+    assert (ledger.adapter_states(), ledger.events()) == before
+
+
+@pytest.mark.parametrize("to", [A.LOADING, A.VERIFYING])
+@pytest.mark.parametrize("now", [A.LOADING, A.VERIFYING])
+def test_two_gateways_do_not_load_one_version_at_once(now, to, ledger):
+    version = reach(ledger, now)
+    before = (ledger.adapter_states(), ledger.events())
+    with pytest.raises(StateError, match="another gateway is loading v1"):
+        ledger.set_adapter_state(version, to, "mine", process=ProcessId.own())
+    ledger.end_attempt(version, "not mine to end", ProcessId.own())
+    assert (ledger.adapter_states(), ledger.events()) == before
+
+
+@pytest.mark.parametrize("now", [state for state in A if A.LIVE not in ADAPTER_FOLLOWING[state]])
+def test_a_flip_to_what_was_not_loaded_is_refused_and_moves_nothing(now, ledger):
+    version = reach(ledger, now)
+    before = (ledger.aliases(), ledger.adapter_states(), ledger.swaps(), ledger.events())
+    with pytest.raises(StateError, match=f"adapter v1 is {now} and cannot become LIVE"):
+        ledger.flip("prod", version, reason="x", seconds=0)
+    assert (ledger.aliases(), ledger.adapter_states(), ledger.swaps(), ledger.events()) == before
+
+
+@pytest.mark.parametrize("now", [state for state in A if not state.is_attempt])
+def test_ending_an_attempt_that_is_over_changes_nothing(now, ledger):
+    version = reach(ledger, now)
+    before = (ledger.adapter_states(), ledger.events())
+    ledger.end_attempt(version, "late", then(7))
+    assert (ledger.adapter_states(), ledger.events()) == before
+
+
+@pytest.mark.parametrize("verifying", [False, True])
+@pytest.mark.parametrize("earlier", [A.PUBLISHED, A.RETIRED])
+def test_an_attempt_that_ends_leaves_what_was_before(earlier, verifying, ledger):
+    version = reach(ledger, earlier)
+    for state in (A.LOADING, A.VERIFYING)[: 1 + verifying]:
+        ledger.set_adapter_state(version, state, "x", process=then(8))
+    ledger.end_attempt(version, "the engine died", then(8))
+    assert ledger.adapter_states() == {version: (earlier, "the engine died")}
 
 
 def test_events_can_be_read_from_where_one_stopped(ledger):
@@ -344,7 +415,7 @@ def test_events_can_be_read_from_where_one_stopped(ledger):
 def test_opening_the_file_again_shows_the_same(ledger, home):
     submit(ledger, "a", priority=2)
     ledger.grant("a", SLOT)
-    ledger.flip("prod", "v1", reason="x", seconds=1)
+    go_live(ledger, "v1", seconds=1)
     again = Ledger(home.ledger)
     assert again.run("a") == ledger.run("a")
     assert (again.leases(), again.aliases(), again.swaps()) == (ledger.leases(), ledger.aliases(), ledger.swaps())
@@ -519,6 +590,34 @@ def test_a_file_of_version_3_is_read_as_it_is_and_its_runs_have_lost_nothing(hom
     assert reader.run("works").stage == "loading the model", "a reader follows"
     for each in (reader, book):
         each.close()
+
+
+def test_a_file_of_version_4_is_read_as_it_is_and_what_stayed_in_an_attempt_can_be_ended(home):
+    restore(4, home.ledger)
+    reader = Ledger(home.ledger, read_only=True)
+    stuck = {"v1": A.LIVE, "v2": A.VERIFYING, "v3": A.LOADING, "v4": A.PUBLISHED}
+    assert {version: state for version, (state, _) in reader.adapter_states().items()} == stuck
+    book = Ledger(home.ledger)
+    assert {version: state for version, (state, _) in book.adapter_states().items()} == stuck
+    book.end_attempts(lambda process: process is None, "its gateway is gone")
+    free = {"v1": A.LIVE, "v2": A.PUBLISHED, "v3": A.RETIRED, "v4": A.PUBLISHED}
+    assert {version: state for version, (state, _) in reader.adapter_states().items()} == free, "a reader follows"
+    for each in (reader, book):
+        each.close()
+
+
+@pytest.mark.parametrize("state", ["PUBLISHED", "RETIRED", "REFUSED", "LIVE"])
+def test_what_an_alias_of_version_4_points_to_is_live_and_nothing_else_is(state, home):
+    restore(4, home.ledger)
+    with sqlite3.connect(home.ledger) as db:
+        db.execute("UPDATE adapters SET state = ? WHERE version = 'v1'", (state,))
+        db.execute("UPDATE adapters SET state = 'LIVE' WHERE version = 'v4'")
+    db.close()
+    book = Ledger(home.ledger)
+    states = {version: state for version, (state, _) in book.adapter_states().items()}
+    assert (states["v1"], states["v4"]) == (A.LIVE, A.RETIRED)
+    assert go_live(book, "v4") == "v1"
+    book.close()
 
 
 # Lost attempts and stages
@@ -697,6 +796,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(version=st.sampled_from([None, "v1", "v2"]))
     def flip(self, version: str | None) -> None:
         old = self.aliases.get("prod")
+        if version not in (None, old):
+            verify(self.ledger, version)
+            self.changes += 2
         assert self.ledger.flip("prod", version, reason="rule", seconds=0) == old
         self.aliases = {"prod": version, "previous": old}
         self.changes += 1

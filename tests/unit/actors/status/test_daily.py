@@ -15,7 +15,7 @@ from actors.runs.ledger import Ledger
 from actors.runs.run import RunState
 from actors.status import daily
 from configs.schema import EnergyConfig, Slot
-from tests.samples import EXPORT, TRAIN
+from tests.samples import EXPORT, TRAIN, go_live, verify
 
 SLOT = Slot(name="0", roles=("train",))
 PRICES = EnergyConfig(price_per_kwh=0.5, co2_g_per_kwh=400)
@@ -98,7 +98,8 @@ def test_adapters_swaps_quarantines_and_trouble_are_those_of_the_day(home, ledge
     at(ledger, "2026-10-24T12:00")
     ended(ledger, "a", RunState.SUCCEEDED, "2026-10-24T12:00", "2026-10-24T13:00")
     ledger.set_adapter("a", "v1")
-    ledger.flip("prod", "v1", reason="asked", seconds=1)
+    go_live(ledger, "v1", reason="asked", seconds=1)
+    verify(ledger, "v2")
     ledger.refuse_swap("prod", "v2", reason="broken", seconds=1)
     ledger.quarantine("0", "gone", "tandem")
     ledger.note("error", "control: first")

@@ -27,7 +27,7 @@ from configs.schema import ClusterConfig, Slot
 from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 from tests.nvml import pynvml as driver
-from tests.samples import TRAIN, publish
+from tests.samples import TRAIN, go_live, publish
 
 SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
 ME = os.getpid()
@@ -149,7 +149,7 @@ def test_an_empty_home_is_an_empty_overview_without_problems(home):
 
 def test_while_down_the_ledger_is_read_and_nothing_is_asked(home, ledger):
     ledger.submit("a", **TRAIN)
-    ledger.flip("prod", "v1", reason="x", seconds=0.5)
+    go_live(ledger, "v1", seconds=0.5)
     seen = read(home)
     assert [reading.run.id for reading in seen.runs] == ["a"]
     assert (seen.aliases["prod"], seen.swaps[0].new, seen.events[0].text) == ("v1", "v1", "prod: base -> v1")
@@ -269,7 +269,7 @@ def test_a_metrics_file_that_cannot_be_opened_is_a_sentence(home, ledger):
 def test_adapters_have_their_state_aliases_and_whether_they_are_loaded(home, ledger, up):
     version = publish(Registry(home.models)).version
     other = publish(Registry(home.models), run_id="other").version
-    ledger.flip("prod", version, reason="x", seconds=0.5)
+    go_live(ledger, version, seconds=0.5)
     content = answers()
     content["/api/status"]["engines"]["engine_1"] = STATS | {"adapters": {version: 1}}
     up(content)
@@ -283,7 +283,7 @@ def test_a_suspect_adapter_that_answers_is_a_problem(home, ledger, up):
     up(answers())
     said = f"prod answers with an adapter that is suspect; {version} is suspect: 5.75 against 0.99"
     assert said not in read(home).problems
-    ledger.flip("prod", version, reason="by force", seconds=0.5)
+    go_live(ledger, version, reason="by force", seconds=0.5)
     assert said in read(home).problems
 
 

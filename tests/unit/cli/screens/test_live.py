@@ -18,7 +18,7 @@ from configs.schema import Slot
 from jobs.reports.plots import Curve
 from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
-from tests.samples import TRAIN, publish
+from tests.samples import TRAIN, go_live, publish
 from tests.unit.actors.metrics.test_metrics import note_cluster
 from tests.unit.cli.chat.test_terminal import Terminal
 from tests.unit.cli.screens.boards import ALL_WELL, lines
@@ -82,7 +82,7 @@ def test_the_report_keeps_its_names_and_says_what_is_wrong():
 
 def test_the_report_has_adapters_swaps_events_and_runs_as_the_screen_has(invoke, home, ledger, log):
     version = publish(Registry(home.models), run_id="r").version
-    ledger.flip("prod", version, reason="x", seconds=0.5)
+    go_live(ledger, version, seconds=0.5)
     ledger.submit("gone", **TRAIN)
     ledger.transition("gone", RunState.STOPPED, "stopped while queued")
     seen = json.loads(invoke("status", "--json").out)

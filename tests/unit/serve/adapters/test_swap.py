@@ -1,15 +1,21 @@
 """A swap with a real control actor, ledger and registry: the new adapter comes in whole, or the old one goes on."""
 
 import asyncio
+import time
+from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import pytest
 
-from actors.runs.ledger import AdapterState
-from configs.errors import AdapterError, NotFoundError, StateError
+from actors.home.process_id import ProcessId
+from actors.runs.adapter_state import AdapterState
+from configs.errors import AdapterError, ClusterError, NotFoundError, StateError, TandemError
 from models.lora.adapter import WEIGHTS
+from serve.adapters import swap as swap_module
 from serve.adapters.swap import as_json
 from serve.engine.protocol import AdapterCheck, GenerationRequest
 from serve.generation.engines import EngineLostError
+from tests.samples import go_live
 
 
 def test_a_swap_loads_verifies_and_flips(play):
@@ -257,9 +263,9 @@ def test_an_alias_that_somebody_else_moved_meanwhile_is_left_where_it_is(play):
         mine, theirs = stage.publish("a"), stage.publish("b")
         real = stage.fleet.load
 
-        async def slow_load(version, path):
-            stage.ledger.flip("prod", theirs, reason="by another gateway", seconds=0)
-            return await real(version, path)
+        async def slow_load(version, path, **how):
+            go_live(stage.ledger, theirs, reason="by another gateway")
+            return await real(version, path, **how)
 
         stage.fleet.load = slow_load
         with pytest.raises(StateError, match=f"alias prod moved to {theirs} meanwhile"):
@@ -271,7 +277,144 @@ def test_an_alias_that_somebody_else_moved_meanwhile_is_left_where_it_is(play):
     play(scenario)
 
 
+# Attempts
+
+
+@pytest.mark.parametrize(("method", "state"), [("add_adapter", "LOADING"), ("verify_adapter", "VERIFYING")])
+def test_the_states_are_what_the_engines_do(method, state, play, monkeypatch):
+    async def scenario(stage):
+        version, seen = stage.publish(), []
+        real = getattr(stage.engines[1], method)
+
+        async def look(*args):
+            seen.append(stage.state(version))
+            return await real(*args)
+
+        monkeypatch.setattr(stage.engines[1], method, look)
+        await stage.swapper.swap("prod", version)
+        assert seen == [state]
+
+    play(scenario)
+
+
+def test_a_swap_whose_client_leaves_comes_to_its_end(play):
+    async def scenario(stage):
+        version = stage.publish()
+        real = stage.engines[0].verify_adapter
+        verifying, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(*args):
+            verifying.set()
+            await go_on.wait()
+            return await real(*args)
+
+        stage.engines[0].verify_adapter = wait
+        asked = asyncio.create_task(stage.swapper.swap("prod", version))
+        await verifying.wait()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+        with pytest.raises(StateError, match=f"prod answers with {version} already"):
+            await stage.swapper.swap("prod", version)
+        assert stage.state(version) is AdapterState.LIVE
+
+    play(scenario)
+
+
+def test_an_error_that_nobody_thought_of_ends_the_attempt_too(play, monkeypatch):
+    async def scenario(stage):
+        version, other = stage.publish("a"), stage.publish("b")
+        await stage.swapper.swap("prod", version)
+        await stage.swapper.swap("prod", other)
+        with monkeypatch.context() as patch:
+            patch.setattr(stage.engines[1], "verify_adapter", None)
+            with pytest.raises(TypeError):
+                await stage.swapper.swap("prod", version)
+        state, reason = stage.ledger.adapter_states()[version]
+        assert state is AdapterState.RETIRED and reason.startswith("could not be loaded: TypeError: ")
+        assert (await stage.swapper.swap("prod", version)).new == version
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("method", ["set_adapter_state", "flip", "refuse_swap"])
+def test_an_attempt_is_over_as_soon_as_a_control_actor_that_was_away_answers(method, play, monkeypatch):
+    monkeypatch.setattr(swap_module, "RETRY_S", 0.01)
+
+    async def scenario(stage):
+        version = stage.publish(**({"base_fingerprint": "0" * 64} if method == "refuse_swap" else {}))
+        away = AsyncMock(side_effect=ClusterError("the control actor is being restarted"))
+        with monkeypatch.context() as patch:
+            if method == "set_adapter_state":
+                await stage.control.set_adapter_state(version, AdapterState.LOADING, "x", ProcessId.own())
+            for each in (method, "end_attempt"):
+                patch.setattr(stage.control, each, away)
+            with pytest.raises(TandemError):
+                await stage.swapper.swap("prod", version)
+            await asyncio.sleep(0.05)
+            assert stage.state(version).is_attempt
+        deadline = time.monotonic() + 5
+        while stage.state(version).is_attempt and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert stage.state(version) is AdapterState.PUBLISHED
+
+    play(scenario)
+
+
+def test_a_flip_of_which_no_answer_came_is_not_undone(play, monkeypatch):
+    async def scenario(stage):
+        version, real = stage.publish(), stage.control.flip
+
+        async def unheard(*args, **how):
+            await real(*args, **how)
+            raise ClusterError("the control actor is being restarted")
+
+        monkeypatch.setattr(stage.control, "flip", unheard)
+        with pytest.raises(ClusterError):
+            await stage.swapper.swap("prod", version)
+        assert stage.state(version) is AdapterState.LIVE
+        assert stage.catalog.resolve("prod").version == version and stage.loaded() == [(version,)] * 2
+
+    play(scenario)
+
+
 # Together
+
+
+def test_one_version_asked_for_twice_at_once_comes_in_once(play):
+    async def scenario(stage):
+        version = stage.publish()
+        swaps = [stage.swapper.swap("prod", version) for _ in range(2)]
+        first, second = await asyncio.gather(*swaps, return_exceptions=True)
+        assert first.new == version
+        assert isinstance(second, StateError) and second.message == f"prod answers with {version} already"
+        assert (stage.state(version), stage.outcomes()) == (AdapterState.LIVE, [("done", None, version)])
+
+    play(scenario)
+
+
+def test_a_version_that_is_swapped_in_and_kept_loaded_at_once_is_both(play):
+    async def scenario(stage):
+        version = stage.publish()
+        work = [stage.swapper.swap("prod", version), stage.holds.take(version, 60), stage.holds.take(version, 60)]
+        result, first, second = await asyncio.gather(*work)
+        assert (result.new, first.version, second.version) == (version,) * 3
+        assert stage.loaded() == [(version,)] * 2 and stage.state(version) is AdapterState.LIVE
+
+    play(scenario)
+
+
+def test_a_version_that_another_gateway_is_loading_is_left_to_it(play):
+    async def scenario(stage):
+        version, other = stage.publish(), replace(ProcessId.own(), pid=1)
+        await stage.control.set_adapter_state(version, AdapterState.LOADING, "x", other)
+        with pytest.raises(StateError, match=f"another gateway is loading {version}"):
+            await stage.swapper.swap("prod", version)
+        assert stage.state(version) is AdapterState.LOADING
+        await stage.control.set_adapter_state(version, AdapterState.VERIFYING, "x", other)
+
+    play(scenario)
 
 
 def test_swaps_asked_for_together_happen_one_after_the_other(play):
