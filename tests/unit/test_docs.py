@@ -129,6 +129,8 @@ def test_every_command_shown_parses(words):
         case ["ray", "job", "submit", *_]:
             assert rest[2:6] == ["--working-dir", ".", "--", "python"]
             check(train_job.main, rest[rest.index("jobs.train") + 1 :])
+        case ["docker", *_]:
+            assert rest[0] in ("build", "run", "exec")  # tests/unit/test_container.py has their options
         case ["serve", "deploy", name]:
             assert (paths.SOURCE / name).is_file()
         case ["python", "-m", "pytest", *_]:
