@@ -35,7 +35,7 @@ from serve.openai.responses.turn import Turn
 from serve.openai.tokens import request as tokens
 from tests.unit.actors.metrics.test_metrics import note_cluster
 
-PAGES = [paths.SOURCE / "README.md", paths.SOURCE / "CONTRIBUTING.md", paths.SOURCE / "CHANGELOG.md"]
+PAGES = [paths.SOURCE / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
 PAGES += sorted((paths.SOURCE / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
