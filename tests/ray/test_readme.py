@@ -17,24 +17,29 @@ ELSEWHERE = {
     "tandem up": "the session's cluster is up already",
     "tandem down": "tests/ray/test_faults.py",
     "tandem train -f": "tests/ray/test_runs.py",
-    "ray job submit --working-dir . -- python -m jobs.train --profile tiny": "tests/ray/test_runs.py",
-    "tandem metrics --port 9464": "tests/ray/test_serving.py; it does not end by itself",
+    "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200": "DOCS has its --dry-run",
     "tandem chat": "tests/unit/cli/chat/test_terminal.py; it waits for a person",
     "tandem ui --open": "tests/browser; it does not end by itself",
     "tandem dashboard --open": "tests/browser and tests/ray/test_dashboard.py; it does not end by itself",
     "tandem logs -f": "tests/unit/cli/machine/test_logs.py; it does not end by itself",
-    "tandem train --profile standard --dataset my_chats.jsonl --max-steps 200": "its --dry-run is run here",
-    'eval "$(tandem env)"': "its effect is in the environment that every command here gets",
-    "serve deploy configs/serve.yaml": "tests/ray/test_serving.py",
 }
+DOCS = {
+    "tandem train --profile standard --dataset my_chats.jsonl --dry-run": "training.md",
+    "tandem adapters list": "operations.md",
+    "tandem adapters export latest --to merged --out ~/my-model -f": "export.md",
+    "tandem model check": "models.md",
+    "tandem benchmark": "benchmark.md",
+}
+"""Commands of the pages that are run here like the README's. `tests/unit/test_docs.py` parses every other one;
+`tandem metrics` and `serve deploy` are run by test_serving.py, `ray job submit` by test_runs.py."""
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def _blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-def _commands() -> list[str]:
-    text = "\n".join(_blocks("bash")).replace("\\\n", " ")
+def _commands(page: str = README) -> list[str]:
+    text = "\n".join(_blocks("bash", page)).replace("\\\n", " ")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -42,7 +47,13 @@ def test_what_is_not_run_here_is_in_the_readme():
     assert set(ELSEWHERE) <= set(_commands())
 
 
-@pytest.mark.parametrize("command", [command for command in _commands() if command not in ELSEWHERE])
+@pytest.mark.parametrize(("command", "page"), DOCS.items())
+def test_what_is_run_of_a_page_is_on_it_and_not_in_the_readme(command, page):
+    assert command in _commands((paths.SOURCE / "docs" / page).read_text())
+    assert command not in _commands()
+
+
+@pytest.mark.parametrize("command", [*(command for command in _commands() if command not in ELSEWHERE), *DOCS])
 def test_a_command_of_the_readme_works(tandem, trained, command, tmp_path):
     here = {
         "8000": str(tandem.http_port),
