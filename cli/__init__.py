@@ -1,1 +1,6 @@
-"""What a person types. Nothing heavy at import."""
+"""What a person types. Nothing heavy at import.
+
+$ tandem up
+$ tandem train --profile tiny --follow
+$ tandem swap latest
+"""
