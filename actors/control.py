@@ -24,6 +24,7 @@ from actors.notify.daily_notice import DailyNotice
 from actors.notify.queue import Notifier
 from actors.ray_edge.jobs import RayJobs
 from actors.runs.adapter_state import AdapterState
+from actors.runs.event import EventKind, Severity
 from actors.runs.ledger import Ledger, Quarantine
 from actors.runs.lifecycle import Attempts
 from actors.runs.quarantine import GpuWatch
@@ -37,9 +38,7 @@ TICK_S = 0.5
 RETRY_S = 5
 """After a tick that failed."""
 LONG_POLL_S = 20
-TROUBLE = ("error", "failed", "interrupted", "suspect", "refused", "quarantine", "device_error", "engine_down")
-"""Events that are warnings in the log."""
-LOGGED_ELSEWHERE = ("notify", "log")
+LOGGED_ELSEWHERE = (EventKind.NOTIFY, EventKind.LOG)
 """Events whose words are in a log already: the notifier's, and the run's own."""
 
 GATEWAY_GONE = "its gateway is gone"
@@ -80,7 +79,7 @@ class Control:
             except Exception as error:  # one bad tick must not end the queue; it is in the log and tried again
                 log.exception("a tick failed")
                 with contextlib.suppress(TandemError, sqlite3.Error):  # a full disk refuses this line as well
-                    self._ledger.note("error", f"control: {type(error).__name__}: {error}")
+                    self._ledger.note(EventKind.ERROR, f"control: {type(error).__name__}: {error}")
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(TICK_S)
 
@@ -107,7 +106,7 @@ class Control:
             self._logged = event.seq
             if event.kind in LOGGED_ELSEWHERE:
                 continue
-            level = logging.WARNING if event.kind in TROUBLE else logging.INFO
+            level = logging.WARNING if event.severity in (Severity.WARNING, Severity.FAILURE) else logging.INFO
             log.log(level, event.text or event.kind, extra={"event": event.kind, "run": event.run_id, "at": event.at})
 
     # The queue
@@ -328,7 +327,7 @@ class Control:
             return  # the answer was lost
         self._ledger.refuse_swap(alias, version, reason=reason, seconds=seconds)
 
-    async def note(self, kind: str, text: str, run_id: str | None = None) -> None:
+    async def note(self, kind: EventKind, text: str, run_id: str | None = None) -> None:
         self._ledger.note(kind, text, run_id)
 
     # Reading

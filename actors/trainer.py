@@ -17,6 +17,7 @@ from actors import logs
 from actors.client import Directive, ask, find
 from actors.hardware.placement import actor_options, check_slot, die_with_parent
 from actors.home.process_id import ProcessId
+from actors.runs.event import EventKind
 from configs import durable
 from configs.errors import TandemError
 from configs.paths import Home
@@ -54,7 +55,7 @@ class Link:
     def report(self, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None) -> Directive:
         return self._tell("report", step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s)
 
-    def note(self, kind: str, text: str) -> None:
+    def note(self, kind: EventKind, text: str) -> None:
         """Put a line into the run's events."""
         self._ask("note", kind, text, self._run[0])
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from actors.runs import pace
+from actors.runs.event import EventKind
 from actors.runs.ledger import PROD, Ledger
 from actors.runs.run import Run
 from configs.paths import Home
@@ -13,7 +14,7 @@ from models.lora.registry import Registry
 
 TAIL_BYTES = 64 * 2**10
 """Of a run's metrics.jsonl: some 400 steps, far more than there are between two evaluations' lines in most profiles."""
-WATCHDOG_EVENTS = ("watchdog", "rollback", "suspect")
+WATCHDOG_EVENTS = (EventKind.WATCHDOG, EventKind.ROLLBACK, EventKind.SUSPECT)
 
 
 def queue(ledger: Ledger) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ Called by the control actor at its ticks, if somebody wants to be told.
 import contextlib
 from datetime import datetime, timedelta
 
+from actors.runs.event import EventKind
 from actors.runs.ledger import Ledger
 from actors.status import daily
 from configs.paths import Home
@@ -36,4 +37,4 @@ class DailyNotice:
         elif due.toordinal() > told:
             self._ledger.set_mark(MARK, due.toordinal())
             with contextlib.closing(Ledger(self._ledger.path, read_only=True)) as ledger:
-                self._ledger.note("summary", str(daily.read(self._home, ledger, due, self._prices)))
+                self._ledger.note(EventKind.SUMMARY, str(daily.read(self._home, ledger, due, self._prices)))

@@ -6,9 +6,8 @@
 import socket
 import time
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-from actors.runs.ledger import Event
+from actors.runs.event import Event, Severity
 from configs.schema import NoticeKind
 
 LONGEST_TEXT = 1500
@@ -30,16 +29,13 @@ TITLES: dict[NoticeKind, str] = {
 }
 """By the event's kind; the text is the event's own. In front of each goes `Tandem on HOST: `."""
 
-_LEVELS: dict[str, str] = dict.fromkeys(("failed", "quarantine", "engine_down"), "failure")
-_LEVELS |= dict.fromkeys(("interrupted", "watchdog", "suspect", "refused"), "warning") | {"succeeded": "success"}
-
 
 @dataclass(frozen=True)
 class Notice:
     """One message to people."""
 
     kind: str
-    level: Literal["info", "success", "warning", "failure"]
+    level: Severity
     title: str
     text: str
     run: str | None
@@ -55,15 +51,15 @@ def of(event: Event) -> Notice | None:
     """The event as a message; None for a kind of which nobody is told."""
     if event.kind not in TITLES:
         return None
-    return _notice(event.kind, TITLES[event.kind].format(run=event.run_id), event.text, event.run_id, event.at)
+    title = TITLES[event.kind].format(run=event.run_id)
+    return _notice(event.kind, event.severity, title, event.text, event.run_id, event.at)
 
 
 def test() -> Notice:
     """What `tandem notify test` sends."""
-    return _notice("test", "this is a test", "Notifications reach you.", None, time.time())
+    return _notice("test", Severity.INFO, "this is a test", "Notifications reach you.", None, time.time())
 
 
-def _notice(kind: str, title: str, text: str, run: str | None, at: float) -> Notice:
+def _notice(kind: str, level: Severity, title: str, text: str, run: str | None, at: float) -> Notice:
     host = socket.gethostname()
-    level = "info" if kind == "watchdog" and text.startswith("good") else _LEVELS.get(kind, "info")
     return Notice(kind, level, f"Tandem on {host}: {title}", text[:LONGEST_TEXT], run, at, host)

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from actors.notify import messages, targets
 from actors.notify.messages import Notice
 from actors.notify.targets import FinalDeliveryError, Target
+from actors.runs.event import EventKind
 from actors.runs.ledger import Ledger
 from configs.errors import DeliveryError, TandemError
 from configs.schema import NotifyConfig
 
-MARK = "notify"
+MARK = EventKind.NOTIFY
 WAITING = 100
 """Notices that may wait for one target; more are dropped, and an event says so."""
 PAUSES_S = (2, 10, 60)

@@ -20,6 +20,7 @@ from actors.home.folder import remedy
 from actors.home.process_id import ProcessId
 from actors.runs import ledger_schema
 from actors.runs.adapter_state import ADAPTER_FOLLOWING, AdapterState
+from actors.runs.event import Event, EventKind
 from actors.runs.run import FOLLOWING, Run, RunKind, RunState
 from configs import durable
 from configs.errors import ClusterError, NotFoundError, StateError
@@ -73,17 +74,6 @@ class Swap:
     """`done` or `refused`."""
     reason: str
     seconds: float
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the log that people read."""
-
-    seq: int
-    at: float
-    run_id: str | None
-    kind: str
-    text: str
 
 
 _DISK = {
@@ -190,7 +180,7 @@ class Ledger:
                 )
             except sqlite3.IntegrityError:
                 raise StateError(f"run {run_id} exists already", hint="submit under a new id") from None
-            _event(db, run_id, "queued", reason)
+            _event(db, run_id, EventKind.QUEUED, reason)
         return self.run(run_id)
 
     def run(self, run_id: str) -> Run:
@@ -243,7 +233,7 @@ class Ledger:
             db.execute("UPDATE runs SET ended_at = ? WHERE id = ?", (now, run_id))
         if not to.holds_slot:
             db.execute("DELETE FROM leases WHERE holder = ?", (run_id,))
-        _event(db, run_id, to.lower(), reason)
+        _event(db, run_id, EventKind(to.lower()), reason)
 
     def interrupt(self, run_id: str, reason: str, *, own_fault: bool) -> Run:
         """Change the state to INTERRUPTED and count the lost attempt, if it may be the run's own fault.
@@ -295,7 +285,7 @@ class Ledger:
                 " ON CONFLICT (version) DO UPDATE SET run_id = excluded.run_id",
                 (version, AdapterState.PUBLISHED, f"published by {run_id}", run_id, time.time()),
             )
-            _event(db, run_id, "published", version)
+            _event(db, run_id, EventKind.PUBLISHED, version)
 
     # Leases
 
@@ -320,7 +310,7 @@ class Ledger:
         with self._transaction() as db:
             self._take(db, slot, role, holder)
             _set_process(db, holder, process)
-            _event(db, None, "lease", f"{holder} holds slot {slot} ({role})")
+            _event(db, None, EventKind.LEASE, f"{holder} holds slot {slot} ({role})")
 
     def _take(self, db: sqlite3.Connection, slot: str, role: str, holder: str) -> None:
         try:
@@ -334,7 +324,7 @@ class Ledger:
         """Give back whatever `holder` holds. Nothing held is no error."""
         with self._transaction() as db:
             if db.execute("DELETE FROM leases WHERE holder = ?", (holder,)).rowcount:
-                _event(db, None, "lease", f"{holder} gave its slot back: {reason}")
+                _event(db, None, EventKind.LEASE, f"{holder} gave its slot back: {reason}")
 
     def set_lease_process(self, holder: str, process: ProcessId) -> None:
         with self._transaction() as db:
@@ -358,7 +348,7 @@ class Ledger:
             if db.execute(
                 "INSERT OR IGNORE INTO quarantines (slot, reason, since, by) VALUES (?,?,?,?)", values
             ).rowcount:
-                _event(db, None, "quarantine", f"slot {slot} is in quarantine: {reason}")
+                _event(db, None, EventKind.QUARANTINE, f"slot {slot} is in quarantine: {reason}")
 
     def release_quarantine(self, slot: str, *, accepted: str | None) -> None:
         """Let `slot` be given again, its device errors forgotten; `accepted` is what was wrong with its GPU just now.
@@ -370,7 +360,7 @@ class Ledger:
             if not db.execute(sql, (time.time(), accepted, slot)).rowcount:
                 raise StateError(f"slot {slot} is not in quarantine", hint="`tandem slots list` shows which are")
             db.execute("DELETE FROM device_errors WHERE slot = ?", (slot,))
-            _event(db, None, "release", f"slot {slot} is out of quarantine")
+            _event(db, None, EventKind.RELEASE, f"slot {slot} is out of quarantine")
 
     def quarantines(self) -> dict[str, Quarantine]:
         """The slots that are in quarantine now; none in a file of version 1, which knows of no quarantine."""
@@ -463,7 +453,7 @@ class Ledger:
             if old is not None and old != version:
                 _set_adapter_state(db, old, AdapterState.RETIRED, f"replaced by {version or 'the base'}")
             _swap(db, alias, old, version, "done", reason, seconds)
-            _event(db, None, "swap", f"{alias}: {old or 'base'} -> {version or 'base'}")
+            _event(db, None, EventKind.SWAP, f"{alias}: {old or 'base'} -> {version or 'base'}")
         return old
 
     def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
@@ -473,7 +463,7 @@ class Ledger:
             if old != version:
                 _set_adapter_state(db, version, AdapterState.REFUSED, reason)
             _swap(db, alias, old, version, "refused", reason, seconds)
-            _event(db, None, "refused", f"{alias}: {version} refused: {reason}")
+            _event(db, None, EventKind.REFUSED, f"{alias}: {version} refused: {reason}")
 
     def swaps(self, limit: int = 100) -> list[Swap]:
         """Newest first."""
@@ -486,7 +476,7 @@ class Ledger:
 
     # Events
 
-    def note(self, kind: str, text: str, run_id: str | None = None) -> None:
+    def note(self, kind: EventKind, text: str, run_id: str | None = None) -> None:
         with self._transaction() as db:
             _event(db, run_id, kind, text)
 
@@ -518,7 +508,7 @@ class Ledger:
             if seq is not None:
                 db.execute("INSERT INTO marks VALUES (?,?)", (name, seq))
 
-    def count_events(self, run_id: str, kinds: Sequence[str]) -> int:
+    def count_events(self, run_id: str, kinds: Sequence[EventKind]) -> int:
         """How many events of these kinds a run has."""
         places = ", ".join("?" * len(kinds))
         sql = f"SELECT count(*) AS number FROM events WHERE run_id = ? AND kind IN ({places})"
@@ -555,7 +545,7 @@ def _set_process(db: sqlite3.Connection, holder: str, process: ProcessId) -> Non
     db.execute(sql, (*astuple(process), holder))
 
 
-def _event(db: sqlite3.Connection, run_id: str | None, kind: str, text: str) -> None:
+def _event(db: sqlite3.Connection, run_id: str | None, kind: EventKind, text: str) -> None:
     db.execute("INSERT INTO events (at, run_id, kind, text) VALUES (?,?,?,?)", (time.time(), run_id, kind, text))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from actors.home import locks
 from actors.ray_edge.jobs import JobState, RayJobs
 from actors.runs import quarantine
+from actors.runs.event import EventKind
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState
 from configs.paths import Home
@@ -102,7 +103,9 @@ class Attempts:
             return
         if job is JobState.UNKNOWN:
             self._ledger.attach_job(run_id, None, attached=False)
-            self._ledger.note("adopted", "its driver is gone with the cluster; it will be started from here", run_id)
+            self._ledger.note(
+                EventKind.ADOPTED, "its driver is gone with the cluster; it will be started from here", run_id
+            )
         else:
             self._ledger.transition(run_id, RunState.STOPPED, "its driver ended while it was queued")
 
@@ -146,7 +149,7 @@ class Attempts:
             self._ledger.transition(run_id, RunState.STOPPING, reason)
         self._ledger.transition(run_id, state, reason)
         if state is RunState.FAILED and (tail := _last_lines(self._home.run(run_id) / "log.txt")):
-            self._ledger.note("log", tail, run_id)
+            self._ledger.note(EventKind.LOG, tail, run_id)
 
     async def kill(self, run: Run) -> None:
         """End the attempt's job and process now; the run's state stays."""
@@ -169,7 +172,7 @@ class Attempts:
         error = failed and quarantine.device_error(f"{quarantine.log_of_attempt(log, run.attempt)}\n{reason}")
         if error:
             count = self._ledger.count_device_error(run.slot)
-            self._ledger.note("device_error", f"slot {run.slot}, {count} in a row: {error}", run_id)
+            self._ledger.note(EventKind.DEVICE_ERROR, f"slot {run.slot}, {count} in a row: {error}", run_id)
             if count >= self._config.quarantine_after:
                 what = "run" if count == 1 else f"{count} runs in a row"
                 self._ledger.quarantine(run.slot, f"{what} ended by a device error, last {run_id}: {error}", "tandem")

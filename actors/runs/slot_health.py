@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 
 from actors.runs import quarantine
+from actors.runs.event import EventKind
 from actors.runs.ledger import Ledger
 from actors.runs.lifecycle import Attempts
 from actors.runs.quarantine import EngineWatch, GpuWatch, Sign
@@ -67,4 +68,4 @@ class SlotWatch:
             if "serve" in slot.roles:
                 lives = slot.name in up and up[slot.name].lives
                 if line := self._engines.see(slot.name, lives):
-                    self._ledger.note("engine" if lives else "engine_down", line)
+                    self._ledger.note(EventKind.ENGINE if lives else EventKind.ENGINE_DOWN, line)

@@ -11,13 +11,14 @@ from datetime import date, datetime, timedelta
 from actors.energy import cost, usage
 from actors.energy.cost import Bill
 from actors.energy.usage import Consumption
-from actors.runs.ledger import Event, Ledger
+from actors.runs.event import Event, EventKind
+from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunKind, RunState
 from configs.paths import Home
 from configs.schema import EnergyConfig
 
-TROUBLE = frozenset({"error", "device_error", "engine_down"})
-"""Kinds of events that a summary quotes."""
+TROUBLE = (EventKind.DEVICE_ERROR, EventKind.ENGINE_DOWN, EventKind.ERROR)
+"""Kinds of events that a summary quotes, in this order."""
 CLOCK_S = 1.0
 """By which the clock may go back without a word."""
 
@@ -123,7 +124,7 @@ def _set_clocks(runs: list[Run]) -> Iterator[str]:
 
 def _trouble(events: list[Event]) -> Iterator[str]:
     """The last words of each kind, and how many there were."""
-    for kind in sorted(TROUBLE):
+    for kind in TROUBLE:
         said = [event.text for event in events if event.kind == kind]
         if said:
             last = next(iter(said[-1].splitlines()), "")[:200]

@@ -20,7 +20,8 @@ from actors.hardware.gpus import GpuReading, HostReading
 from actors.runs import pace
 from actors.runs import quarantine as health
 from actors.runs.adapter_state import AdapterState
-from actors.runs.ledger import PROD, Event, Ledger, Quarantine, Swap
+from actors.runs.event import Event
+from actors.runs.ledger import PROD, Ledger, Quarantine, Swap
 from actors.runs.pace import Eta
 from actors.runs.run import Run, RunState
 from actors.status import processes, request_stats, sources

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from actors.energy import cost
 from actors.runs import pace
-from actors.runs.ledger import Event, Ledger
+from actors.runs.event import Event, Severity
+from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState
 from actors.status.overview import RunReading, age
 from cli import output
@@ -33,14 +34,7 @@ MOST_POINTS = 2000
 EVENTS = 5
 EVENT_LINES = 3
 LOWEST_PLOT = 6
-EVENT_COLOURS = {
-    "watchdog": "yellow",
-    "suspect": "bold yellow",
-    "rollback": "magenta",
-    "memory": "yellow",
-    "failed": "bold red",
-    "error": "red",
-}
+EVENT_COLOURS = {Severity.WARNING: "yellow", Severity.FAILURE: "bold red"}
 
 
 @click.command()
@@ -187,7 +181,7 @@ class _Log:
 
 def _event(event: Event, now: float, columns: int, kinds: int) -> list[Text]:
     """One line; of what somebody should read up to EVENT_LINES. The kind takes `kinds` columns."""
-    colour = EVENT_COLOURS.get(event.kind)
+    colour = EVENT_COLOURS.get(event.severity)
     ago = f"{output.duration(age(event.at, now)):>6} "
     head = Text.assemble((ago, "dim"), (f"{event.kind:{kinds}} ", colour or "cyan"))
     indent = " " * len(head)

@@ -8,6 +8,7 @@ import time
 from transformers import TrainerCallback
 
 from actors.client import Directive
+from actors.runs.event import EventKind
 from configs.errors import TrainingError
 from jobs.training import checkpoints
 from jobs.training.checkpoints import Checkpoint
@@ -120,7 +121,7 @@ class Progress(TrainerCallback):
         if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
             self.early = enough
             control.should_training_stop = True
-            self.work.say("early", f"stopping early: {enough}")
+            self.work.say(EventKind.EARLY, f"stopping early: {enough}")
 
     def on_save(self, args, state, control, **kwargs) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
@@ -146,7 +147,7 @@ class Progress(TrainerCallback):
                 raise TrainingError(
                     f"stopped by the watchdog ({verdict.rule}): {verdict.text}", hint="nothing was published"
                 )
-            self.work.say("watchdog", verdict.text)
+            self.work.say(EventKind.WATCHDOG, verdict.text)
 
 
 def _set_learning_rate(optimizer, scheduler, rate: float) -> None:

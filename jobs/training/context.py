@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from actors.energy.usage import Recorder
+from actors.runs.event import EventKind
 from actors.trainer import Link
 from configs.schema import RunConfig
 from jobs.training.metrics_log import MetricsLog
@@ -59,7 +60,7 @@ class Work:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    def say(self, kind: str, text: str) -> None:
+    def say(self, kind: EventKind, text: str) -> None:
         """To the run's log and to its events."""
         print(text)
         self.link.note(kind, text)

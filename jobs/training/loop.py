@@ -12,6 +12,7 @@ import torch
 from transformers.integrations import TensorBoardCallback
 from trl import SFTTrainer
 
+from actors.runs.event import EventKind
 from configs.errors import TrainingError
 from jobs.training import checkpoints
 from jobs.training.callback import NothingLeft, Progress, RollBack
@@ -95,7 +96,7 @@ def _give_up_something(work: Work, plan: Plan, ended: _OutOfMemory) -> Plan:
     if lower.micro_batch != plan.micro_batch:
         work.forget_fit()
     where = "an evaluation" if ended.evaluating else "a step"
-    work.say("memory", f"out of memory in {where} after step {ended.step} with {plan}; going on with {lower}")
+    work.say(EventKind.MEMORY, f"out of memory in {where} after step {ended.step} with {plan}; going on with {lower}")
     return lower
 
 
@@ -104,7 +105,7 @@ def _note_rollback(work: Work, verdict: Verdict, begin: Checkpoint | None) -> No
     work.log.begin_after(step)
     work.log.append({"step": step, "rollback": verdict.text, "from": verdict.step, "at": time.time()})
     rate = work.learning_rate
-    work.say("rollback", f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
+    work.say(EventKind.ROLLBACK, f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
 
 
 def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> int:
@@ -128,7 +129,7 @@ def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> int:
     loaded = set_peft_model_state_dict(work.model, load_file(whole.path / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise TrainingError(f"{whole.path} holds other tensors than the adapter: {loaded.unexpected_keys[0]}")
-    work.say("best", f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
+    work.say(EventKind.BEST, f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
     return best[0]
 
 

@@ -13,6 +13,7 @@ from actors.client import Directive
 from actors.energy.meter import EnergyMeter, own_card
 from actors.energy.usage import Recorder
 from actors.hardware import gpus
+from actors.runs.event import EventKind
 from actors.runs.run import Outcome, RunState
 from actors.trainer import Link
 from configs.errors import TrainingError
@@ -180,7 +181,7 @@ def _plan(work, home: Home, base, report):
         fit={"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": [vars(t) for t in chosen.trials]}
     )
     work.forget_fit = lambda: fit.forget(home.cache / "fit", key)
-    work.say("fit", str(chosen))
+    work.say(EventKind.FIT, str(chosen))
     return first_plan(work.config, chosen.micro_batch)
 
 
@@ -218,7 +219,7 @@ def _doubts(work, taken: int, data) -> tuple[str, ...]:
         hint = "nothing was published; watchdog.on_doubt=suspect publishes it as suspect"
         raise TrainingError(f"the result is not to be trusted: {'; '.join(reasons)}", hint=hint)
     for reason in reasons:
-        work.say("suspect", reason)
+        work.say(EventKind.SUSPECT, reason)
     return reasons
 
 

@@ -15,6 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from actors.runs.event import EventKind
 from configs.errors import TandemError, TrainingError
 from jobs.training import checkpoints
 from jobs.training.callback import RollBack
@@ -110,7 +111,7 @@ def trainer_class(work: Work) -> type[SFTTrainer]:
                 reason = f"the evaluation after step {self.state.global_step} broke: {type(error).__name__}: {error}"
                 if work.config.training.patience:
                     raise TrainingError(reason, hint="train without training.patience") from error
-            work.say("evaluation", f"{reason}; going on without evaluations")
+            work.say(EventKind.EVALUATION, f"{reason}; going on without evaluations")
             self.args.eval_strategy = IntervalStrategy.NO
             work.evaluates = self.control.should_evaluate = False
             free_memory()

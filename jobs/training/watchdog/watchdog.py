@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
+from actors.runs.event import GOOD_NEWS
 from configs.schema import Action, WatchdogConfig
 from jobs.training.watchdog.held_out import Yardstick
 from jobs.training.watchdog.spikes import Usual
@@ -140,8 +141,8 @@ class Watchdog:
         limit, mean = self.config.target_loss, self._mean_loss()
         reached = mean is not None and mean <= limit
         text = (
-            f"good: the mean loss of the last {self.config.window} steps is {_number(mean)} at step {step}, the target "
-            f"is {limit:g}; more steps are worth it only while the evaluation loss falls too"
+            f"{GOOD_NEWS}the mean loss of the last {self.config.window} steps is {_number(mean)} at step {step}, the "
+            f"target is {limit:g}; more steps are worth it only while the evaluation loss falls too"
         )
         return self._begins(Rule.TARGET, step, reached, text, ended=mean is not None and mean > limit * (1 + RELEASE))
 

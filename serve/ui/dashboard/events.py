@@ -1,14 +1,11 @@
 """The ledger's events as a log that people read, newest first."""
 
-from actors.runs.ledger import Event
+from actors.runs.event import Event, Severity
 from serve.ui.dashboard.markup import part, template
 from serve.ui.dashboard.reading import Look
 
 SHOWN = 80
-_TONES = {
-    "failed": "bad", "interrupted": "warn", "watchdog": "warn", "suspect": "warn", "rollback": "warn",
-    "quarantine": "bad", "succeeded": "good", "published": "good", "swap": "busy", "running": "good",
-}  # fmt: skip
+_TONES = {Severity.SUCCESS: "good", Severity.WARNING: "warn", Severity.FAILURE: "bad", Severity.INFO: "calm"}
 
 _LOG = template("""
 {% if events %}
@@ -24,10 +21,9 @@ _LOG = template("""
 
 
 def html(look: Look) -> str:
+    """The panel, with at most `SHOWN` events."""
     return part("events", "Events", _LOG, events=look.overview.events[:SHOWN], tone=_tone)
 
 
 def _tone(event: Event) -> str:
-    if event.kind == "watchdog" and event.text.startswith("good: "):
-        return "good"
-    return _TONES.get(event.kind, "calm")
+    return _TONES[event.severity]

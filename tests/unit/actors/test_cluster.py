@@ -26,9 +26,9 @@ SLOTS = (Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",)))
 CLAIM = """
 import sys, time
 from pathlib import Path
-from actors import home_locks
+from actors.home import locks
 from configs.paths import Home
-with home_locks.claim(Home(Path(sys.argv[1]))):
+with locks.claim(Home(Path(sys.argv[1]))):
     print("here", flush=True)
     time.sleep(60)
 """

@@ -18,7 +18,8 @@ from actors.home.process_id import ProcessId
 from actors.notify import messages, targets
 from actors.notify.queue import WAITING, Notifier
 from actors.notify.targets import Command, Service
-from actors.runs.ledger import Event, Ledger
+from actors.runs.event import Event
+from actors.runs.ledger import Ledger
 from actors.runs.run import RunState
 from configs.errors import ConfigError, DeliveryError
 from configs.schema import ClusterConfig, NotifyConfig, Slot

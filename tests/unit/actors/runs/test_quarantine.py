@@ -1,7 +1,5 @@
 """The rules that put a slot into quarantine, on readings and texts; and a run that waits for one."""
 
-from pathlib import Path
-
 import pytest
 
 from actors.hardware import gpus
@@ -9,6 +7,7 @@ from actors.hardware.gpus import GpuHealth
 from actors.runs import quarantine
 from actors.runs.ledger import Ledger
 from actors.runs.quarantine import EngineWatch, GpuWatch, judge
+from configs.paths import SOURCE
 from configs.schema import Slot
 from tests.samples import TRAIN as SUBMISSION
 
@@ -121,7 +120,7 @@ def test_an_attempt_is_not_blamed_for_what_an_older_one_logged():
 
 
 def test_the_trainers_log_begins_with_the_words_that_tell_attempts_apart():
-    source = (Path(quarantine.__file__).parent / "trainer.py").read_text()
+    source = (SOURCE / "actors" / "trainer.py").read_text()
     assert "attempt {run['attempt']} on slot {" in source
 
 

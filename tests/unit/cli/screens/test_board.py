@@ -7,7 +7,7 @@ import pynvml
 import pytest
 
 from actors.hardware import gpus
-from actors.runs.ledger import Event
+from actors.runs.event import Event
 from actors.runs.pace import Eta
 from actors.runs.run import Run, RunKind, RunState
 from actors.status.overview import RunReading

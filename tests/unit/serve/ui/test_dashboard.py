@@ -14,7 +14,7 @@ import pytest
 
 from actors.energy import prices, usage
 from actors.energy.usage import Attempt, Consumption, Day
-from actors.runs.ledger import Event
+from actors.runs.event import Event
 from actors.runs.pace import Eta
 from actors.runs.run import RunState
 from actors.status import overview
