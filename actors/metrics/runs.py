@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
-from actors.runs import pace
+from actors.runs import curve, pace
 from actors.runs.event import EventKind
 from actors.runs.ledger import PROD, Ledger
 from actors.runs.run import Run
@@ -54,7 +54,7 @@ def runs(ledger: Ledger, home: Home, up: bool) -> Iterator[Metric]:
 
 def _readings(run: Run, home: Home) -> dict[str, float | None]:
     """From the row, and from the run's own curve what the row cannot hold."""
-    lines, _ = pace.tail(home.run(run.id) / "metrics.jsonl", TAIL_BYTES)
+    lines, _ = curve.tail(home.run(run.id) / "metrics.jsonl", TAIL_BYTES)
     loss = pace.newest(lines, "loss")
     return {
         "step": run.step,

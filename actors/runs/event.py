@@ -45,6 +45,7 @@ class EventKind(StrEnum):
     RELEASE = "release"
     SWAP = "swap"
     REFUSED = "refused"
+    ADAPTER = "adapter"  # an adapter changes its state
     ENGINE = "engine"  # an engine answers again
     ENGINE_DOWN = "engine_down"
     # The control actor

@@ -401,7 +401,7 @@ class Ledger:
         """
         with self._transaction() as db:
             if _set_adapter_state(db, version, state, reason, process):
-                _event(db, None, "adapter", f"{version} is {state}: {reason}")
+                _event(db, None, EventKind.ADAPTER, f"{version} is {state}: {reason}")
 
     def end_attempt(self, version: str, reason: str, process: ProcessId) -> None:
         """`process` gives its attempt up: the adapter is again what it was. Nothing happens if it has none open."""
@@ -427,7 +427,7 @@ class Ledger:
             to = AdapterState.LIVE if row["is_live"] else AdapterState(row["earlier_state"])
             keeps_reason = to is AdapterState.REFUSED
             _set_adapter_state(db, row["version"], to, row["earlier_reason"] if keeps_reason else reason)
-            _event(db, None, "adapter", f"{row['version']} is {to} again, no longer {row['state']}: {reason}")
+            _event(db, None, EventKind.ADAPTER, f"{row['version']} is {to} again, no longer {row['state']}: {reason}")
 
     def adapter_states(self) -> dict[str, tuple[AdapterState, str]]:
         """Version to (state, reason)."""

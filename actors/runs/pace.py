@@ -3,20 +3,18 @@
 Knows lines, not runs: a step is `{"step", "loss", "at"}`, an evaluation `{"step", "eval_loss", "at"}`, of step 0 the
 base's. Called by
 `actors.status.overview` and `actors.metrics`; what else reads a whole curve does it through
-`jobs.training.metrics_log`.
+`actors.runs.curve`.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-TAIL_BYTES = 32 * 1024
-"""About 150 lines, read at every look at a running run."""
+from actors.runs.curve import number
+
 FEWEST_STEPS = 3
 """Step times below which nothing is said of the rest."""
 
@@ -35,26 +33,9 @@ class Eta:
     """The median."""
 
 
-def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]:
-    """(the lines in the last `size` bytes, how many of them cannot be read); one that is being written is left out.
-
-    No file is no lines. Raises OSError for one that cannot be read.
-    """
-    try:
-        with path.open("rb") as handle:
-            whole = handle.seek(0, 2)
-            handle.seek(max(0, whole - size))
-            texts = handle.read().split(b"\n")
-    except FileNotFoundError:
-        return [], 0
-    texts = texts[whole > size : -1]
-    lines = [line for line in map(_line, texts) if line is not None]
-    return lines, len(texts) - len(lines)
-
-
 def losses(lines: Sequence[dict[str, Any]]) -> tuple[float, ...]:
     """Training losses of these lines, those that are finite numbers."""
-    found = (_number(line.get("loss")) for line in lines)
+    found = (number(line.get("loss")) for line in lines)
     return tuple(value for value in found if value is not None and math.isfinite(value))
 
 
@@ -63,7 +44,7 @@ def newest(lines: Sequence[dict[str, Any]], name: str) -> float | None:
 
     The ledger cannot tell it: SQLite stores NaN as NULL.
     """
-    found = (_number(line.get(name)) for line in reversed(lines))
+    found = (number(line.get(name)) for line in reversed(lines))
     return next((value for value in found if value is not None), None)
 
 
@@ -89,24 +70,3 @@ def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> E
     gone = min(max(0, now - lines[-1]["at"]), middle + between) if left else 0
     seconds = [max(0.0, left * (one + between) - gone) for one in (middle, low, high)]
     return Eta(*seconds, step_seconds=middle)
-
-
-def _line(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-        return None
-    needed = (_number(line["step"]), _number(line.get("at")))
-    return line if all(value is not None and math.isfinite(value) for value in needed) else None
-
-
-def _number(value: Any) -> float | None:
-    """None for what is no number, or an integer that no float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None

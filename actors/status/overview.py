@@ -17,7 +17,7 @@ from actors import cluster
 from actors.cluster import Cluster
 from actors.hardware import gpus as monitor
 from actors.hardware.gpus import GpuReading, HostReading
-from actors.runs import pace
+from actors.runs import curve, pace
 from actors.runs import quarantine as health
 from actors.runs.adapter_state import AdapterState
 from actors.runs.event import Event
@@ -299,7 +299,7 @@ def _runs(
         eta, losses = None, ()
         if run.state.holds_slot:
             with _part(f"progress of {run.id}", problems):
-                lines, unreadable = pace.tail(home.run(run.id) / "metrics.jsonl")
+                lines, unreadable = curve.tail(home.run(run.id) / "metrics.jsonl")
                 eta, losses = pace.eta(lines, run.max_steps, now) if up else None, pace.losses(lines)
                 if (loss := pace.newest(lines, "loss")) is not None:
                     run = replace(run, loss=loss)

@@ -181,7 +181,7 @@ def _watch(place: Home, run_id: str, clients: Load) -> Run:
 
 
 def _losses(place: Home, run_id: str) -> list[float]:
-    from jobs.training.metrics_log import MetricsLog
+    from actors.runs.curve import MetricsLog
 
     return [line["loss"] for line in MetricsLog(place.run(run_id) / "metrics.jsonl").losses()]
 

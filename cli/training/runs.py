@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from actors.energy import cost, prices, usage
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunKind, RunState
 from cli import output
@@ -21,7 +22,6 @@ from cli.training.watch import watch
 from configs.paths import home
 from configs.schema import ExportConfig
 from jobs.reports import comparison as comparing
-from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 
 LATEST = "latest"

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from actors.energy import cost
-from actors.runs import pace
+from actors.runs import curve, pace
 from actors.runs.event import Event, Severity
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState
@@ -174,7 +174,7 @@ class _Log:
             now = self.path.stat()
             if (now.st_size, now.st_mtime_ns) != self._seen:
                 self._seen = (now.st_size, now.st_mtime_ns)
-                self.lines, self.unreadable = pace.tail(self.path, LOG_BYTES)
+                self.lines, self.unreadable = curve.tail(self.path, LOG_BYTES)
         except OSError:  # not there yet, or being written anew: what was read stays
             return
 

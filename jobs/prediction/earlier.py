@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import RunState
 from configs.paths import Home
-from jobs.training.metrics_log import MetricsLog
 from jobs.training.run_record import read_measured
 
 PREDICTION = "prediction.json"

@@ -14,13 +14,13 @@ from typing import Any
 
 from actors.energy import cost as energy_cost
 from actors.energy import usage
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, check_run_id
 from configs.paths import Home
 from configs.schema import EnergyConfig
 from jobs.reports.plots import Curve
 from jobs.training import run_record
-from jobs.training.metrics_log import MetricsLog
 
 UNKNOWN = None
 """In a difference: the run has no such setting, or ended before it wrote down what it is made of."""

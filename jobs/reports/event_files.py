@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.runs import curve
 from configs import durable
 
 TAGS = {
@@ -111,16 +112,13 @@ def _write(file: Path, events) -> None:
 
 def _lines(content: bytes) -> Iterator[dict[str, Any]]:
     for text in content.splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int) and _is_number(line.get("at")):
+        line = curve.parse(text)
+        if line is not None and _is_number(line.get("at")):
             yield line
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)
+    return (found := curve.number(value)) is not None and not math.isinf(found)
 
 
 def _sha256(content: bytes) -> str:

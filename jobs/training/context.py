@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from actors.energy.usage import Recorder
+from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
 from actors.trainer import Link
 from configs.schema import RunConfig
-from jobs.training.metrics_log import MetricsLog
 from jobs.training.run_record import Record
 
 Rows = list[dict[str, list[int]]]

@@ -13,6 +13,7 @@ from actors.client import Directive
 from actors.energy.meter import EnergyMeter, own_card
 from actors.energy.usage import Recorder
 from actors.hardware import gpus
+from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
 from actors.runs.run import Outcome, RunState
 from actors.trainer import Link
@@ -23,7 +24,6 @@ from jobs.data import dataset
 from jobs.training import checkpoints, provenance
 from jobs.training.memory import micro_batch as fit
 from jobs.training.memory.ladder import first_plan
-from jobs.training.metrics_log import MetricsLog
 from jobs.training.run_record import Record
 from jobs.training.watchdog import verdict
 

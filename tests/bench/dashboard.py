@@ -25,8 +25,8 @@ from typing import Any
 
 import psutil
 
+from actors.runs.curve import MetricsLog
 from configs.paths import Home
-from jobs.training.metrics_log import MetricsLog
 from tests.browser.conftest import free_port
 from tests.browser.machine import Card, Machine
 from tests.chromium import launched

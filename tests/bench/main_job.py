@@ -22,6 +22,7 @@ from typing import Any
 
 from actors import cluster
 from actors.hardware import gpus as monitor
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState, new_run_id
 from cli.api import Api
@@ -29,7 +30,6 @@ from cli.machine.bring_up import bring_up
 from cli.machine.demo import Load, ask
 from configs.load import load_cluster, load_run, load_serve
 from configs.paths import Home
-from jobs.training.metrics_log import MetricsLog
 
 QUESTION = "What is Tandem?"
 

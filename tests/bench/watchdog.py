@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.runs.curve import MetricsLog
 from configs import durable
 from configs.errors import TrainingError
 from configs.paths import SOURCE, TINY_DATASET, Home
-from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 from tests import training
 from tests.bench.main_job import machine

@@ -18,10 +18,10 @@ import pynvml
 
 from actors.cluster import Cluster
 from actors.home.process_id import ProcessId
+from actors.runs.curve import MetricsLog
 from actors.runs.run import RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
-from jobs.training.metrics_log import MetricsLog
 from tests.gateway_server import Server as Gateway
 from tests.samples import TRAIN
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from configs import durable
 from configs.paths import SOURCE, Home
 from jobs.training import checkpoints
-from jobs.training.metrics_log import MetricsLog
 
 
 @pytest.fixture(autouse=True)

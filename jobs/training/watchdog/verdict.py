@@ -7,8 +7,8 @@ interrupted. Called by `jobs.training.sft`; what becomes of a suspect is `watchd
 import math
 from statistics import fmean, stdev
 
+from actors.runs.curve import MetricsLog
 from jobs.data.gate import Report
-from jobs.training.metrics_log import MetricsLog
 
 WORSE, WORSE_BY = 1.02, 0.01
 """A loss on the same rows so many times the base's, and so many nats per token above it, is worse. Both are exact, so

@@ -49,7 +49,7 @@ class Verdict:
 class Watchdog:
     """The rules of one run.
 
-    `history` are the metrics lines of the part that is done already (see `jobs.training.metrics_log`): means, medians
+    `history` are the metrics lines of the part that is done already (see `actors.runs.curve`): means, medians
     and what has been said go on from there. `rollbacks` is how many there were, `vocabulary` how many tokens the base
     knows. NaN and infinity are told first and enter no mean.
     """

@@ -1,16 +1,15 @@
 """The curves of runs, read once and then only what was added: one cache for everybody who looks.
 
-A line of `metrics.jsonl` that is none is counted, not fatal. Knows the file's format, nothing of training.
+`actors.runs.curve` reads the lines; one that is damaged is counted, not fatal.
 """
 
-import json
 import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from actors.runs.curve import parse
 from configs.paths import Home
 
 MOST_KEPT = 8
@@ -28,17 +27,15 @@ class Curve:
 
     def take(self, line: bytes) -> None:
         """Add one whole line."""
-        try:
-            content = json.loads(line)
-            step = int(_number(content["step"]))
-            if "loss" in content:
-                self.train.append((step, _number(content["loss"])))
-            elif "eval_loss" in content:
-                self.held_out.append((step, _number(content["eval_loss"])))
-            elif "rollback" in content:
-                self.rollbacks += 1
-        except (ValueError, TypeError, KeyError, OverflowError):
+        content = parse(line)
+        if content is None:
             self.unreadable += 1
+        elif "loss" in content:
+            self.train.append((content["step"], float(content["loss"])))
+        elif "eval_loss" in content:
+            self.held_out.append((content["step"], float(content["eval_loss"])))
+        elif "rollback" in content:
+            self.rollbacks += 1
 
 
 class Curves:
@@ -75,9 +72,3 @@ class Curves:
         while len(self._known) > MOST_KEPT:
             self._known.popitem(last=False)
         return curve
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)

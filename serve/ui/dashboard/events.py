@@ -1,4 +1,7 @@
-"""The ledger's events as a log that people read, newest first."""
+"""The ledger's events as a log that people read, newest first.
+
+Colours are by severity, which `actors.runs.event` decides.
+"""
 
 from actors.runs.event import Event, Severity
 from serve.ui.dashboard.markup import part, template

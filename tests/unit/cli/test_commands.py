@@ -8,12 +8,12 @@ import sqlite3
 import pytest
 
 from actors.runs.adapter_state import AdapterState
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.ledger_schema import VERSION
 from actors.runs.run import RunState
 from cli import output
 from configs.schema import Slot
-from jobs.training.metrics_log import MetricsLog
 from models.lora.adapter import WEIGHTS
 from models.lora.registry import Registry
 from tests.samples import EXPORT, TRAIN, go_live, publish, verify

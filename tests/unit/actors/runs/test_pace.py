@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.runs import pace
-from jobs.training.metrics_log import MetricsLog
+from actors.runs import curve, pace
+from actors.runs.curve import MetricsLog
 
 
 def steps(*moments: float, first: int = 1) -> list[dict]:
@@ -62,14 +62,14 @@ def test_the_tail_is_what_the_log_holds(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for line in steps(0, 1, 2):
         log.append(line)
-    assert pace.tail(log.path) == (log.lines(), 0)
-    assert pace.tail(tmp_path / "nothing.jsonl") == ([], 0)
+    assert curve.tail(log.path) == (log.lines(), 0)
+    assert curve.tail(tmp_path / "nothing.jsonl") == ([], 0)
 
 
 def test_of_a_long_log_only_the_newest_whole_lines_are_read(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in steps(*range(5000))))
-    lines, unreadable = pace.tail(log)
+    lines, unreadable = curve.tail(log)
     assert unreadable == 0 and lines[-1]["step"] == 5000
     assert [line["step"] for line in lines] == list(range(lines[0]["step"], 5001))
     assert 100 < len(lines) < 1000
@@ -79,7 +79,7 @@ def test_unreadable_lines_are_counted_and_one_that_is_being_written_is_not(tmp_p
     log = tmp_path / "metrics.jsonl"
     good = json.dumps(steps(0)[0]).encode()
     log.write_bytes(b"\n".join([b"\x00\xff", b"[1]", b'{"step": "x", "at": 1}', b'{"step": 1}', good, good[:9]]))
-    lines, unreadable = pace.tail(log)
+    lines, unreadable = curve.tail(log)
     assert (lines, unreadable) == (steps(0), 4)
 
 
@@ -101,7 +101,7 @@ def test_numbers_that_no_float_can_hold_are_no_losses_and_spoil_no_line(tmp_path
     odd = [f'{{"step": 1, "loss": 2.0, "at": {huge}}}', f'{{"step": {huge}, "loss": 2.0, "at": 1}}']
     odd += ['{"step": Infinity, "loss": 2.0, "at": 1}', '{"step": 1, "loss": 2.0, "at": NaN}']
     log.write_text("\n".join([*odd, f'{{"step": 1, "loss": {huge}, "at": 1}}', ""]))
-    lines, unreadable = pace.tail(log)
+    lines, unreadable = curve.tail(log)
     assert (len(lines), unreadable) == (1, 4)
     assert (pace.losses(lines), pace.newest(lines, "loss")) == ((), None)
 
@@ -109,7 +109,7 @@ def test_numbers_that_no_float_can_hold_are_no_losses_and_spoil_no_line(tmp_path
 @pytest.mark.parametrize("part", [0.3, 0.6])
 def test_the_rest_of_a_recorded_run_was_foreseen(part):
     """150 steps of the embedded model with six evaluations, as two busy CPU cores took them."""
-    lines, unreadable = pace.tail(Path(__file__).parent / "data" / "curve.jsonl")
+    lines, unreadable = curve.tail(Path(__file__).parent / "data" / "curve.jsonl")
     assert (len(lines), unreadable) == (156, 0)
     seen = [line for line in lines if line["step"] <= part * 150]
     took = lines[-1]["at"] - seen[-1]["at"]

@@ -18,13 +18,13 @@ from actors.cluster import Cluster
 from actors.hardware import gpus
 from actors.hardware.gpus import GpuReading
 from actors.home.process_id import ProcessId
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import RunState
 from actors.status import overview
 from actors.status.overview import age, read
 from cli.machine.status import report
 from configs.schema import ClusterConfig, Slot
-from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 from tests.nvml import pynvml as driver
 from tests.samples import TRAIN, go_live, publish

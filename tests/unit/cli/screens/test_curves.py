@@ -6,9 +6,9 @@ import sys
 import click
 import pytest
 
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from configs import load
-from jobs.training.metrics_log import MetricsLog
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger, Quarantine
 from actors.runs.run import RunState
 from actors.status.request_stats import Latency, Traffic
@@ -16,7 +17,6 @@ from cli.screens.board import NARROWEST
 from cli.training.watch import _Log, _Screen, _thin
 from configs.schema import Slot
 from jobs.reports.plots import Curve
-from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 from tests.samples import TRAIN, go_live, publish
 from tests.unit.actors.metrics.test_metrics import note_cluster

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import RunState
 from configs import load
 from configs.errors import NotFoundError
 from configs.schema import Slot
 from jobs.reports import comparison
-from jobs.training.metrics_log import MetricsLog
 
 SLOT = Slot(name="0", roles=("train",))
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from actors.client import Directive
+from actors.runs.curve import MetricsLog
 from actors.runs.run import RunState
 from configs.errors import AdapterError, TandemError, TrainingError
 from configs.paths import TINY_DATASET, Home
 from jobs.data import masking
 from jobs.data.encoding import Encoded
 from jobs.training import checkpoints
-from jobs.training.metrics_log import MetricsLog
 from models.base import loading
 from models.lora import adapter
 from models.lora.registry import Registry

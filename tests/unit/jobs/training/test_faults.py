@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from actors.client import Directive
+from actors.runs.curve import MetricsLog
 from actors.runs.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
 from jobs.training import checkpoints
-from jobs.training.metrics_log import MetricsLog
 from models.base import loading
 from models.lora.registry import Registry
 from tests import training

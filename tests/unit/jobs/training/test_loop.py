@@ -8,10 +8,10 @@ import pytest
 from actors.client import Directive
 from actors.energy import usage
 from actors.energy.meter import NvmlCard
+from actors.runs.curve import MetricsLog
 from actors.runs.run import RunState
 from jobs.training import sft
 from jobs.training.memory import micro_batch
-from jobs.training.metrics_log import MetricsLog
 from jobs.training.run_record import Record, read_measured
 from tests import training
 from tests.nvml.card import FakeNvml

@@ -14,6 +14,7 @@ import pytest
 
 from actors.energy import prices, usage
 from actors.energy.usage import Attempt, Consumption, Day
+from actors.runs.curve import MetricsLog
 from actors.runs.event import Event
 from actors.runs.pace import Eta
 from actors.runs.run import RunState
@@ -23,7 +24,6 @@ from actors.status.request_stats import Latency, Traffic
 from configs.errors import ClusterError, RequestError
 from configs.paths import Home
 from configs.schema import EnergyConfig, Slot
-from jobs.training.metrics_log import MetricsLog
 from models.lora.registry import Registry
 from serve.ui.dashboard import actions, adapters, events, head, processes, requests, runs, slots
 from serve.ui.dashboard.actions import Action

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.training.metrics_log import MetricsLog
+from actors.runs.curve import MetricsLog
 
 
 def log_of(path, *steps: int, loss: float = 1.0) -> MetricsLog:

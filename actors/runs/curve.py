@@ -1,8 +1,11 @@
 """A run's `metrics.jsonl`: a line per optimiser step, per evaluation and per rollback, each step once, whatever was
 interrupted in between. A line that a broken disk or an editor damaged is left out and counted.
+
+The one reader and writer of the file. `parse` reads a line, `tail` the newest, `MetricsLog` all of them.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,62 @@ from configs import durable
 
 LOOKS = ("eval_loss", "check_loss")
 NUMBERS = ("loss", *LOOKS)
+TAIL_BYTES = 32 * 1024
+"""About 150 lines, read at every look at a running run."""
 NUMBERS_OR_NULL = ("grad_norm", "learning_rate", "tokens_per_s", "tokens", "energy_joules", "at")
+
+
+def parse(text: bytes) -> dict[str, Any] | None:
+    """One line; None for what is no JSON, has no step, or has something else where a number belongs."""
+    line = _object(text)
+    if line is None:
+        return None
+    wrong = [name for name in NUMBERS if name in line and number(line[name]) is None]
+    wrong += [name for name in NUMBERS_OR_NULL if line.get(name) is not None and number(line[name]) is None]
+    return None if wrong else line
+
+
+def number(value: Any) -> float | None:
+    """A value of a line as a float; None for what is no number, or an integer that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]:
+    """(the lines in the last `size` bytes, how many of them cannot be read); one that is being written is left out.
+
+    A line has a step and a time; any other value may be odd, so that one of them costs no look at the rest.
+
+    No file is no lines. Raises OSError for one that cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            whole = handle.seek(0, 2)
+            handle.seek(max(0, whole - size))
+            texts = handle.read().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    texts = texts[whole > size : -1]
+    lines = [line for line in map(_object, texts) if line is not None and _is_timed(line)]
+    return lines, len(texts) - len(lines)
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    has_step = isinstance(line, dict) and isinstance(line.get("step"), int) and number(line["step"]) is not None
+    return line if has_step else None
+
+
+def _is_timed(line: dict[str, Any]) -> bool:
+    at = number(line.get("at"))
+    return at is not None and math.isfinite(at)
 
 
 class MetricsLog:
@@ -31,11 +89,11 @@ class MetricsLog:
 
     def lines(self) -> list[dict[str, Any]]:
         """Every line that can be read; a last one that a kill cut off is left out."""
-        return [line for line in map(_line, self._texts()) if line is not None]
+        return [line for line in map(parse, self._texts()) if line is not None]
 
     def damaged(self) -> int:
         """How many whole lines cannot be read."""
-        return sum(_line(text) is None for text in self._texts())
+        return sum(parse(text) is None for text in self._texts())
 
     def _texts(self) -> list[bytes]:
         return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
@@ -77,16 +135,3 @@ class MetricsLog:
         """Mean over all steps. The trainer's own figure covers only the part since the last resume."""
         losses = [line["loss"] for line in self.losses()]
         return sum(losses) / len(losses) if losses else None
-
-
-def _line(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-        return None
-    numbers = all(isinstance(line.get(name, 0), int | float) for name in NUMBERS)
-    return (
-        line if numbers and all(isinstance(line.get(name, 0), int | float | None) for name in NUMBERS_OR_NULL) else None
-    )
