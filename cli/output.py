@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.printable import folded, printable
+from configs.units import short_duration
 
 STATE_COLOURS = {
     "QUEUED": "cyan", "STARTING": "yellow", "RUNNING": "green", "STOPPING": "yellow", "INTERRUPTED": "magenta",
@@ -134,32 +135,12 @@ def adapter_state(name: str, suspect: Sequence[str]) -> Text:
 
 def age(moment: float | None) -> str:
     """How long ago, in the largest unit that makes sense; - for never, and 0s for what a clock set back left ahead."""
-    return "-" if moment is None else duration(max(0.0, time.time() - moment))
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f}{unit}"
-    return f"{seconds:.0f}s"
+    return "-" if moment is None else short_duration(max(0.0, time.time() - moment))
 
 
 def kinds_width(kinds: Iterable[str]) -> int:
     """Columns for the kinds of events that stand below each other."""
     return max(9, *map(len, kinds), 0)
-
-
-def size(number: float | None) -> str:
-    """Bytes in binary units."""
-    if number is None:
-        return "-"
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} GiB"
 
 
 def sparkline(values: Sequence[float], width: int = 60, *, low: float | None = None, high: float | None = None) -> str:

@@ -25,7 +25,7 @@ from configs.schema import NotifyConfig
 LONGEST_ERROR = 200
 """Characters of what a service says."""
 UNKNOWN = ("Unparseable URL", "Unsupported URL")
-"""What Apprise 2.3 says of a URL whose scheme is nobody's; others it names by their service."""
+"""What Apprise 2.3 says of a URL with a scheme that it does not know; others it names by their service."""
 SOCKET = "Socket Exception: "
 """Before what the network said, in Apprise's debug lines; its warnings say nothing but that there was an error."""
 

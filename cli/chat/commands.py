@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from cli import output
-from configs import durable, foreign_names, guess
+from configs import durable, foreign_names, guess, units
 from configs.errors import ConfigError, DataError, NotFoundError
 from configs.foreign_names import squash
 from models.harmony import REASONING_EFFORTS
@@ -325,7 +325,7 @@ def _stats(chat: "Chat", argument: str) -> None:
         ("tokens of prompts", f"{sum(each.prompt_tokens for each in counted):,}"),
         ("mean speed", f"{sum(speeds) / len(speeds):,.1f} tok/s" if speeds else "-"),
         ("mean first token", f"{sum(waits) / len(waits):.2f} s" if waits else "-"),
-        ("open for", output.duration(time.monotonic() - chat.opened)),
+        ("open for", units.short_duration(time.monotonic() - chat.opened)),
     ]
     chat.screen.table(("", ""), rows)
 

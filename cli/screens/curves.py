@@ -13,6 +13,7 @@ from rich.text import Text
 
 from actors.energy import cost
 from cli import output
+from configs import units
 
 if TYPE_CHECKING:
     from jobs.reports.comparison import Comparison
@@ -92,14 +93,14 @@ def _results(comparison: "Comparison") -> list[tuple]:
         ("evaluated loss", lambda r: r.judged_loss),
         ("the base's", lambda r: r.judged_base_loss),
         ("evaluated on", lambda r: r.judged_on),
-        ("time", lambda r: output.duration(r.seconds) if r.seconds else None),
+        ("time", lambda r: units.short_duration(r.seconds) if r.seconds else None),
         ("tokens/s", lambda r: f"{r.tokens_per_s:,.0f}" if r.tokens_per_s else None),
         ("energy", lambda r: None if r.energy_joules is None else cost.watt_hours(r.energy_joules)),
         ("per 1,000 tokens", lambda r: f"{r.joules_per_1000_tokens:,.1f} J" if r.joules_per_1000_tokens else None),
         ("cost", lambda r: None if r.cost is None else cost.money(r.cost, r.currency)),
         ("CO2", lambda r: None if r.co2_g is None else cost.mass(r.co2_g)),
         ("of the energy", lambda r: "; ".join(r.energy_remarks) or None if r.energy_joules is not None else None),
-        ("peak GPU memory", lambda r: output.size(r.peak_memory_bytes) if r.peak_memory_bytes else None),
+        ("peak GPU memory", lambda r: units.size(r.peak_memory_bytes) if r.peak_memory_bytes else None),
     ]
     table = [(name, *(value(result) for result in comparison.results)) for name, value in rows]
     return [row for row in table if any(cell is not None for cell in row[1:])]

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from actors.runs.pace import Eta
 from cli import output
+from configs import units
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _TRACK = "grey30"
@@ -57,20 +58,11 @@ def megahertz(value: float | None) -> str:
     return "-" if value is None else f"{value / 1e6:.0f} MHz"
 
 
-def seconds(value: float | None) -> str:
-    """A latency with two or three digits that matter."""
-    if value is None:
-        return "-"
-    if value < 0.001:
-        return "< 1 ms"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
 def remaining(eta: Eta | None) -> str:
     """`4.2m left (3.9m to 5.0m)`; the range only where it says something."""
     if eta is None:
         return ""
-    low, middle, high = map(output.duration, (eta.low, eta.seconds, eta.high))
+    low, middle, high = map(units.short_duration, (eta.low, eta.seconds, eta.high))
     return f"{middle} left" + (f" ({low} to {high})" if low != high else "")
 
 

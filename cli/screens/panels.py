@@ -19,6 +19,7 @@ from actors.status.request_stats import Latency
 from cli import output
 from cli.output import Hanging
 from cli.screens import meter
+from configs import units
 
 WIDE = 110
 LONGEST_NAME = 14
@@ -48,7 +49,7 @@ def _cells(rows: Iterable[Sequence[Any]]) -> list[list[Text]]:
 
 
 def _ago(moment: float | None, overview: Overview) -> str:
-    return output.duration(age(moment, overview.at))
+    return units.short_duration(age(moment, overview.at))
 
 
 # Head
@@ -146,7 +147,7 @@ def processes(overview: Overview, rate: Rate | None, width: int) -> RenderableTy
         state = Text(one.word, "green" if one.is_up else "yellow" if one.on_its_way else "bold red")
         cpu = rate.cpu.get(one.pid) if rate and one.pid else None
         restarts = Text(str(one.restarts), "yellow" if one.restarts else "dim")
-        memory = output.size(one.memory_bytes)
+        memory = units.size(one.memory_bytes)
         row = (_short(one), state, one.pid, _ago(one.started, overview), restarts, memory)
         rows.append((*row, meter.percent(cpu)) if rate else row)
     columns = ("process", "state", ("pid", "right"), ("age", "right"), ("restarts", "right"), ("memory", "right"))
@@ -181,7 +182,7 @@ def _engine(name: str, stats: dict[str, Any], width: int) -> list[Text]:
     part = stats["kv_tokens"] / stats["kv_capacity"] if stats.get("kv_capacity") else None
     line = Text.assemble((f"{name}  ", "bold"), "KV ", meter.bar(part, 8 if width < WIDE else 20))
     line.append(f" {meter.percent(part)}  {stats.get('running')} running  {stats.get('waiting')} waiting")
-    line.append(f"  {output.size(stats.get('memory_bytes'))} {stats.get('device', '')}")
+    line.append(f"  {units.size(stats.get('memory_bytes'))} {stats.get('device', '')}")
     adapters = list(stats.get("adapters") or ["none"])
     if line.cell_len + len(said := f"  adapters {', '.join(adapters)}") <= width:
         return [line.append(said, "dim")]
@@ -194,7 +195,7 @@ def _requests(overview: Overview, rate: Rate | None) -> list[Text]:
         return []
     line = Text(f"requests  {traffic.answered:,} answered  {traffic.active} now")
     line.append(f"  {traffic.errors} errors", "bold red" if traffic.errors else "dim")
-    line.append(f"  {traffic.abandoned} left", "dim")
+    line.append(f"  {traffic.abandoned} disconnected", "dim")
     line.append(f"  {traffic.output_tokens:,} tokens written")
     if rate is None or not traffic.answered:
         return [line, *_latencies("since the start", traffic.latencies)]
@@ -218,8 +219,8 @@ def _latencies(when: str, latencies: dict[str, Latency]) -> list[Text]:
 
 def _latency(one: Latency) -> str:
     """Median and 95th percentile, or of few requests the mean."""
-    median = one.told(0.5, meter.seconds)
-    return f"{median} (p95 {one.told(0.95, meter.seconds)})" if median else f"{meter.seconds(one.mean)} (mean)"
+    median = one.told(0.5, units.latency)
+    return f"{median} (p95 {one.told(0.95, units.latency)})" if median else f"{units.latency(one.mean)} (mean)"
 
 
 # Runs, adapters, events

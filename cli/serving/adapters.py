@@ -11,7 +11,7 @@ import click
 from actors.runs.ledger import Ledger
 from actors.runs.run import new_run_id
 from cli import output
-from configs import load
+from configs import load, units
 from configs.errors import ConfigError
 from configs.paths import home
 from configs.schema import ExportConfig, ExportFormat
@@ -43,7 +43,7 @@ def list_adapters(as_json: bool) -> None:
         ("ADAPTER", "STATE", "ALIAS", "BASE", "RANK", "STEPS", "LOSS", "SIZE", "AGE"),
         [
             (m.version, output.adapter_state(state, m.suspect), ",".join(pointing) or None, m.base, m.rank)
-            + (m.metrics.get("steps"), m.metrics.get("loss"), output.size(m.bytes), output.age(m.created_at))
+            + (m.metrics.get("steps"), m.metrics.get("loss"), units.size(m.bytes), output.age(m.created_at))
             for m, state, pointing in rows
         ],
         empty="no adapters yet -> tandem train",

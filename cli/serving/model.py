@@ -13,6 +13,7 @@ from rich.text import Text
 
 from actors.hardware.placement import default_base
 from cli import output
+from configs import units
 
 if TYPE_CHECKING:
     from models.base.hub import Hashes
@@ -106,11 +107,11 @@ def _print(report: "Report") -> None:
             ("revision", report.revision or None),
             ("layout", f"{report.layout} ({report.architecture})" if report.layout else None),
             ("hashes", hashes),
-            ("disk", f"{output.size(report.free_bytes)} free"),
+            ("disk", f"{units.size(report.free_bytes)} free"),
         ]
         output.print_table(("", report.name), facts, empty="")
         rows = [
-            (file.name, output.size(file.bytes), Text(file.state, COLOURS.get(file.state, "bold red")), file.detail)
+            (file.name, units.size(file.bytes), Text(file.state, COLOURS.get(file.state, "bold red")), file.detail)
             for file in report.files
         ]
         click.echo("")
@@ -127,9 +128,9 @@ def _verdict(report: "Report") -> str:
     if report.is_whole:
         proven = all(file.state == "WHOLE" for file in report.files)
         how = "every content has its hash" if proven else "as far as was read"
-        return f"whole: {len(report.files)} files, {output.size(report.good_bytes)}, {how}"
+        return f"whole: {len(report.files)} files, {units.size(report.good_bytes)}, {how}"
     if report.kind != "hub":
         return "not whole -> copy or download the files named above again"
-    brings = "what only the hub can say" if report.download_bytes is None else output.size(report.download_bytes)
-    kept = output.size(report.good_bytes)
+    brings = "what only the hub can say" if report.download_bytes is None else units.size(report.download_bytes)
+    kept = units.size(report.good_bytes)
     return f"not whole -> `tandem model fetch {report.name}` keeps {kept} and downloads {brings}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import output
+from configs import units
 from jobs.prediction import earlier
 from jobs.prediction.costs import Range
 from jobs.prediction.estimate import Prediction
@@ -21,10 +22,10 @@ def tell(prediction: Prediction) -> None:
 
 def table(prediction: Prediction) -> None:
     """Everything, with its uncertainty."""
-    rows = [(f"memory: {name}", *_three(part, output.size)) for name, part in (prediction.parts or {}).items()]
+    rows = [(f"memory: {name}", *_three(part, units.size)) for name, part in (prediction.parts or {}).items()]
     for name, figure, words in (
-        ("memory", prediction.memory, output.size),
-        ("disk", prediction.disk, output.size),
+        ("memory", prediction.memory, units.size),
+        ("disk", prediction.disk, units.size),
         ("start", prediction.start_s, seconds),
         ("step", prediction.step_s, seconds),
         ("whole run", prediction.total_s, seconds),
@@ -44,7 +45,7 @@ def against_measured(folder: Path, took_s: float | None) -> list[tuple[str, str]
     rows = []
     for name, key, measured, words in (
         ("time", "total_s", took_s, seconds),
-        ("memory", "memory", earlier.peak_bytes(folder), output.size),
+        ("memory", "memory", earlier.peak_bytes(folder), units.size),
     ):
         if measured is not None and predicted.get(key):
             figure = Range(**predicted[key])
@@ -54,16 +55,16 @@ def against_measured(folder: Path, took_s: float | None) -> list[tuple[str, str]
 
 
 def seconds(value: float) -> str:
-    return f"{value:.2f}s" if value < 10 else output.duration(value)
+    return f"{value:.2f}s" if value < 10 else units.short_duration(value)
 
 
 def _facts(prediction: Prediction) -> Iterator[tuple[str, str]]:
     if prediction.memory is None:
         yield "prediction", prediction.basis
         return
-    of = f"of {output.size(prediction.budget)} on {prediction.device}"
-    yield "memory", f"{_span(prediction.memory, output.size)} {of}, micro-batch {prediction.micro_batch}"
-    yield "disk", f"{_span(prediction.disk, output.size)} of {output.size(prediction.disk_free)} free"
+    of = f"of {units.size(prediction.budget)} on {prediction.device}"
+    yield "memory", f"{_span(prediction.memory, units.size)} {of}, micro-batch {prediction.micro_batch}"
+    yield "disk", f"{_span(prediction.disk, units.size)} of {units.size(prediction.disk_free)} free"
     step = f"{_span(prediction.step_s, seconds)} a step"
     if prediction.total_s is None:
         yield "time", f"{step}, of how many is unknown before the data is here; from {prediction.basis}"

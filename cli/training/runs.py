@@ -19,6 +19,7 @@ from cli.training import prediction
 from cli.training.follow import EXIT_CODES, is_up
 from cli.training.run_lookup import ledger, resolve
 from cli.training.watch import watch
+from configs import units
 from configs.paths import home
 from configs.schema import ExportConfig
 from jobs.reports import comparison as comparing
@@ -93,7 +94,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
         ("parent", run.parent),
         ("step", f"{run.step}/{run.max_steps or '?'}"),
         ("loss", run.loss),
-        ("time", output.duration(took)),
+        ("time", units.short_duration(took)),
         *_energy(run),
         *prediction.against_measured(home().run(run.id), took if run.state is RunState.SUCCEEDED else None),
         ("adapter", _adapter(run)),
@@ -164,7 +165,7 @@ def _say_no_log(book: Ledger, run: Run) -> None:
     if not run.state.holds_slot:
         output.say("no log yet: the run has not started")
         return
-    since = output.duration(time.time() - run.started_at) if run.started_at else "-"
+    since = units.short_duration(time.time() - run.started_at) if run.started_at else "-"
     output.say(f"no log yet: the run is {run.state}{f', {run.stage}' if run.stage else ''}, for {since}")
     for event in book.events(run_id=run.id):
         output.say(f"{time.strftime('%F %T', time.localtime(event.at))} {event.kind} {event.text}")

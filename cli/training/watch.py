@@ -25,6 +25,7 @@ from cli.screens import live, meter
 from cli.screens.board import NARROWEST, Harmless, rule
 from cli.training.follow import ended, follow, is_up, left
 from cli.training.run_lookup import ledger, resolve
+from configs import units
 from configs.paths import Home, home
 
 LOG_BYTES = 16 * 2**20
@@ -107,9 +108,9 @@ class _Screen:
             line.append("  Tandem is down: it goes on after `tandem up`", "bold red")
         line.append(f"  {run.stage}" if run.stage else "", "yellow")
         if run.state.holds_slot:
-            line.append(f"  slot {run.slot}  {output.duration(age(run.started_at, now))}")
+            line.append(f"  slot {run.slot}  {units.short_duration(age(run.started_at, now))}")
         elif run.state.is_terminal and run.started_at and run.ended_at:
-            line.append(f"  took {output.duration(age(run.started_at, run.ended_at))}")
+            line.append(f"  took {units.short_duration(age(run.started_at, run.ended_at))}")
         if run.attempt > 1:
             line.append(f"  attempt {run.attempt}", "yellow")
         reading = RunReading(run, None, None, ())
@@ -182,7 +183,7 @@ class _Log:
 def _event(event: Event, now: float, columns: int, kinds: int) -> list[Text]:
     """One line; of what somebody should read up to EVENT_LINES. The kind takes `kinds` columns."""
     colour = EVENT_COLOURS.get(event.severity)
-    ago = f"{output.duration(age(event.at, now)):>6} "
+    ago = f"{units.short_duration(age(event.at, now)):>6} "
     head = Text.assemble((ago, "dim"), (f"{event.kind:{kinds}} ", colour or "cyan"))
     indent = " " * len(head)
     words = textwrap.wrap(

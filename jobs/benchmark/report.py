@@ -69,7 +69,7 @@ def save(found: Benchmark, where: Places) -> Iterator[Path]:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """An older benchmark's JSON. Raises ConfigError for a file that is none."""
+    """An older benchmark's JSON. Raises ConfigError for any other file."""
     try:
         value = json.loads(file.read_text())
         if value["format"] != FORMAT:

@@ -209,7 +209,7 @@ class _Reader:
 
 
 def _task(work: Coroutine) -> asyncio.Task:
-    """`work` as nobody's: when a client leaves, Serve cancels whatever was called in the context of its request, and a
+    """`work` outside its request: when a client disconnects, Serve cancels whatever was called in the context of its request, and a
     line belongs to all requests, an abort to one that has ended."""
     return asyncio.create_task(work, context=contextvars.Context())
 

@@ -4,10 +4,13 @@ import hashlib
 import re
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
+
+from configs import units
 
 TONES = {
     "QUEUED": "calm", "STARTING": "busy", "RUNNING": "good", "STOPPING": "busy", "INTERRUPTED": "warn",
@@ -21,42 +24,14 @@ TONES = {
 
 NOTHING = "\N{EN DASH}"
 """Where there is no figure."""
-
-
-def size(number: float | None) -> str:
-    """Bytes in binary units."""
-    if number is None:
-        return NOTHING
-    for unit in ("B", "KiB", "MiB"):
-        if abs(number) < 1024:
-            return f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.1f} GiB"
-
-
-def duration(seconds: float | None) -> str:
-    """In the largest unit that makes sense."""
-    if seconds is None:
-        return NOTHING
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            count = seconds / length
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "min" else f"{count:.1f} {unit}"
-    return f"{seconds:.0f} s"
+size = partial(units.size, nothing=NOTHING)
+duration = partial(units.duration, nothing=NOTHING)
+latency = partial(units.latency, nothing=NOTHING)
 
 
 def left(seconds: float) -> str:
     """A time that is measured, with a decimal below ten minutes."""
     return f"{seconds / 60:.1f} min" if 60 <= seconds < 600 else duration(seconds)
-
-
-def latency(seconds: float | None) -> str:
-    """Milliseconds below one second."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 0.001:
-        return "< 1 ms"
-    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
 def ago(moment: float | None, now: float) -> str:

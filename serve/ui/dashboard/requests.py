@@ -33,7 +33,7 @@ _REQUESTS = template("""
   {% endif %}</p>
 {% endfor %}
 <p class="quiet small">{{ traffic.answered }} answered since the gateway started ·
-  {{ traffic.errors }} with an error · {{ traffic.abandoned }} left by their client</p>
+  {{ traffic.errors }} with an error · {{ traffic.abandoned }} disconnected</p>
 {% elif up %}<p class="empty">The gateway says nothing of its requests.</p>
 {% else %}<p class="empty">No gateway: the cluster is down.</p>
 {% endif %}

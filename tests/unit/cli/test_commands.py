@@ -13,6 +13,7 @@ from actors.runs.ledger import Ledger
 from actors.runs.ledger_schema import VERSION
 from actors.runs.run import RunState
 from cli import output
+from configs import units
 from configs.schema import Slot
 from models.lora.adapter import WEIGHTS
 from models.lora.registry import Registry
@@ -453,7 +454,7 @@ def test_a_dry_run_finds_data_that_teaches_nothing(invoke):
     ("seconds", "text"), [(None, "-"), (0, "0s"), (59.4, "59s"), (60, "1.0m"), (5400, "1.5h"), (86400 * 2.5, "2.5d")]
 )
 def test_durations_are_told_in_the_largest_unit_that_makes_sense(seconds, text):
-    assert output.duration(seconds) == text
+    assert units.short_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -461,7 +462,7 @@ def test_durations_are_told_in_the_largest_unit_that_makes_sense(seconds, text):
                          (24 * 2**30, "24.0 GiB"), (2**41, "2048.0 GiB")],
 )  # fmt: skip
 def test_sizes_are_told_in_binary_units(number, text):
-    assert output.size(number) == text
+    assert units.size(number) == text
 
 
 @pytest.mark.parametrize(

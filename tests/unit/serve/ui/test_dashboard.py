@@ -279,7 +279,7 @@ def test_a_sparkline_leaves_a_gap_where_a_reading_is_missing():
 
 
 def test_figures_are_short():
-    assert [size(0), size(1536), size(19.4 * 2**30), size(None)] == ["0 B", "2 KiB", "19.4 GiB", "\u2013"]
+    assert [size(0), size(1536), size(19.4 * 2**30), size(None)] == ["0 B", "1.5 KiB", "19.4 GiB", "\u2013"]
     assert [duration(3.2), duration(90), duration(5400), duration(86400 * 12)] == ["3 s", "2 min", "1.5 h", "12 d"]
     assert [latency(0.0123), latency(0.9999), latency(2.5), latency(None)] == ["12.3 ms", "1 s", "2.5 s", "\u2013"]
     assert [latency(0), latency(0.0004), latency(0.001)] == ["< 1 ms", "< 1 ms", "1 ms"]
