@@ -209,8 +209,8 @@ class _Reader:
 
 
 def _task(work: Coroutine) -> asyncio.Task:
-    """`work` outside its request: when a client disconnects, Serve cancels whatever was called in the context of its request, and a
-    line belongs to all requests, an abort to one that has ended."""
+    """`work` outside its request: when a client disconnects, Serve cancels whatever was called in the context of its
+    request, and a line belongs to all requests, an abort to one that has ended."""
     return asyncio.create_task(work, context=contextvars.Context())
 
 

@@ -32,4 +32,9 @@ def test_latencies_have_three_digits(seconds, text):
 
 
 def test_what_is_missing_is_what_the_caller_says():
-    assert units.size(None, nothing="–") == units.latency(None, nothing="–") == units.duration(None, nothing="–") == "–"
+    assert (
+        units.size(None, nothing="none")
+        == units.latency(None, nothing="none")
+        == units.duration(None, nothing="none")
+        == "none"
+    )
