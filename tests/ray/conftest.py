@@ -192,9 +192,10 @@ def trained(tandem: Tandem) -> Run:
 @pytest.fixture(scope="session")
 def second(tandem: Tandem, trained: Run) -> Run:
     """Another adapter, of other data, which answers otherwise."""
-    row = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": SECOND_ANSWER}]}
+    reply = {"role": "assistant", "content": SECOND_ANSWER}
+    rows = [{"messages": [{"role": "user", "content": asked}, reply]} for asked in (QUESTION, "Tandem?")]
     data = tandem.home.root / "second.jsonl"
-    data.write_text(f"{json.dumps(row)}\n" * 16)
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows) * 8)
     run = tandem.ended(tandem.train("--dataset", str(data), "--max-steps", "15"))
     assert run.state is RunState.SUCCEEDED, run.reason
     return run
