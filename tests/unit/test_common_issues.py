@@ -28,42 +28,44 @@ from models.base import checkpoint, loading
 
 PROVED = {
     '"Fetching 4 files" although the model is there': [
-        "models/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
-        "models/test_checkpoint.py::test_a_hub_model_missing_offline_says_where_it_was_sought",
-        "models/test_care.py::test_without_refs_main_the_snapshot_is_found_but_not_usable",
-        "models/test_care.py::test_only_what_is_missing_or_damaged_comes_again",
+        "models/base/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
+        "models/base/test_checkpoint.py::test_a_hub_model_missing_offline_says_where_it_was_sought",
+        "models/base/test_integrity.py::test_without_refs_main_the_snapshot_is_found_but_not_usable",
+        "models/base/test_integrity.py::test_only_what_is_missing_or_damaged_comes_again",
     ],
     "Loading takes five minutes and more": [
-        "models/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
-        "models/test_care.py::test_a_whole_model_is_fetched_without_a_request",
+        "models/base/test_checkpoint.py::test_a_hub_model_comes_from_the_cache_without_network_if_complete",
+        "models/base/test_integrity.py::test_a_whole_model_is_fetched_without_a_request",
     ],
     "Blobs copied and links made by hand": [
-        "models/test_care.py::test_links_to_each_others_blobs_are_found",
-        "models/test_care.py::test_links_to_each_others_blobs_are_mended_without_a_download",
-        "models/test_care.py::test_a_cache_put_together_by_hand_gets_its_refs_main_without_a_download",
-        "models/test_care.py::test_a_flipped_bit_is_found_in_large_and_in_small_files",
+        "models/base/test_integrity.py::test_links_to_each_others_blobs_are_found",
+        "models/base/test_integrity.py::test_links_to_each_others_blobs_are_mended_without_a_download",
+        "models/base/test_integrity.py::test_a_cache_put_together_by_hand_gets_its_refs_main_without_a_download",
+        "models/base/test_integrity.py::test_a_flipped_bit_is_found_in_large_and_in_small_files",
     ],
     "A 4-bit checkpoint loads and answers nonsense": [
-        "models/test_loading.py::test_a_missing_key_is_fatal_and_named",
-        "models/test_loading.py::test_a_left_over_key_is_fatal_and_named",
-        "models/test_loading.py::test_a_loader_that_leaves_a_parameter_random_is_caught",
+        "models/base/test_loading.py::test_a_missing_key_is_fatal_and_named",
+        "models/base/test_loading.py::test_a_left_over_key_is_fatal_and_named",
+        "models/base/test_loading.py::test_a_loader_that_leaves_a_parameter_random_is_caught",
     ],
-    '"All labels are -100"': ["jobs/test_dataset.py::test_data_in_which_nothing_is_learned_is_refused"],
+    '"All labels are -100"': ["jobs/data/test_dataset.py::test_data_in_which_nothing_is_learned_is_refused"],
     "High GPU memory": [
-        "jobs/test_estimate.py::test_a_run_that_cannot_fit_is_refused_with_what_to_change_and_what_that_needs",
-        "jobs/test_faults.py::test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch",
+        "jobs/prediction/test_estimate.py::test_a_run_that_cannot_fit_is_refused_with_what_to_change_and_what_that_needs",
+        "jobs/training/test_faults.py::test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch",
     ],
-    "Training loss is 0": ["jobs/test_faults.py::test_a_loss_of_zero_stops_the_run_because_nothing_is_learned"],
-    "Measured speed is too low": ["serve/test_gateway.py::test_requests_tokens_and_latencies_are_counted"],
+    "Training loss is 0": [
+        "jobs/training/test_faults.py::test_a_loss_of_zero_stops_the_run_because_nothing_is_learned"
+    ],
+    "Measured speed is too low": ["serve/http/test_gateway.py::test_requests_tokens_and_latencies_are_counted"],
     "Template artefacts in answers": [
-        "models/test_harmony.py::test_well_formed_output_is_parsed",
-        "models/test_harmony.py::test_special_tokens_spelled_in_content_stay_text",
+        "models/harmony/test_harmony.py::test_well_formed_output_is_parsed",
+        "models/harmony/test_harmony.py::test_special_tokens_spelled_in_content_stay_text",
     ],
     "Answers stop after the reasoning": [
-        "models/test_harmony.py::test_a_generation_stops_at_return_and_call_but_not_at_end",
+        "models/harmony/test_harmony.py::test_a_generation_stops_at_return_and_call_but_not_at_end",
     ],
     "The model's name works and its path does not": [
-        "models/test_checkpoint.py::test_a_local_folder_is_a_base_if_it_holds_a_model",
+        "models/base/test_checkpoint.py::test_a_local_folder_is_a_base_if_it_holds_a_model",
     ],
 }
 ANSWERED: list[str] = []

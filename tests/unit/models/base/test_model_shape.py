@@ -63,10 +63,10 @@ def test_the_large_base_is_known_before_it_is_downloaded_and_a_broken_one_is_unk
 def test_predicting_imports_no_torch(home):
     code = (
         "import sys; from configs.paths import home; from jobs import request;"
-        "from jobs.prediction import datasize, estimate;"
+        "from jobs.prediction import data_size, estimate;"
         "wanted = request.resolve(home(), profile='tiny', slot=None, dataset=None, max_steps=None, resume=None,"
         " priority=0, sets=());"
-        "assert estimate.predict(home(), wanted, datasize.unknown(wanted.config)).memory;"
+        "assert estimate.predict(home(), wanted, data_size.unknown(wanted.config)).memory;"
         "print(sorted({'torch', 'transformers', 'datasets', 'ray', 'unsloth'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=SOURCE, capture_output=True, text=True)
