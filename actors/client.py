@@ -1,14 +1,19 @@
-"""The control actor, asked from another process: by code that blocks (`ask`) and by code in an event loop (`Client`).
+"""The control actor, asked from another process: `BlockingClient` waits for answers, `Client` is for an event loop.
 
-Every process of a cluster that wants something of the ledger comes through here. Imports ray only when called.
+Every process of a cluster that wants something of the ledger comes through here; what a method does is said at
+`actors.control.Control`, whose name it has. Imports ray only when called.
 """
 
 import time
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
+from actors.home.process_id import ProcessId
+from actors.runs.adapter_state import AdapterState
+from actors.runs.event import EventKind
+from actors.runs.run import Grant, Outcome, Run, Submission
 from configs.errors import ClusterError, NotFoundError, TandemError
+from configs.schema import Slot
 
 NAME = "tandem_control"
 NAMESPACE = "tandem"
@@ -31,45 +36,131 @@ def find():
         raise NotFoundError("this Ray cluster has no control actor", hint="start it with `tandem up`") from None
 
 
-def ask(method, *args: Any, timeout: float = 60, **kwargs: Any) -> Any:
-    """Call a method of the control actor and wait, through its restarts, for at most `timeout` seconds.
+class BlockingClient:
+    """For drivers, trainers and engines: every call waits, through the control actor's restarts, at most `timeout_s`.
 
     Raises the TandemError that the method raised, or ClusterError if no answer came.
     """
-    import ray
 
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return ray.get(method.remote(*args, **kwargs), timeout=max(1.0, deadline - time.monotonic()))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, TandemError) else error) from None
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the control actor does not answer: {error}", hint="`tandem status`") from None
-            time.sleep(0.5)
+    def __init__(self, timeout_s: float = 60, *, handle: Any = None) -> None:
+        """Raises NotFoundError if the connected cluster has no control actor."""
+        self._handle, self._timeout_s = handle or find(), timeout_s
+
+    def within(self, timeout_s: float) -> "BlockingClient":
+        """The same actor, asked with another patience."""
+        return BlockingClient(timeout_s, handle=self._handle)
+
+    def submit(self, wanted: Submission) -> Run:
+        return self._ask("submit", wanted)
+
+    def run(self, run_id: str) -> Run:
+        return self._ask("run", run_id)
+
+    def wait_for_slot(self, run_id: str, wait_s: float) -> Grant | None:
+        return self._ask("wait_for_slot", run_id, wait_s)
+
+    def stop(self, run_id: str, reason: str) -> Run:
+        return self._ask("stop", run_id, reason)
+
+    def starting(self, run_id: str, attempt: int, process: ProcessId) -> Directive:
+        return self._ask("starting", run_id, attempt, process)
+
+    def stage(self, run_id: str, attempt: int, stage: str) -> Directive:
+        return self._ask("stage", run_id, attempt, stage)
+
+    def training(self, run_id: str, attempt: int) -> Directive:
+        return self._ask("training", run_id, attempt)
+
+    def report(
+        self, run_id: str, attempt: int, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None
+    ) -> Directive:
+        progress = {"step": step, "max_steps": max_steps, "loss": loss, "tokens_per_s": tokens_per_s}
+        return self._ask("report", run_id, attempt, **progress)
+
+    def finish(self, run_id: str, attempt: int, outcome: Outcome) -> Run:
+        return self._ask("finish", run_id, attempt, outcome.state, outcome.reason, outcome.adapter)
+
+    def slots(self) -> list[Slot]:
+        return self._ask("slots")
+
+    def take_serve_slot(self, slot: str, holder: str, process: ProcessId) -> None:
+        self._ask("take_serve_slot", slot, holder, process)
+
+    def engine_is_up(self, slot: str, process: ProcessId) -> None:
+        self._ask("engine_is_up", slot, process)
+
+    def aliases(self) -> dict[str, str | None]:
+        return self._ask("aliases")
+
+    def note(self, kind: EventKind, text: str, run_id: str | None = None) -> None:
+        self._ask("note", kind, text, run_id)
+
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        import ray
+
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                answer = getattr(self._handle, method).remote(*args, **kwargs)
+                return ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"the control actor does not answer: {error}", hint="`tandem status`") from None
+                time.sleep(0.5)
 
 
 class Client:
-    """The control actor's methods as coroutines, for code that runs in an event loop.
+    """For the gateway: coroutines that do not wait for a control actor which is being restarted.
 
-    Raises the TandemError that a method raised, or ClusterError while the actor is being restarted.
+    Raises the TandemError that the method raised, or ClusterError while the actor is being restarted.
     """
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = getattr(self._handle, name)
+    async def submit(self, wanted: Submission) -> Run:
+        return await self._ask("submit", wanted)
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            import ray
+    async def stop(self, run_id: str) -> Run:
+        return await self._ask("stop", run_id)
 
-            try:
-                return await method.remote(*args, **kwargs)
-            except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, TandemError) else error) from None
-            except ray.exceptions.RayActorError:
-                raise ClusterError("the control actor is being restarted", hint="try again in a moment") from None
+    async def describe_slots(self) -> list[dict]:
+        return await self._ask("describe_slots")
 
-        return call
+    async def quarantine(self, slot: str, reason: str) -> dict:
+        return await self._ask("quarantine", slot, reason)
+
+    async def release_quarantine(self, slot: str) -> dict:
+        return await self._ask("release_quarantine", slot)
+
+    async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:
+        return await self._ask("aliases", known)
+
+    async def gateway_starts(self) -> None:
+        await self._ask("gateway_starts")
+
+    async def set_adapter_state(
+        self, version: str, state: AdapterState, reason: str, process: ProcessId | None = None
+    ) -> None:
+        await self._ask("set_adapter_state", version, state, reason, process)
+
+    async def end_attempt(self, version: str, reason: str, process: ProcessId) -> None:
+        await self._ask("end_attempt", version, reason, process)
+
+    async def flip(self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float) -> None:
+        await self._ask("flip", alias, version, expected=expected, reason=reason, seconds=seconds)
+
+    async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
+        await self._ask("refuse_swap", alias, version, reason=reason, seconds=seconds)
+
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        import ray
+
+        try:
+            return await getattr(self._handle, method).remote(*args, **kwargs)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, TandemError) else error) from None
+        except ray.exceptions.RayActorError:
+            raise ClusterError("the control actor is being restarted", hint="try again in a moment") from None

@@ -13,7 +13,6 @@ import logging
 import sqlite3
 import time
 from dataclasses import asdict
-from typing import Any
 
 from actors import cluster, logs
 from actors.client import NAME, NAMESPACE, Directive
@@ -28,7 +27,7 @@ from actors.runs.event import EventKind, Severity
 from actors.runs.ledger import Ledger, Quarantine
 from actors.runs.lifecycle import Attempts
 from actors.runs.quarantine import GpuWatch
-from actors.runs.run import RunState, check_run_id
+from actors.runs.run import Grant, Run, RunState, Submission, check_run_id
 from actors.runs.slot_health import SlotWatch
 from configs.errors import ClusterError, NotFoundError, StateError, TandemError
 from configs.paths import Home, home
@@ -111,25 +110,23 @@ class Control:
 
     # The queue
 
-    async def submit(self, run_id: str, config: dict, **how: Any) -> dict:
-        """Queue a run; `how` are the keyword arguments of `Ledger.submit`. Returns the run as a dict.
+    async def submit(self, wanted: Submission) -> Run:
+        """Queue a run. One that is in the ledger already is returned as it is.
 
-        The id is the caller's, so that a submission whose answer was lost can be sent again.
         Raises StateError if `slot_wanted` cannot train, NotFoundError if `parent` does not exist.
         """
-        wanted = how.get("slot_wanted")
-        if wanted is not None and "train" not in getattr(self._slots.get(wanted), "roles", ()):
+        if wanted.slot_wanted is not None and "train" not in getattr(self._slots.get(wanted.slot_wanted), "roles", ()):
             trainable = ", ".join(slot.name for slot in self._slots.values() if "train" in slot.roles)
-            raise StateError(f"slot {wanted} does not train", hint=f"slots that do: {trainable}")
-        if how.get("parent") is not None:
-            self._ledger.run(how["parent"])
-        check_run_id(run_id)
+            raise StateError(f"slot {wanted.slot_wanted} does not train", hint=f"slots that do: {trainable}")
+        if wanted.parent is not None:
+            self._ledger.run(wanted.parent)
+        check_run_id(wanted.run_id)
         try:
-            return asdict(self._ledger.run(run_id))
+            return self._ledger.run(wanted.run_id)
         except NotFoundError:
-            run = self._ledger.submit(run_id, config=config, **how)
+            run = self._ledger.submit(**vars(wanted))
         await self._notify()
-        return asdict(run)
+        return run
 
     async def _grant_free_slots(self) -> None:
         held = {(lease.slot, lease.role) for lease in self._ledger.leases()}
@@ -146,8 +143,8 @@ class Control:
                 self._attempts.launch(run)
             await self._notify()
 
-    async def wait_for_slot(self, run_id: str, wait_s: float = LONG_POLL_S) -> dict | None:
-        """Until the run holds a slot: `{"slot": ..., "attempt": ...}`. None if `wait_s` seconds pass first: ask again.
+    async def wait_for_slot(self, run_id: str, wait_s: float = LONG_POLL_S) -> Grant | None:
+        """Until the run holds a slot. None if `wait_s` seconds pass first: ask again.
 
         Raises StateError if the run ended instead.
         """
@@ -157,12 +154,12 @@ class Control:
                 await asyncio.wait_for(self._changed.wait_for(waiting), wait_s)
         run = self._ledger.run(run_id)
         if run.state.holds_slot and run.slot in self._slots:
-            return {"slot": self._slots[run.slot].model_dump(), "attempt": run.attempt}
+            return Grant(self._slots[run.slot], run.attempt)
         if run.state is RunState.QUEUED:
             return None
         raise StateError(f"run {run_id} is {run.state}: {run.reason}")
 
-    async def stop(self, run_id: str, reason: str = "stopped by request") -> dict:
+    async def stop(self, run_id: str, reason: str = "stopped by request") -> Run:
         """Stop a run wherever it is. Returns the run as it is now; one that is stopping already is no error.
 
         Raises StateError if it has ended, ClusterError while `tandem down` is at work, whose signals drivers pass on.
@@ -178,7 +175,7 @@ class Control:
             self._ledger.transition(run_id, RunState.STOPPING, reason)
             await self._attempts.stop(run)
         await self._notify()
-        return asdict(self._ledger.run(run_id))
+        return self._ledger.run(run_id)
 
     # What a run's processes say
 
@@ -204,11 +201,13 @@ class Control:
             self._ledger.transition(run_id, RunState.RUNNING, "at work")
         return directive
 
-    async def report(self, run_id: str, attempt: int, **progress: Any) -> Directive:
-        """A step is done; `progress` are the keyword arguments of `Ledger.progress`."""
+    async def report(
+        self, run_id: str, attempt: int, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None
+    ) -> Directive:
+        """A step is done."""
         run = self._ledger.run(run_id)
         if run.attempt == attempt and run.state.holds_slot:
-            self._ledger.progress(run_id, **progress)
+            self._ledger.progress(run_id, step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s)
         return self._directive(run_id, attempt)
 
     def _directive(self, run_id: str, attempt: int) -> Directive:
@@ -216,7 +215,7 @@ class Control:
         mine = run.attempt == attempt and run.state in (RunState.STARTING, RunState.RUNNING)
         return Directive.CONTINUE if mine else Directive.STOP
 
-    async def finish(self, run_id: str, attempt: int, state: RunState, reason: str, adapter: str | None = None) -> dict:
+    async def finish(self, run_id: str, attempt: int, state: RunState, reason: str, adapter: str | None = None) -> Run:
         """The run's driver says how it ended. From an older attempt's driver, after the end, and while `tandem down`
         ends the processes, unless it has succeeded, it changes nothing."""
         run = self._ledger.run(run_id)
@@ -229,7 +228,7 @@ class Control:
             else:
                 await self._attempts.end(run_id, state, reason)
             await self._notify()
-        return asdict(self._ledger.run(run_id))
+        return self._ledger.run(run_id)
 
     # Slots
 
@@ -332,11 +331,14 @@ class Control:
 
     # Reading
 
-    async def run(self, run_id: str) -> dict:
-        return asdict(self._ledger.run(run_id))
+    async def run(self, run_id: str) -> Run:
+        return self._ledger.run(run_id)
 
-    async def slots(self) -> list[dict]:
-        """Every slot as a dict, with the leases on it and its quarantine, None without one."""
+    async def slots(self) -> list[Slot]:
+        return [*self._slots.values()]
+
+    async def describe_slots(self) -> list[dict]:
+        """Every slot as JSON, with the leases on it and its quarantine, None without one."""
         shown = ("slot", "role", "holder", "pid", "granted_at")
         leases = [{name: getattr(lease, name) for name in shown} for lease in self._ledger.leases()]
         quarantines = {name: asdict(quarantine) for name, quarantine in self._ledger.quarantines().items()}

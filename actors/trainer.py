@@ -11,13 +11,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from actors import logs
-from actors.client import Directive, ask, find
+from actors.client import BlockingClient, Directive
 from actors.hardware.placement import actor_options, check_slot, die_with_parent
 from actors.home.process_id import ProcessId
 from actors.runs.event import EventKind
+from actors.runs.run import Outcome, Run
 from configs import durable
 from configs.errors import TandemError
 from configs.paths import Home
@@ -40,42 +40,43 @@ class Link:
         """The part of its slot's GPU that the task may use."""
         self.check_s = check_s
         """Seconds that looking at the slot's GPU took; on a GPU that is the import of torch."""
-        self._control: Any = None
+        self._control: BlockingClient | None = None
 
     def starting(self) -> Directive:
-        return self._tell("starting", process=ProcessId.own())
+        return self._tell(lambda control: control.starting(*self._run, ProcessId.own()))
 
     def stage(self, words: str) -> Directive:
         """What the task is doing now that it takes no step, such as `loading the model`."""
-        return self._tell("stage", stage=words)
+        return self._tell(lambda control: control.stage(*self._run, words))
 
     def training(self) -> Directive:
-        return self._tell("training")
+        return self._tell(lambda control: control.training(*self._run))
 
     def report(self, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None) -> Directive:
-        return self._tell("report", step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s)
+        return self._tell(
+            lambda control: control.report(
+                *self._run, step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s
+            )
+        )
 
     def note(self, kind: EventKind, text: str) -> None:
         """Put a line into the run's events."""
-        self._ask("note", kind, text, self._run[0])
+        self._tell(lambda control: control.note(kind, text, self._run[0]))
 
-    def _tell(self, method: str, **values: Any) -> Directive:
-        return self._ask(method, *self._run, **values) or Directive.CONTINUE
-
-    def _ask(self, method: str, *args: Any, **values: Any) -> Any:
-        """None if the control actor does not answer, or fails."""
+    def _tell(self, say: Callable[[BlockingClient], Directive | None]) -> Directive:
+        """CONTINUE if the control actor does not answer, or fails. It is looked up once: a handle outlives restarts."""
         from ray.exceptions import RayError
 
         try:
-            return ask(getattr(self._actor(), method), *args, timeout=REPORT_TIMEOUT_S, **values)
+            self._control = self._control or BlockingClient(REPORT_TIMEOUT_S)
+            return say(self._control) or Directive.CONTINUE
         except (TandemError, RayError) as error:
             log.warning("%s; going on", str(error).splitlines()[0])
-            return None
+            return Directive.CONTINUE
 
-    def _actor(self) -> Any:
-        """Looked up once: a handle outlives its actor's restarts."""
-        self._control = self._control or find()
-        return self._control
+
+Task = Callable[[Run, Home, str, Link], Outcome]
+"""`task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
 
 
 class Trainer:
@@ -87,14 +88,14 @@ class Trainer:
         logs.begin(home, "trainer", run=run_id, names=logs.OWN)
         self._slot = slot
 
-    def run(self, task: Callable[..., Any], run: dict, home: Home) -> Any:
-        """Check the slot, then return `task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
-        print(f"attempt {run['attempt']} on slot {self._slot.name}, process {os.getpid()}")
-        log.info("attempt %d on slot %s", run["attempt"], self._slot.name)
+    def run(self, task: Task, run: Run, home: Home) -> Outcome:
+        """Check the slot, then return what the task returns."""
+        print(f"attempt {run.attempt} on slot {self._slot.name}, process {os.getpid()}")
+        log.info("attempt %d on slot %s", run.attempt, self._slot.name)
         try:
             began = time.monotonic()
             device = check_slot(self._slot)
-            link = Link(run["id"], run["attempt"], self._slot.share, time.monotonic() - began)
+            link = Link(run.id, run.attempt, self._slot.share, time.monotonic() - began)
             outcome = task(run, home, device, link)
         except BaseException as error:
             traceback.print_exc()  # the driver gets the reason, the run's own log the whole of it

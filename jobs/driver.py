@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from actors import client, logs, trainer
-from actors.client import ask
-from actors.runs.run import Outcome, RunKind, RunState, check_run_id
+from actors.runs.run import Grant, Outcome, Run, RunKind, RunState, check_run_id
 from configs.errors import ClusterError, StateError, TandemError
 from configs.paths import home
-from configs.schema import Slot
 
 _NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): \S")
 
@@ -34,11 +32,11 @@ class Job:
     """A kind of work, as its entrypoint gives it to the driver."""
 
     kind: RunKind
-    task: Callable[..., Outcome]
-    """`task(run, home, device, link)`, in the pinned actor."""
+    task: trainer.Task
+    """Runs in the pinned actor."""
     instead: str
     """What a person types who started the entrypoint by hand."""
-    clean: Callable[[dict], None] = lambda run: None
+    clean: Callable[[Run], None] = lambda run: None
     """Removes what this attempt left unfinished; called when its process is gone, however it ended."""
 
 
@@ -68,19 +66,19 @@ def drive(job: Job, run_id: str) -> RunState:
     """
     import ray
 
-    actor = client.find()
-    if (kind := ask(actor.run, run_id)["kind"]) != job.kind:
+    control = client.BlockingClient()
+    if (kind := control.run(run_id).kind) != job.kind:
         raise StateError(f"run {run_id} is of kind {kind}, this is jobs.{job.kind}", hint=f"python -m jobs.{kind}")
     stopping = _Signals()
-    ticket = _await_slot(actor, run_id, stopping)
-    slot, attempt, run = Slot(**ticket["slot"]), ticket["attempt"], ask(actor.run, run_id)
+    grant = _await_slot(control, run_id, stopping)
+    slot, attempt, run = grant.slot, grant.attempt, control.run(run_id)
     print(f"run {run_id}: slot {slot.name}, attempt {attempt}", flush=True)
     log.info("slot %s, attempt %d", slot.name, attempt)
     place = home()
-    pinned = trainer.start(slot, run_id, place, neighbours=len(ask(actor.slots)))
+    pinned = trainer.start(slot, run_id, place, neighbours=len(control.slots()))
     work = pinned.run.remote(job.task, run, place)
     try:
-        outcome = _follow(actor, run_id, work, stopping)
+        outcome = _follow(control.within(FINISH_TIMEOUT_S), run_id, work, stopping)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, TandemError) else error
         outcome = Outcome(RunState.FAILED, _words(cause))
@@ -90,13 +88,12 @@ def drive(job: Job, run_id: str) -> RunState:
         pinned.__ray_terminate__.remote()
     else:
         ray.kill(pinned)  # it is still loading
-    how = (outcome.state, outcome.reason, outcome.adapter)
-    ended = ask(actor.finish, run_id, attempt, *how, timeout=FINISH_TIMEOUT_S)
+    ended = control.within(FINISH_TIMEOUT_S).finish(run_id, attempt, outcome)
     if outcome.state is not RunState.SUCCEEDED:
         job.clean(run)
-    print(f"run {run_id}: {ended['state']}: {ended['reason']}", flush=True)
-    log.info("%s: %s", ended["state"], ended["reason"])
-    return RunState(ended["state"])
+    print(f"run {run_id}: {ended.state}: {ended.reason}", flush=True)
+    log.info("%s: %s", ended.state, ended.reason)
+    return ended.state
 
 
 class _Signals:
@@ -111,15 +108,15 @@ class _Signals:
         self.caught = True
 
 
-def _await_slot(actor, run_id: str, stopping: _Signals) -> dict:
+def _await_slot(control: client.BlockingClient, run_id: str, stopping: _Signals) -> Grant:
     while not stopping.caught:
-        if ticket := ask(actor.wait_for_slot, run_id, wait_s=1):
-            return ticket
-    ended = ask(actor.stop, run_id, "its driver was asked to end")
-    raise SystemExit(f"run {run_id}: {ended['state']}: {ended['reason']}")
+        if grant := control.wait_for_slot(run_id, wait_s=1):
+            return grant
+    ended = control.stop(run_id, "its driver was asked to end")
+    raise SystemExit(f"run {run_id}: {ended.state}: {ended.reason}")
 
 
-def _follow(actor, run_id: str, work, stopping: _Signals) -> Outcome:
+def _follow(control: client.BlockingClient, run_id: str, work, stopping: _Signals) -> Outcome:
     """Until the work is done: print each step, and pass a signal on to the control actor once."""
     import ray
 
@@ -128,17 +125,17 @@ def _follow(actor, run_id: str, work, stopping: _Signals) -> Outcome:
         done, _ = ray.wait([work], timeout=0.5)
         if done:
             return ray.get(work)
-        run = ask(actor.run, run_id, timeout=FINISH_TIMEOUT_S)
+        run = control.run(run_id)
         if stopping.caught and not told:
-            if run["state"] in (RunState.STARTING, RunState.RUNNING):
-                ask(actor.stop, run_id, "its driver was asked to end")
+            if run.state in (RunState.STARTING, RunState.RUNNING):
+                control.stop(run_id, "its driver was asked to end")
             told = True
-        if stopping.caught and run["step"] == 0:
+        if stopping.caught and run.step == 0:
             return Outcome(RunState.STOPPED, "stopped before the first step")
-        if run["step"] != shown:
-            shown = run["step"]
-            loss = "" if run["loss"] is None else f" loss {run['loss']:.4f}"
-            print(f"step {shown}/{run['max_steps']}{loss}", flush=True)
+        if run.step != shown:
+            shown = run.step
+            loss = "" if run.loss is None else f" loss {run.loss:.4f}"
+            print(f"step {shown}/{run.max_steps}{loss}", flush=True)
 
 
 def _words(error: Exception) -> str:

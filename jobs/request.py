@@ -9,7 +9,7 @@ import click
 
 from actors.hardware import gpus
 from actors.runs.ledger import Ledger
-from actors.runs.run import RunKind, check_run_id
+from actors.runs.run import RunKind, Submission, check_run_id
 from configs import load
 from configs.errors import ConfigError, NotFoundError, StateError
 from configs.paths import Home
@@ -29,10 +29,26 @@ class TrainRequest:
     slot: str | None
     parent: str | None
 
-    def submission(self) -> dict:
-        """The body of `POST /api/runs`, less the run's id."""
+    def body(self, run_id: str) -> dict:
+        """The body of `POST /api/runs`."""
         config = self.config.model_dump(mode="json")
-        return {"config": config, "priority": self.priority, "slot_wanted": self.slot, "parent": self.parent}
+        about = {"priority": self.priority, "slot_wanted": self.slot, "parent": self.parent}
+        return {"run_id": run_id, "config": config, **about}
+
+    def submission(self, run_id: str, *, job_id: str) -> Submission:
+        """The same from a driver that somebody else has started as Ray's job `job_id`."""
+        return Submission(
+            run_id,
+            RunKind.TRAIN,
+            self.config.profile,
+            self.config.model_dump(mode="json"),
+            max_steps=self.config.training.max_steps,
+            priority=self.priority,
+            slot_wanted=self.slot,
+            parent=self.parent,
+            attached=True,
+            job_id=job_id,
+        )
 
 
 def options(command: Callable) -> Callable:

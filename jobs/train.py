@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from actors import client
-from actors.client import ask
 from actors.runs.run import RunKind, new_run_id
 from configs.errors import ConfigError
 from configs.paths import home
@@ -33,8 +32,7 @@ def _new_run(job_id: str, flags: dict[str, Any]) -> str:
     predicted = estimate.predict(home(), wanted, data_size.of_data(wanted.config))
     predicted.check()
     run_id = new_run_id(wanted.config.profile)
-    how = {"profile": wanted.config.profile, "max_steps": wanted.config.training.max_steps, "attached": True}
-    ask(client.find().submit, run_id, job_id=job_id, **how, **wanted.submission())
+    client.BlockingClient().submit(wanted.submission(run_id, job_id=job_id))
     predicted.save(home().run(run_id))
     return run_id
 

@@ -31,7 +31,7 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     config = load.validate(ServeConfig, args, source="the application's args in serve.yaml")
     base = checkpoint.resolve(config.base if config.base != "auto" else default_base())
     checkpoint.inspect(base)
-    slots = [Slot(**each["slot"]) for each in client.ask(client.find().slots)]
+    slots = client.BlockingClient().slots()
     serving = [slot for slot in slots if "serve" in slot.roles]
     engines = {slot.name: _engine(config, base, slot, len(slots)) for slot in serving}
     return _gateway().bind(config, base, engines)

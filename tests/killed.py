@@ -53,7 +53,7 @@ def _attempt(home: Home, kill_after: int | None = None, delay_s: float = 0) -> i
 
 
 def _newest(home: Home) -> int:
-    found = checkpoints.newest(home.run(RUN["id"]) / "checkpoints", say=lambda text: None)
+    found = checkpoints.newest(home.run(RUN.id) / "checkpoints", say=lambda text: None)
     return found.step if found else 0
 
 

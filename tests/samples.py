@@ -1,12 +1,14 @@
 """Small real things that several tests need: a run's configuration and a published adapter."""
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from actors.home.process_id import ProcessId
 from actors.runs.adapter_state import AdapterState
 from actors.runs.ledger import Ledger
+from actors.runs.run import Run, RunKind, RunState, Submission
 from configs import load
 from configs.schema import RunConfig
 from models.lora.adapter import PEFT_CONFIG, WEIGHTS, Manifest
@@ -22,6 +24,18 @@ EXPORT = {
 }
 """The same for an export."""
 FINGERPRINT = "f" * 64
+
+
+def submission(run_id: str, **wanted: Any) -> Submission:
+    """A training run as a person asks for one; `wanted` are fields of `Submission`."""
+    return Submission(run_id, **({"kind": RunKind.TRAIN, "profile": "custom", "config": RUN_CONFIG} | wanted))
+
+
+def run(run_id: str, config: dict, **about: Any) -> Run:
+    """A run that was granted its slot; `about` are fields of `Run`."""
+    fresh = dict.fromkeys(field.name for field in fields(Run) if field.default is MISSING)
+    fresh |= {"kind": RunKind.TRAIN, "state": RunState.STARTING, "attempt": 1, "priority": 0, "step": 0}
+    return Run(**(fresh | {"id": run_id, "config": config} | about))
 
 
 def verify(ledger: Ledger, version: str) -> None:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from actors.client import Directive
+from actors.runs.run import Outcome, Run
 from configs.load import load_run
 from configs.paths import Home
 from jobs.training import sft
-from jobs.training.sft import Outcome
+from tests import samples
 
 SMALL = (
     "model.max_seq_length=256",
@@ -56,14 +56,14 @@ class FakeLink:
         return [text for each, text in self.notes if each == kind]
 
 
-def row(run_id: str = "tiny-1", *sets: str, parent: str | None = None, attempt: int = 1) -> dict[str, Any]:
-    """What `execute` gets of the ledger's row."""
+def row(run_id: str = "tiny-1", *sets: str, parent: str | None = None, attempt: int = 1) -> Run:
+    """What `execute` gets."""
     config = load_run("tiny", [*SMALL, *sets]).model_dump(mode="json")
-    return {"id": run_id, "config": config, "parent": parent, "attempt": attempt, "started_at": None}
+    return samples.run(run_id, config, parent=parent, attempt=attempt)
 
 
-def train(home: Home, run: dict[str, Any], link: FakeLink | None = None) -> Outcome:
-    home.run(run["id"]).mkdir(parents=True, exist_ok=True)
+def train(home: Home, run: Run, link: FakeLink | None = None) -> Outcome:
+    home.run(run.id).mkdir(parents=True, exist_ok=True)
     return sft.execute(run, home, "cpu", link or FakeLink())
 
 

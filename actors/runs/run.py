@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from configs.errors import NotFoundError
+from configs.schema import Slot
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")
 
@@ -91,6 +92,34 @@ class Run:
     """Attempts in a row that it lost by itself without getting beyond `furthest`."""
     furthest: int = 0
     """The last step that an attempt which was lost had reached."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a person asks for: a run that is not in the ledger yet. The fields are those of `Run`.
+
+    The id is the caller's, so that a submission whose answer was lost can be sent again.
+    """
+
+    run_id: str
+    kind: RunKind
+    profile: str
+    config: dict
+    max_steps: int | None = None
+    """None if only the work will tell."""
+    priority: int = 0
+    slot_wanted: str | None = None
+    parent: str | None = None
+    attached: bool = False
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A run's slot, and which attempt of the run it is for."""
+
+    slot: Slot
+    attempt: int
 
 
 @dataclass(frozen=True)

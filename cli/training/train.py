@@ -69,7 +69,7 @@ def _submit(place: Home, wanted: TrainRequest, predicted: Prediction) -> str:
 
     predicted.check()
     run_id = new_run_id(wanted.config.profile)
-    queued = Api().post("/api/runs", {"run_id": run_id, **wanted.submission()})["id"]
+    queued = Api().post("/api/runs", wanted.body(run_id))["id"]
     predicted.save(place.run(queued))
     return queued
 

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from actors.runs.run import Run
 from configs import durable
 from configs.errors import ExportError
 
 
 @contextmanager
-def folder(out: Path, run: dict) -> Iterator[Path]:
+def folder(out: Path, run: Run) -> Iterator[Path]:
     """An empty folder that becomes `out` when the block ends well, and is gone when it does not.
 
     Raises ExportError for whatever the disk says, and if `out` is there by then.
     """
     from safetensors import SafetensorError  # imports nothing heavy, but the command line reads this module
 
-    aside = out.with_name(f".{out.name}.{run['id']}-{run['attempt']}.part")
+    aside = out.with_name(f".{out.name}.{run.id}-{run.attempt}.part")
     try:
         aside.mkdir(parents=True)
         yield aside
@@ -33,9 +34,9 @@ def folder(out: Path, run: dict) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def clean(out: Path, run: dict) -> None:
+def clean(out: Path, run: Run) -> None:
     """Remove what killed attempts of the run left beside `out`."""
-    for left in out.parent.glob(f".{out.name}.{run['id']}-*.part"):
+    for left in out.parent.glob(f".{out.name}.{run.id}-*.part"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.client import Directive
-from actors.runs.run import Outcome, RunState
+from actors.runs.run import Outcome, Run, RunState
 from actors.trainer import Link
 from configs import durable
 from configs.errors import AdapterError, ConfigError, ExportError
@@ -147,15 +147,15 @@ class _Progress:
             raise _Stopped
 
 
-def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
-    """Export as `run["config"]` says, on the CPU whatever `device` is.
+def execute(run: Run, home: Home, device: str, link: Link) -> Outcome:
+    """Export as `run.config` says, on the CPU whatever `device` is.
 
     Raises TandemError for what a person can mend; then nothing is left.
     """
-    config = ExportConfig(**run["config"])
+    config = ExportConfig(**run.config)
     out, progress = Path(config.out), _Progress(link)
     success = Outcome(RunState.SUCCEEDED, f"exported {config.adapter} to {out}")
-    if _written_by(out) == run["id"]:
+    if _written_by(out) == run.id:
         return success  # it was killed just after the rename
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before anything was read")
@@ -173,9 +173,9 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
     return success
 
 
-def clean(run: dict) -> None:
+def clean(run: Run) -> None:
     """Remove what killed attempts of an export left."""
-    aside.clean(Path(run["config"]["out"]), run)
+    aside.clean(Path(run.config["out"]), run)
 
 
 def _write_merged(prepared: Prepared, folder: Path, progress: _Progress) -> "Verification":
@@ -233,13 +233,13 @@ _WRITERS = {
 }  # fmt: skip
 
 
-def _write_result(folder: Path, prepared: Prepared, run: dict, found: "Verification") -> None:
+def _write_result(folder: Path, prepared: Prepared, run: Run, found: "Verification") -> None:
     """`export.json`: what this is, of what it was made, how it was verified, and every file's SHA-256."""
     manifest, base = prepared.manifest, prepared.base
     record = {
         "adapter": manifest.version,
         "to": prepared.config.to,
-        "run": run["id"],
+        "run": run.id,
         "created_at": time.time(),
         "trained_on": {"name": manifest.base, "fingerprint": manifest.base_fingerprint},
         "base": {"name": base.name, "path": str(base.path), "fingerprint": base.fingerprint} if base else None,

@@ -15,7 +15,7 @@ from actors.energy.usage import Recorder
 from actors.hardware import gpus
 from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
-from actors.runs.run import Outcome, RunState
+from actors.runs.run import Outcome, Run, RunState
 from actors.trainer import Link
 from configs.errors import TrainingError
 from configs.paths import Home
@@ -28,8 +28,8 @@ from jobs.training.run_record import Record
 from jobs.training.watchdog import verdict
 
 
-def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
-    """Train as `run["config"]` says and publish the adapter.
+def execute(run: Run, home: Home, device: str, link: Link) -> Outcome:
+    """Train as `run.config` says and publish the adapter.
 
     `device` is `cuda` or `cpu`. Raises TandemError for what a person can mend; then nothing is published.
     """
@@ -46,9 +46,9 @@ def execute(run: dict, home: Home, device: str, link: Link) -> Outcome:
         consumption.close()
 
 
-def _execute(run: dict, home: Home, device: str, link: Link, consumption: Recorder) -> Outcome:
-    config, folder, began = RunConfig(**run["config"]), home.run(run["id"]), time.monotonic()
-    record = Record(folder, run["started_at"], link.check_s, tell=lambda words: _tell(link, words))
+def _execute(run: Run, home: Home, device: str, link: Link, consumption: Recorder) -> Outcome:
+    config, folder, began = RunConfig(**run.config), home.run(run.id), time.monotonic()
+    record = Record(folder, run.started_at, link.check_s, tell=lambda words: _tell(link, words))
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):
@@ -58,7 +58,7 @@ def _execute(run: dict, home: Home, device: str, link: Link, consumption: Record
         data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
     work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
     work.consumption = consumption
-    work.parents = (home.run(run["parent"]) / "checkpoints",) if run["parent"] else ()
+    work.parents = (home.run(run.parent) / "checkpoints",) if run.parent else ()
     print(f"base {base.name}; data: {data.report}")
     begin = _begin(run, home, work.origin)
     plan = _plan(work, home, base, data.report)
@@ -119,9 +119,9 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
     fingerprints = {"base": base.fingerprint, "data": report.data_fingerprint, "template": report.template_fingerprint}
     origin = provenance.origin(config, device=gpus.device_name(device), **fingerprints)
     record.resolved(
-        run=run["id"],
-        attempt=run["attempt"],
-        config=run["config"],
+        run=run.id,
+        attempt=run.attempt,
+        config=run.config,
         origin=origin,
         versions=origin["versions"],
         base={"name": base.name, "fingerprint": base.fingerprint},
@@ -138,16 +138,16 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
     return Work(model, tokenizer, config, folder, device, link, record, origin, cut)
 
 
-def _begin(run: dict, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
+def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
     """Where to go on: this run's newest checkpoint, or its parent's. Brings the parent's curve along.
 
     Raises TrainingError if that is a checkpoint of something else.
     """
-    folder = home.run(run["id"])
-    parent = home.run(run["parent"]) if run["parent"] else None
+    folder = home.run(run.id)
+    parent = home.run(run.parent) if run.parent else None
     begin = checkpoints.newest(folder / "checkpoints", *([parent / "checkpoints"] if parent else []))
     if begin is None and parent is not None:
-        raise TrainingError(f"run {run['parent']} left no whole checkpoint", hint="train anew without --resume")
+        raise TrainingError(f"run {run.parent} left no whole checkpoint", hint="train anew without --resume")
     if begin:
         provenance.refuse_other(begin.origin(), origin)
         earlier = MetricsLog(parent / "metrics.jsonl") if parent else None
@@ -195,11 +195,11 @@ def _memory_limit(device: str) -> int | None:
     return round(total * torch.cuda.get_per_process_memory_fraction() / 2**30)
 
 
-def _consumption(run: dict, home: Home, device: str, share: float) -> Recorder:
+def _consumption(run: Run, home: Home, device: str, share: float) -> Recorder:
     """Joules and tokens of this attempt, beside those of the run's earlier ones."""
-    parent = home.run(run["parent"]) if run["parent"] else None
-    about = {"attempt": run["attempt"], "slot": run.get("slot"), "device": device, "shared": share < 1}
-    return Recorder(home.run(run["id"]), EnergyMeter(own_card(device)), parent=parent, **about)
+    parent = home.run(run.parent) if run.parent else None
+    about = {"attempt": run.attempt, "slot": run.slot, "device": device, "shared": share < 1}
+    return Recorder(home.run(run.id), EnergyMeter(own_card(device)), parent=parent, **about)
 
 
 def _peak(device: str) -> dict:
@@ -223,7 +223,7 @@ def _doubts(work, taken: int, data) -> tuple[str, ...]:
     return reasons
 
 
-def _publish(work, run: dict, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
+def _publish(work, run: Run, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
     from models.base import trainable
     from models.lora.registry import Registry
 
@@ -243,7 +243,7 @@ def _publish(work, run: dict, home: Home, base, ended, doubts: tuple[str, ...], 
         target_modules=list(config.lora.target_modules),
         train_experts=config.lora.train_experts,
         trainable=trainable.counts(work.model),
-        run_id=run["id"],
+        run_id=run.id,
         profile=config.profile,
         metrics=metrics | {"seconds": round(seconds, 1)},
         suspect=list(doubts),

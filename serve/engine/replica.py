@@ -10,6 +10,7 @@ from actors import client, logs
 from actors.hardware.placement import check_slot, die_with_parent
 from actors.home.process_id import ProcessId
 from actors.ray_edge.loopback import stay_on_loopback
+from actors.runs.event import EventKind
 from actors.runs.ledger import PREVIOUS
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
@@ -32,16 +33,16 @@ class EngineReplica:
         self._base = base
         self._outboxes: dict[str, Outbox] = {}
         device = check_slot(slot)
-        actor = client.find()
-        await asyncio.to_thread(client.ask, actor.take_serve_slot, slot.name, holder, ProcessId.own())
+        control = client.BlockingClient()
+        await asyncio.to_thread(control.take_serve_slot, slot.name, holder, ProcessId.own())
         self._engine = await asyncio.to_thread(_build, config, base, device)
-        aliases = await asyncio.to_thread(client.ask, actor.aliases)
+        aliases = await asyncio.to_thread(control.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
-            await self._bring_back(actor, version)
-        await asyncio.to_thread(client.ask, actor.engine_is_up, slot.name, ProcessId.own())
+            await self._bring_back(control, version)
+        await asyncio.to_thread(control.engine_is_up, slot.name, ProcessId.own())
         log.info("the engine is up on %s", device)
 
-    async def _bring_back(self, actor, version: str) -> None:
+    async def _bring_back(self, control: client.BlockingClient, version: str) -> None:
         """Load what an alias points to. One that fails must not keep the base from answering; requests for it fail."""
         from models.base import checkpoint
         from models.lora import adapter
@@ -54,7 +55,7 @@ class EngineReplica:
         except TandemError as error:
             text = f"{version} could not be loaded after a restart: {error.message}"
             log.warning("%s", text)
-            await asyncio.to_thread(client.ask, actor.note, "error", text)
+            await asyncio.to_thread(control.note, EventKind.ERROR, text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:
         """What the requests of one gateway gain, for as long as it reads; see `Outbox.batches`. `line` is its name."""

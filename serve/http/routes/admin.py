@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from actors.client import Client
 from actors.hardware import gpus
-from actors.runs.run import RunKind
+from actors.runs.run import RunKind, Submission
 from configs.schema import ExportConfig, RunConfig
 from serve.adapters.keep_loaded import Holds
 from serve.adapters.swap import Swapper, as_json
@@ -142,8 +143,7 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
-    """The routes; `control` has the control actor's coroutine methods."""
+def routes(control: Client, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["admin"], route_class=JsonRoute)
 
     @api.get("/status")
@@ -151,7 +151,7 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
         """Slots with their leases and quarantines, engines, aliases, holds, GPUs and the host."""
         return {
             "base": catalog.base,
-            "slots": await control.slots(),
+            "slots": await control.describe_slots(),
             "engines": describe(await fleet.stats()),
             "aliases": await control.aliases(),
             "holds": holds.describe(),
@@ -179,21 +179,35 @@ def routes(control: Any, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds
     async def submit(body: RunRequest) -> dict:
         """Queue a training run."""
         config = body.config
-        how = {"profile": config.profile, "max_steps": config.training.max_steps, "parent": body.parent}
-        how |= {"priority": body.priority, "slot_wanted": body.slot_wanted}
-        return await control.submit(body.run_id, config.model_dump(mode="json"), **how)
+        wanted = Submission(
+            body.run_id,
+            RunKind.TRAIN,
+            config.profile,
+            config.model_dump(mode="json"),
+            max_steps=config.training.max_steps,
+            priority=body.priority,
+            slot_wanted=body.slot_wanted,
+            parent=body.parent,
+        )
+        return asdict(await control.submit(wanted))
 
     @api.post("/exports", status_code=201)
     async def export(body: ExportRequest) -> dict:
         """Queue an export of a published adapter."""
-        how = {"kind": RunKind.EXPORT, "profile": body.config.to}
-        how |= {"priority": body.priority, "slot_wanted": body.slot_wanted}
-        return await control.submit(body.run_id, body.config.model_dump(mode="json"), **how)
+        wanted = Submission(
+            body.run_id,
+            RunKind.EXPORT,
+            body.config.to,
+            body.config.model_dump(mode="json"),
+            priority=body.priority,
+            slot_wanted=body.slot_wanted,
+        )
+        return asdict(await control.submit(wanted))
 
     @api.post("/runs/{run_id}/stop")
     async def stop(run_id: str) -> dict:
         """Stop a run wherever it is; running training writes a checkpoint first."""
-        return await control.stop(run_id)
+        return asdict(await control.stop(run_id))
 
     @api.post("/slots/{slot}/quarantine")
     async def quarantine(slot: str, body: QuarantineRequest) -> dict:

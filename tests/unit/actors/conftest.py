@@ -14,11 +14,11 @@ from actors.cluster import MARKER
 from actors.control import Control
 from actors.home.process_id import ProcessId
 from actors.runs.ledger import Ledger
-from actors.runs.run import RunState
+from actors.runs.run import Run, RunState
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 from tests.fakes import FakeJobs
-from tests.samples import RUN_CONFIG
+from tests.samples import submission
 
 TRAIN = Slot(name="0", roles=("train",))
 SERVE = Slot(name="1", roles=("serve",))
@@ -44,8 +44,8 @@ class Desk:
         self.ledger.close()
         await self.open()
 
-    async def submit(self, run_id: str, **how) -> dict:
-        return await self.control.submit(run_id, RUN_CONFIG, **how)
+    async def submit(self, run_id: str, **how) -> Run:
+        return await self.control.submit(submission(run_id, **how))
 
     async def tick(self, times: int = 1) -> None:
         """Tick, and let the launches that it began end."""

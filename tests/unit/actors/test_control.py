@@ -14,7 +14,7 @@ from actors.runs.adapter_state import AdapterState
 from actors.runs.run import RunState
 from configs.errors import ClusterError, NotFoundError, StateError
 from configs.schema import Slot
-from tests.samples import EXPORT, go_live, verify
+from tests.samples import EXPORT, go_live, submission, verify
 from tests.unit.actors.conftest import SERVE, TRAIN, Desk, marked_process
 
 A = AdapterState
@@ -29,7 +29,7 @@ SECOND = Slot(name="2", roles=("train", "serve"))
 
 def test_a_queued_run_is_granted_a_training_slot_and_its_job_is_started(drive):
     async def scenario(desk):
-        assert (await desk.submit("a"))["state"] == "QUEUED"
+        assert (await desk.submit("a")).state == "QUEUED"
         assert desk.jobs.submitted == []
         await desk.tick()
         run = desk.ledger.run("a")
@@ -41,7 +41,7 @@ def test_a_queued_run_is_granted_a_training_slot_and_its_job_is_started(drive):
 
 def test_runs_of_every_kind_share_one_queue_and_are_started_as_what_they_are(drive):
     async def scenario(desk):
-        await desk.control.submit("e", **EXPORT)
+        await desk.control.submit(submission("e", **EXPORT))
         await desk.submit("t")
         await desk.tick()
         assert desk.holders() == {"0": "e"}
@@ -51,7 +51,7 @@ def test_runs_of_every_kind_share_one_queue_and_are_started_as_what_they_are(dri
         run = desk.ledger.run("e")
         assert (run.kind, run.state, run.step, run.max_steps, run.loss) == ("export", S.RUNNING, 3, 71, None)
         ended = await desk.control.finish("e", attempt, S.SUCCEEDED, "exported")
-        assert (ended["state"], ended["adapter"]) == ("SUCCEEDED", None)
+        assert (ended.state, ended.adapter) == ("SUCCEEDED", None)
         await desk.tick()
         assert desk.holders() == {"0": "t"} and desk.jobs.kinds["t-1"] == "train"
 
@@ -60,7 +60,7 @@ def test_runs_of_every_kind_share_one_queue_and_are_started_as_what_they_are(dri
 
 def test_an_interrupted_export_is_started_again_as_an_export(drive):
     async def scenario(desk):
-        await desk.control.submit("e", **EXPORT)
+        await desk.control.submit(submission("e", **EXPORT))
         await desk.tick()
         await desk.control.finish("e", 1, S.INTERRUPTED, "its process died")
         await desk.tick()
@@ -134,7 +134,7 @@ def test_submitting_twice_under_one_id_is_one_run(drive):
         first = await desk.submit("a")
         await desk.tick()
         again = await desk.submit("a", priority=9)
-        assert (again["id"], again["created_at"], again["state"]) == ("a", first["created_at"], "STARTING")
+        assert (again.id, again.created_at, again.state) == ("a", first.created_at, "STARTING")
         assert len(desk.ledger.runs()) == 1
         assert len(desk.jobs.submitted) == 1
 
@@ -175,7 +175,7 @@ def test_a_driver_gets_its_slot_and_attempt_as_soon_as_it_is_granted(drive):
         await asyncio.sleep(0.01)
         await desk.tick()
         ticket = await asyncio.wait_for(waiting, 1)
-        assert (Slot(**ticket["slot"]), ticket["attempt"]) == (TRAIN, 1)
+        assert (ticket.slot, ticket.attempt) == (TRAIN, 1)
 
     drive(scenario)
 
@@ -198,7 +198,7 @@ def test_a_run_starts_trains_reports_and_succeeds(drive):
         assert desk.ledger.leases()[0].pid == os.getpid()
         assert await desk.step("a", attempt, 4) is Directive.CONTINUE
         ended = await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1")
-        assert (ended["state"], ended["step"], ended["loss"], ended["adapter"]) == ("SUCCEEDED", 4, 1.0, "v1")
+        assert (ended.state, ended.step, ended.loss, ended.adapter) == ("SUCCEEDED", 4, 1.0, "v1")
         assert desk.ledger.adapter_states()["v1"][0] is AdapterState.PUBLISHED
         assert desk.holders() == {}
         kinds = [event.kind for event in desk.ledger.events(run_id="a")]
@@ -211,7 +211,7 @@ def test_a_run_that_succeeds_before_it_said_running_is_recorded_as_both(drive):
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        assert (await desk.control.finish("a", 1, S.SUCCEEDED, "quick"))["state"] == "SUCCEEDED"
+        assert (await desk.control.finish("a", 1, S.SUCCEEDED, "quick")).state == "SUCCEEDED"
 
     drive(scenario)
 
@@ -236,7 +236,7 @@ def test_finishing_twice_is_the_same_as_once(drive):
         await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1")
         before = desk.ledger.events()
         again = await desk.control.finish("a", attempt, S.FAILED, "the answer was lost")
-        assert (again["state"], again["reason"]) == ("SUCCEEDED", "published v1")
+        assert (again.state, again.reason) == ("SUCCEEDED", "published v1")
         assert desk.ledger.events() == before
 
     drive(scenario)
@@ -253,7 +253,7 @@ def test_an_older_attempt_is_told_to_stop_and_changes_nothing(drive):
         assert await desk.control.starting("a", old, process=ProcessId.own()) is Directive.STOP
         assert await desk.control.training("a", old) is Directive.STOP
         assert await desk.step("a", old, 7) is Directive.STOP
-        assert (await desk.control.finish("a", old, S.FAILED, "late"))["state"] == "RUNNING"
+        assert (await desk.control.finish("a", old, S.FAILED, "late")).state == "RUNNING"
         assert desk.ledger.run("a") == before
         assert desk.ledger.leases()[0].pid == os.getpid()
         assert await desk.step("a", new, 1) is Directive.CONTINUE
@@ -269,7 +269,7 @@ def test_an_engine_takes_its_slot_and_takes_it_again_after_a_lost_answer(drive):
         await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         assert desk.holders() == {"1": "engine_1"}
-        assert (await desk.control.slots())[1]["leases"][0]["pid"] == os.getpid()
+        assert (await desk.control.describe_slots())[1]["leases"][0]["pid"] == os.getpid()
 
     drive(scenario)
 

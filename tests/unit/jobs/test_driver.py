@@ -4,9 +4,10 @@ import pytest
 from click.testing import CliRunner
 
 from actors import client
-from actors.runs.run import RunKind
+from actors.runs.run import Run, RunKind
 from configs.errors import StateError
 from jobs import driver, export, train
+from tests import samples
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,10 @@ def test_every_kind_has_its_entrypoint():
 
 def test_a_run_of_another_kind_is_refused_before_anything_is_waited_for(monkeypatch):
     class Control:
-        run = {"kind": RunKind.TRAIN}
+        def run(self, run_id: str) -> Run:
+            return samples.run(run_id, samples.RUN_CONFIG)
 
-    monkeypatch.setattr(client, "find", Control)
-    monkeypatch.setattr(driver, "ask", lambda answer, run_id: answer)
+    monkeypatch.setattr(client, "BlockingClient", Control)
     with pytest.raises(StateError, match=r"run a is of kind train, this is jobs\.export"):
         driver.drive(export.EXPORT, "a")
 

@@ -63,7 +63,13 @@ def test_flags_win_over_set(resolve):
 def test_a_submission_is_what_the_control_actor_takes(resolve):
     wanted = resolve(profile="tiny", slot="0", priority=2)
     config = wanted.config.model_dump(mode="json")
-    assert wanted.submission() == {"config": config, "priority": 2, "slot_wanted": "0", "parent": None}
+    assert wanted.body("tiny-1") == {
+        "run_id": "tiny-1",
+        "config": config,
+        "priority": 2,
+        "slot_wanted": "0",
+        "parent": None,
+    }
 
 
 def test_a_local_data_set_travels_with_its_absolute_path(resolve, tmp_path, monkeypatch):

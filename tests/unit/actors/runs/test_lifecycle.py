@@ -29,7 +29,7 @@ S = RunState
 def test_a_queued_run_is_stopped_at_once(drive):
     async def scenario(desk):
         await desk.submit("a")
-        assert (await desk.control.stop("a"))["state"] == "STOPPED"
+        assert (await desk.control.stop("a")).state == "STOPPED"
         await desk.tick()
         assert desk.jobs.submitted == []
 
@@ -40,7 +40,7 @@ def test_a_starting_runs_job_is_ended_and_the_run_is_stopped_when_it_is_gone(dri
     async def scenario(desk):
         await desk.submit("a")
         await desk.tick()
-        assert (await desk.control.stop("a", "changed my mind"))["state"] == "STOPPING"
+        assert (await desk.control.stop("a", "changed my mind")).state == "STOPPING"
         assert desk.jobs.stopped == ["a-1"]
         await desk.tick()
         assert desk.holders() == {"0": "a"}, "its job is still there"
@@ -56,7 +56,7 @@ def test_a_starting_runs_job_is_ended_and_the_run_is_stopped_when_it_is_gone(dri
 def test_a_running_run_is_asked_at_its_next_step_and_ends_by_itself(drive):
     async def scenario(desk):
         attempt = await desk.running("a")
-        assert (await desk.control.stop("a"))["state"] == "STOPPING"
+        assert (await desk.control.stop("a")).state == "STOPPING"
         assert desk.jobs.stopped == []
         assert await desk.step("a", attempt, 5) is Directive.STOP
         assert desk.ledger.run("a").step == 5, "the step was done, so it is on record"
@@ -70,7 +70,7 @@ def test_a_stopping_run_that_finishes_its_last_step_has_succeeded(drive):
     async def scenario(desk):
         attempt = await desk.running("a")
         await desk.control.stop("a")
-        assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1"))["state"] == "SUCCEEDED"
+        assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1")).state == "SUCCEEDED"
 
     drive(scenario)
 
@@ -79,7 +79,7 @@ def test_stopping_twice_is_the_same_as_once_and_an_ended_run_cannot_be_stopped(d
     async def scenario(desk):
         attempt = await desk.running("a")
         await desk.control.stop("a", "first")
-        assert (await desk.control.stop("a", "second"))["reason"] == "first"
+        assert (await desk.control.stop("a", "second")).reason == "first"
         await desk.control.finish("a", attempt, S.STOPPED, "done")
         with pytest.raises(StateError, match="run a has ended already: STOPPED"):
             await desk.control.stop("a")
@@ -198,7 +198,7 @@ def test_a_driver_that_says_interrupted_sends_its_run_back_to_the_queue(drive):
     async def scenario(desk):
         attempt = await desk.running("a")
         ended = await desk.control.finish("a", attempt, S.INTERRUPTED, "its trainer died")
-        assert (ended["state"], ended["reason"]) == ("QUEUED", "again after: its trainer died")
+        assert (ended.state, ended.reason) == ("QUEUED", "again after: its trainer died")
 
     drive(scenario)
 
@@ -207,7 +207,7 @@ def test_a_run_that_is_interrupted_while_stopping_is_stopped(drive):
     async def scenario(desk):
         attempt = await desk.running("a")
         await desk.control.stop("a")
-        assert (await desk.control.finish("a", attempt, S.INTERRUPTED, "its trainer died"))["state"] == "STOPPED"
+        assert (await desk.control.finish("a", attempt, S.INTERRUPTED, "its trainer died")).state == "STOPPED"
 
     drive(scenario)
 
@@ -368,7 +368,7 @@ def test_while_tandem_down_ends_the_processes_nothing_that_they_do_says_anything
             desk.jobs.states |= {"a-1": JobState.FAILED, "b-driver": JobState.FAILED}
             await desk.tick(2)
             for state in (S.INTERRUPTED, S.FAILED, S.STOPPED):
-                assert (await desk.control.finish("a", 1, state, "killed"))["state"] == "RUNNING"
+                assert (await desk.control.finish("a", 1, state, "killed")).state == "RUNNING"
             with pytest.raises(ClusterError, match="run a goes on after `tandem up`"):
                 await desk.control.stop("a", "its driver was asked to end")
         assert (desk.state("a"), desk.state("b")) == (S.RUNNING, S.QUEUED)
@@ -382,7 +382,7 @@ def test_a_run_that_succeeds_in_the_last_moment_has_succeeded(drive, home):
     async def scenario(desk):
         attempt = await desk.running("a")
         with locks.ending(home):
-            assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1"))["state"] == "SUCCEEDED"
+            assert (await desk.control.finish("a", attempt, S.SUCCEEDED, "published v1", "v1")).state == "SUCCEEDED"
 
     drive(scenario)
 

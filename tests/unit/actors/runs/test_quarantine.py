@@ -121,7 +121,7 @@ def test_an_attempt_is_not_blamed_for_what_an_older_one_logged():
 
 def test_the_trainers_log_begins_with_the_words_that_tell_attempts_apart():
     source = (SOURCE / "actors" / "trainer.py").read_text()
-    assert "attempt {run['attempt']} on slot {" in source
+    assert "attempt {run.attempt} on slot {" in source
 
 
 def test_a_queued_run_is_told_when_every_slot_that_it_could_have_is_in_quarantine(home):

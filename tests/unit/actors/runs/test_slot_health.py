@@ -59,11 +59,11 @@ def test_a_slot_in_quarantine_is_given_to_nobody_until_it_is_released(drive):
         await desk.submit("a")
         await desk.tick(3)
         assert desk.state("a") is S.QUEUED
-        assert (await desk.control.slots())[0]["quarantine"] == given
+        assert (await desk.control.describe_slots())[0]["quarantine"] == given
         assert await desk.control.release_quarantine("0") == {"slot": "0", "accepted": None}
         await desk.tick()
         assert desk.holders() == {"0": "a"}
-        assert (await desk.control.slots())[0]["quarantine"] is None
+        assert (await desk.control.describe_slots())[0]["quarantine"] is None
         assert kinds(desk) == ["quarantine", "release"]
 
     drive(scenario)

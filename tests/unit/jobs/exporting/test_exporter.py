@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.client import Directive
-from actors.runs.run import RunState
+from actors.runs.run import Run, RunKind, RunState
 from configs.errors import AdapterError, ConfigError, ExportError, NotFoundError
 from configs.paths import TINY_MODEL
 from configs.schema import ExportConfig
@@ -22,6 +22,7 @@ from models.base import checkpoint
 from models.lora import merge, verification
 from models.lora.adapter import PEFT_CONFIG, PEFT_FILES
 from models.lora.registry import Registry
+from tests import samples
 from tests.samples import about, save_lora, train_lora
 
 RUN_ID = "export-merged-1"
@@ -84,9 +85,9 @@ def quick_answers(monkeypatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_of(version: str, out: Path, to: str = "merged", attempt: int = 1, **how) -> dict:
+def run_of(version: str, out: Path, to: str = "merged", attempt: int = 1, **how) -> Run:
     config = ExportConfig(adapter=version, to=to, out=str(out), **how).model_dump(mode="json")
-    return {"id": RUN_ID, "attempt": attempt, "config": config}
+    return samples.run(RUN_ID, config, kind=RunKind.EXPORT, attempt=attempt)
 
 
 def converters(folder: Path, monkeypatch, text: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_weights(home):
     assert len(kills) == KILLS
     lost = [kill["killed_after"] - kill["checkpoint"] for kill in kills]
     assert max(lost) <= killed.SAVE_STEPS, "no more than the work since the last checkpoint"
-    clean = training.train(home, killed.RUN | {"id": "clean-1"})
+    clean = training.train(home, replace(killed.RUN, id="clean-1"))
     (crashed,) = (m.version for m in Registry(home.models).list() if m.run_id == "killed-1")
     assert training.weights(home, crashed) == training.weights(home, clean.adapter)
     assert training.curve(home, "killed-1") == training.curve(home, "clean-1")
@@ -61,7 +62,7 @@ def test_killed_after_the_last_checkpoint_a_run_takes_no_step_more(sets, last, p
     folder = home.run("late-1") / "checkpoints"
     assert checkpoints.newest(folder).step == last
     link = training.FakeLink()
-    ended = training.train(home, run | {"attempt": 2}, link)
+    ended = training.train(home, replace(run, attempt=2), link)
     assert (ended.state, link.steps) == (RunState.SUCCEEDED, [])
     assert [step for step, _ in training.curve(home, "late-1")] == list(range(1, last + 1))
     out = load_file(home.models / ended.adapter / "adapter_model.safetensors")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_rows_are_shortened_with_consent_only(consent, home, tamper):
     sets = ["model.max_seq_length=512", "training.micro_batch=1", "data.max_cut_share=1", "data.holdout=0"]
     link = FakeLink()
     run = training.row("long-1", *sets, f"training.allow_shorter_rows={json.dumps(consent)}")
-    run["config"]["data"]["dataset"] = str(_long_rows(home))
+    run.config["data"]["dataset"] = str(_long_rows(home))
     if consent:
         assert training.train(home, run, link).state is RunState.SUCCEEDED
         assert "rows up to 256 tokens" in link.said("memory")[-1]
@@ -362,5 +363,5 @@ def test_a_full_disk_loses_only_the_work_since_the_last_checkpoint(home, small_d
     assert not (folder / checkpoints.ASIDE).exists()
     assert published(home) == []
     filler.unlink()
-    assert training.train(home, run | {"attempt": 2}).state is RunState.SUCCEEDED
+    assert training.train(home, replace(run, attempt=2)).state is RunState.SUCCEEDED
     assert [step for step, _ in training.curve(home, "full-1")] == [1, 2, 3, 4, 5, 6]
