@@ -89,7 +89,7 @@ def test_a_stopped_run_keeps_a_checkpoint_and_resumes_to_the_same_loss_curve(tan
     assert tandem.losses(resumed) == tandem.losses(trained.id), "digit by digit"
     shown = tandem.json("runs", "show", resumed)
     assert [line["step"] for line in shown["metrics"] if "loss" in line] == list(range(1, 61))
-    assert [line["step"] for line in shown["metrics"] if "eval_loss" in line] == list(range(10, 61, 10))
+    assert [line["step"] for line in shown["metrics"] if "eval_loss" in line] == list(range(0, 61, 10))
 
 
 def test_sigterm_to_a_ray_job_writes_a_checkpoint_and_ends_as_stopped(tandem):
@@ -106,9 +106,15 @@ def test_sigterm_to_a_ray_job_writes_a_checkpoint_and_ends_as_stopped(tandem):
 
 def test_a_failing_run_leaves_its_reason_and_its_last_lines(tandem, tmp_path):
     data = tmp_path / "chats.jsonl"
-    row = {"messages": [{"role": "user", "content": "Hi " * 300}, {"role": "assistant", "content": "Hello."}]}
-    data.write_text(json.dumps(row) + "\n")
-    run_id = tandem.train("--dataset", str(data), "--set", "model.max_seq_length=64")
+    good, long = (
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Hello."}]}
+        for text in ("Hi", "Hi " * 300)
+    )
+    data.write_text(f"{json.dumps(good)}\n" * 8)
+    tandem.run("slots", "quarantine", "0", "--reason", "until its data has changed")
+    run_id = tandem.train("--dataset", str(data), "--set", "model.max_seq_length=128")
+    data.write_text(f"{json.dumps(long)}\n" * 8)
+    tandem.run("slots", "release", "0")
     ended = tandem.ended(run_id)
     assert ended.state is RunState.FAILED and "nothing would be learned" in ended.reason
     logged = [event.text for event in tandem.ledger().events(run_id=run_id) if event.kind == "log"]

@@ -200,8 +200,18 @@ def test_serve_deploy_takes_the_shipped_file(tandem, tmp_path):
         timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 120
+    while _serving(tandem) != {("gateway", "RUNNING"), ("engine_1", "RUNNING")}:  # Serve deploys after it has answered
+        assert time.monotonic() < deadline, _serving(tandem)
+        time.sleep(0.5)
     tandem.wait_ready()
     assert tandem.ask("What is the capital of Italy?") == "The capital of Italy is Rome."
+
+
+def _serving(tandem) -> set[tuple[str, str]]:
+    """Serve's replicas, each with its state."""
+    processes = tandem.json("status")["processes"]
+    return {(process["name"], process["state"]) for process in processes if process["kind"] in ("gateway", "engine")}
 
 
 def test_a_second_up_changes_nothing_and_a_taken_port_is_named(tandem, new_tandem):
