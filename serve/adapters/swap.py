@@ -9,8 +9,9 @@ import contextvars
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from actors.client import Client
 from actors.home.process_id import ProcessId
 from actors.metrics import RequestMetrics
 from actors.runs.adapter_state import AdapterState
@@ -22,20 +23,6 @@ from serve.generation.engines import Fleet
 
 RETRY_S = 1
 """Until the control actor, which did not answer, is told again that an attempt is over."""
-
-
-class ControlLink(Protocol):
-    """What of `actors.control.Control` a swap needs."""
-
-    async def aliases(self) -> dict[str, str | None]: ...
-    async def set_adapter_state(
-        self, version: str, state: AdapterState, reason: str, process: ProcessId | None = None
-    ) -> None: ...
-    async def end_attempt(self, version: str, reason: str, process: ProcessId) -> None: ...
-    async def flip(
-        self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float
-    ) -> None: ...
-    async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ class Swapper:
     """Swaps of one gateway, one at a time."""
 
     def __init__(
-        self, control: ControlLink, fleet: Fleet, catalog: Catalog, registry: Registry, fingerprint: str,
+        self, control: Client, fleet: Fleet, catalog: Catalog, registry: Registry, fingerprint: str,
         metrics: RequestMetrics,
     ) -> None:  # fmt: skip
         self._control = control
