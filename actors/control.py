@@ -25,7 +25,7 @@ from actors.ray_edge.jobs import RayJobs
 from actors.runs.adapter_state import AdapterState
 from actors.runs.event import EventKind, Severity
 from actors.runs.ledger import Ledger, Quarantine
-from actors.runs.lifecycle import Attempts
+from actors.runs.lifecycle import RunLifecycle
 from actors.runs.quarantine import GpuWatch
 from actors.runs.run import Grant, Run, RunState, Submission, check_run_id
 from actors.runs.slot_health import SlotWatch
@@ -56,7 +56,7 @@ class Control:
         self._slots = {slot.name: slot for slot in slots}
         self._ledger = Ledger(home.ledger)
         self._changed = asyncio.Condition()
-        self._attempts = Attempts(home, config, self._ledger, jobs)
+        self._attempts = RunLifecycle(home, config, self._ledger, jobs)
         self._watch = SlotWatch(slots, self._ledger, self._attempts, config.engine_patience_s)
         self._notifier = Notifier(config.notify, self._ledger)
         self._daily: DailyNotice | None = None

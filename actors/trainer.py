@@ -1,6 +1,6 @@
 """The actor that holds a training slot: one process, one GPU, one task. It does not know what the task is.
 
-The task gets a `Link` to the control actor and is told through its answers when to stop.
+The task gets a `ControlLink` to the control actor and is told through its answers when to stop.
 """
 
 import io
@@ -28,7 +28,7 @@ REPORT_TIMEOUT_S = 10
 log = logging.getLogger(__name__)
 
 
-class Link:
+class ControlLink:
     """What a task tells the control actor, and what it hears back.
 
     Training outlives the control actor: while that is being restarted an answer counts as `CONTINUE`.
@@ -75,7 +75,7 @@ class Link:
             return Directive.CONTINUE
 
 
-Task = Callable[[Run, Home, str, Link], Outcome]
+Task = Callable[[Run, Home, str, ControlLink], Outcome]
 """`task(run, home, device, link)`; `device` is `cuda` or `cpu`."""
 
 
@@ -95,7 +95,7 @@ class Trainer:
         try:
             began = time.monotonic()
             device = check_slot(self._slot)
-            link = Link(run.id, run.attempt, self._slot.share, time.monotonic() - began)
+            link = ControlLink(run.id, run.attempt, self._slot.share, time.monotonic() - began)
             outcome = task(run, home, device, link)
         except BaseException as error:
             traceback.print_exc()  # the driver gets the reason, the run's own log the whole of it
@@ -113,7 +113,7 @@ def start(slot: Slot, run_id: str, home: Home, neighbours: int):
     return ray.remote(Trainer).options(name=f"trainer_{run_id}", max_restarts=0, **options).remote(slot, home, run_id)
 
 
-class Stamped(io.TextIOWrapper):
+class TimestampedText(io.TextIOWrapper):
     """Text whose lines begin with the local time at which they were begun."""
 
     _begins = True
@@ -138,5 +138,5 @@ def _print_to(path: Path) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     raw = os.fdopen(1, "wb", buffering=0, closefd=False)
-    sys.stdout = Stamped(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+    sys.stdout = TimestampedText(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

@@ -102,7 +102,7 @@ def _indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, INDENT), expand=False)
 
 
-class Hanging:
+class HangingIndent:
     """Lines of text; one that is too long goes on below, indented."""
 
     def __init__(self, lines: Iterable[Text], indent: int = INDENT) -> None:

@@ -25,11 +25,11 @@ from configs.paths import home
 from configs.schema import ServeConfig
 from models.base import checkpoint
 from models.lora.registry import Registry
-from serve.adapters.keep_loaded import Holds
+from serve.adapters.keep_loaded import KeptAdapters
 from serve.adapters.swap import Swapper
 from serve.anthropic.service import Messages
 from serve.generation.catalog import PROD, Catalog
-from serve.generation.engines import Fleet, Remote, describe
+from serve.generation.engines import EngineClient, Engines, describe
 from serve.http.description import page
 from serve.http.error_answer import respond
 from serve.http.middleware import OwnPagesOnly, PlainPaths
@@ -63,7 +63,7 @@ class Gateway:
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
         self.control = client.Client(client.find())
-        self.fleet = Fleet([Remote(f"engine_{slot}", handle) for slot, handle in engines.items()])
+        self.fleet = Engines([EngineClient(f"engine_{slot}", handle) for slot, handle in engines.items()])
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
         self.scrape = CollectorRegistry()
         self.requests = RequestMetrics(self.scrape)
@@ -82,7 +82,7 @@ class Gateway:
         self.swapper = Swapper(
             self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
         )  # fmt: skip
-        self.holds = Holds(self.swapper, self.fleet, self.catalog)
+        self.holds = KeptAdapters(self.swapper, self.fleet, self.catalog)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self, in_serve=True)

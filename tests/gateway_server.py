@@ -18,12 +18,12 @@ from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, ResponsesConfig, Slot
 from models.base.checkpoint import end_token_ids
 from models.lora.registry import Registry
-from serve.adapters.keep_loaded import Holds
+from serve.adapters.keep_loaded import KeptAdapters
 from serve.adapters.swap import Swapper
 from serve.anthropic.service import Messages
 from serve.gateway import Gateway, build_app
 from serve.generation.catalog import Catalog
-from serve.generation.engines import Fleet
+from serve.generation.engines import Engines
 from serve.openai.body import model_defaults
 from serve.openai.chat.service import Chat
 from serve.openai.completions.service import Completions
@@ -101,7 +101,7 @@ class Server:
         gateway.allowed_hosts = ("chat.example",)
         gateway.max_context = MAX_CONTEXT
         gateway.sampling = model_defaults(TINY_MODEL)
-        gateway.fleet = Fleet([self.remote])
+        gateway.fleet = Engines([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()
         gateway.requests = RequestMetrics(gateway.scrape)
@@ -112,7 +112,7 @@ class Server:
         gateway.swapper = Swapper(
             self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
         )
-        gateway.holds = Holds(gateway.swapper, gateway.fleet, gateway.catalog)
+        gateway.holds = KeptAdapters(gateway.swapper, gateway.fleet, gateway.catalog)
         gateway.kept, background = open_kept(self.keeping, self.home), Background()
         gateway.responses = Responses(gateway.chat, gateway.kept, background)
         gateway.stored_responses = StoredResponses(gateway.kept, background)

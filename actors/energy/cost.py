@@ -11,7 +11,7 @@ JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True)
-class Bill:
+class EnergyCost:
     """Some energy and what it came to; None is not known, or has no price."""
 
     joules: float | None
@@ -31,13 +31,13 @@ class Bill:
         return ", ".join(parts) or "not measured"
 
 
-def bill(joules: float | None, tokens: int | None, prices: EnergyConfig) -> Bill:
+def bill(joules: float | None, tokens: int | None, prices: EnergyConfig) -> EnergyCost:
     """What `joules` came to; `tokens` is for how many they were used."""
     if joules is None:
-        return Bill(None, None, None, None, None)
+        return EnergyCost(None, None, None, None, None)
     kwh = joules / JOULES_PER_KWH
     cost = None if prices.price_per_kwh is None else kwh * prices.price_per_kwh
-    return Bill(
+    return EnergyCost(
         joules=joules,
         joules_per_1000_tokens=1000 * joules / tokens if tokens else None,
         cost=cost,

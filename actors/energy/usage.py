@@ -66,7 +66,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Inherited:
+class InheritedEnergy:
     """What the run that this one continues had come to when it began."""
 
     run: str
@@ -77,11 +77,11 @@ class Inherited:
 
 
 @dataclass
-class Consumption:
+class EnergyUse:
     """Of one run. Totals include what it inherited, as its curve does; `days` are its own."""
 
     attempts: list[Attempt] = field(default_factory=list)
-    inherited: Inherited | None = None
+    inherited: InheritedEnergy | None = None
     damaged: str | None = None
     """The file that the account of earlier attempts was moved to, because it could not be read."""
 
@@ -157,14 +157,14 @@ def is_damaged(folder: Path) -> bool:
     return (folder / FILE).exists() and read(folder) is None
 
 
-def read(folder: Path) -> Consumption | None:
+def read(folder: Path) -> EnergyUse | None:
     """That of the run in `folder`; None if it kept none, or none that can be read."""
     with contextlib.suppress(OSError, ValueError):
         return _ACCOUNT.validate_json((folder / FILE).read_bytes(), strict=True)
     return None
 
 
-_ACCOUNT = TypeAdapter(Consumption)
+_ACCOUNT = TypeAdapter(EnergyUse)
 
 
 class Recorder:
@@ -183,7 +183,7 @@ class Recorder:
     ) -> None:
         """`parent` is the folder of the run that this one continues, `device` is `cuda` or `cpu`."""
         self._file, self._meter = folder / FILE, meter
-        self._all = read(folder) or Consumption(inherited=_inherited(parent), damaged=_set_aside(folder))
+        self._all = read(folder) or EnergyUse(inherited=_inherited(parent), damaged=_set_aside(folder))
         self._mine = Attempt(attempt, slot, device, shared)
         self._all.attempts.append(self._mine)
         self._metered, self._at = 0.0, time.monotonic()
@@ -249,10 +249,10 @@ def _set_aside(folder: Path) -> str | None:
     return aside.name
 
 
-def _inherited(parent: Path | None) -> Inherited | None:
+def _inherited(parent: Path | None) -> InheritedEnergy | None:
     if parent is None:
         return None
     found = read(parent)
     if found is None:
-        return Inherited(parent.name, None, 0, 0)
-    return Inherited(parent.name, found.joules, found.tokens, found.measured_tokens)
+        return InheritedEnergy(parent.name, None, 0, 0)
+    return InheritedEnergy(parent.name, found.joules, found.tokens, found.measured_tokens)

@@ -44,7 +44,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LineFilter:
     """Which lines to show; None lets everything pass."""
 
     run: str | None = None
@@ -81,7 +81,7 @@ class Source:
         self._handle: BinaryIO | None = None
         self._rest = b""
 
-    def newest(self, count: int, wanted: Wanted) -> list[Line]:
+    def newest(self, count: int, wanted: LineFilter) -> list[Line]:
         """The newest `count` lines that are wanted, oldest first; `coming` goes on behind them."""
         found: list[Line] = []
         undated: list[Line] = []
@@ -99,7 +99,7 @@ class Source:
                 break
         return found[:count][::-1]
 
-    def coming(self, wanted: Wanted) -> list[Line]:
+    def coming(self, wanted: LineFilter) -> list[Line]:
         """What was written since the last call, or since `newest`."""
         lines = [self._parse(raw) for raw in self._new_lines() if raw and wanted.may_hold(raw)]
         return [line for line in lines if wanted.takes(line)]

@@ -25,7 +25,7 @@ EXIT_GRACE_S = 5
 """How long a process that is done with its slot may take to exit before it is killed."""
 
 
-class Attempts:
+class RunLifecycle:
     """Every method may be called again: a run that has moved on meanwhile is left as it is."""
 
     def __init__(self, home: Home, config: ClusterConfig, ledger: Ledger, jobs: RayJobs) -> None:

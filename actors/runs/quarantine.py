@@ -38,27 +38,27 @@ _ATTEMPT = re.compile(r"attempt (\d+) on slot")  # `actors.trainer` begins its l
 
 
 @dataclass(frozen=True)
-class Sign:
+class GpuFault:
     """Something is wrong with a slot's GPU. `gone`: no process can use it any more."""
 
     reason: str
     gone: bool = False
 
 
-def judge(slot: Slot, gpus: Mapping[str, GpuHealth]) -> Sign | None:
+def judge(slot: Slot, gpus: Mapping[str, GpuHealth]) -> GpuFault | None:
     """What is wrong with the GPU of `slot`, the worst first; None if nothing is, or the driver does not tell."""
     gpu = gpus.get(slot.uuid)
     if gpu is None:
-        return Sign(f"its GPU {slot.gpu} ({slot.uuid}) is missing: the driver does not find it any more", gone=True)
+        return GpuFault(f"its GPU {slot.gpu} ({slot.uuid}) is missing: the driver does not find it any more", gone=True)
     if gpu.recovery_action:
         action = _ACTIONS.get(gpu.recovery_action, f"do its recovery action {gpu.recovery_action}")
-        return Sign(f"after a fatal error of its GPU the driver asks to {action}")
+        return GpuFault(f"after a fatal error of its GPU the driver asks to {action}")
     if gpu.remap_failed:
-        return Sign("a bad row of its GPU's memory could not be replaced")
+        return GpuFault("a bad row of its GPU's memory could not be replaced")
     if gpu.uncorrectable_errors:
-        return Sign(f"uncorrectable memory errors since the driver was loaded: {gpu.uncorrectable_errors}")
+        return GpuFault(f"uncorrectable memory errors since the driver was loaded: {gpu.uncorrectable_errors}")
     if gpu.remap_pending:
-        return Sign("a bad row of its GPU's memory will be replaced at the GPU's next reset")
+        return GpuFault("a bad row of its GPU's memory will be replaced at the GPU's next reset")
     return None
 
 
@@ -69,14 +69,14 @@ class GpuWatch:
         self._slots = [slot for slot in slots if slot.uuid is not None]
         self._gone: set[str] = set()
 
-    def look(self) -> dict[str, Sign | None]:
+    def look(self) -> dict[str, GpuFault | None]:
         """Slot to what is wrong with it; blocks. A GPU counts as gone when two looks in a row did not find it, so that
         one reading that failed ends no run. Empty without GPUs and while the driver's library does not answer."""
         signs = self.look_once()
         before, self._gone = self._gone, {name for name, sign in signs.items() if sign and sign.gone}
         return {name: sign for name, sign in signs.items() if name not in self._gone - before}
 
-    def look_once(self) -> dict[str, Sign | None]:
+    def look_once(self) -> dict[str, GpuFault | None]:
         """The same with this one look alone."""
         gpus = monitor.health() if self._slots else None
         return {} if gpus is None else {slot.name: judge(slot, gpus) for slot in self._slots}

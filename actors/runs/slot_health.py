@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from actors.runs import quarantine
 from actors.runs.event import EventKind
 from actors.runs.ledger import Ledger
-from actors.runs.lifecycle import Attempts
-from actors.runs.quarantine import EngineWatch, GpuWatch, Sign
+from actors.runs.lifecycle import RunLifecycle
+from actors.runs.quarantine import EngineWatch, GpuFault, GpuWatch
 from configs.schema import Slot
 
 
 class SlotWatch:
     """Over one ledger and one cluster's slots."""
 
-    def __init__(self, slots: Iterable[Slot], ledger: Ledger, attempts: Attempts, engine_patience_s: float) -> None:
+    def __init__(self, slots: Iterable[Slot], ledger: Ledger, attempts: RunLifecycle, engine_patience_s: float) -> None:
         self._slots = tuple(slots)
         self._ledger = ledger
         self._attempts = attempts
@@ -39,7 +39,7 @@ class SlotWatch:
             for slot, sign in look.result().items():
                 await self._judge_slot(slot, sign)
 
-    async def _judge_slot(self, slot: str, sign: Sign | None) -> None:
+    async def _judge_slot(self, slot: str, sign: GpuFault | None) -> None:
         """Quarantine for what a person has not accepted; a run on a GPU that is gone goes back to the queue."""
         if sign is None:
             if self._ledger.accepted(slot):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from actors.energy import cost, usage
-from actors.energy.cost import Bill
-from actors.energy.usage import Consumption
+from actors.energy.cost import EnergyCost
+from actors.energy.usage import EnergyUse
 from actors.runs.event import Event, EventKind
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunKind, RunState
@@ -36,7 +36,7 @@ class Summary:
     """Trained, padding included."""
     slot_hours: dict[str, float]
     """By slot, hours that processes trained there, loading and evaluating included."""
-    energy: Bill
+    energy: EnergyCost
     """Of training."""
     adapters: int
     """Published."""
@@ -99,7 +99,7 @@ def midnight(day: date) -> float:
     return datetime(day.year, day.month, day.day).timestamp()
 
 
-def _accounts(home: Home, runs: list[Run], remarks: list[str]) -> list[Consumption]:
+def _accounts(home: Home, runs: list[Run], remarks: list[str]) -> list[EnergyUse]:
     """Of the training runs that got a slot."""
     began = [run for run in runs if run.kind is RunKind.TRAIN and run.started_at is not None]
     found = [usage.read(home.run(run.id)) for run in began]
@@ -108,7 +108,7 @@ def _accounts(home: Home, runs: list[Run], remarks: list[str]) -> list[Consumpti
     return [account for account in found if account is not None]
 
 
-def _slot_hours(accounts: list[Consumption], day: str) -> dict[str, float]:
+def _slot_hours(accounts: list[EnergyUse], day: str) -> dict[str, float]:
     hours: dict[str, float] = {}
     for attempt in (attempt for account in accounts for attempt in account.attempts if day in attempt.days):
         name = attempt.slot or "?"

@@ -28,7 +28,7 @@ MODELS_S = 10.0
 """A list of names takes no longer, where anybody answers."""
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """Ctrl-C while something was awaited."""
 
 
@@ -111,7 +111,7 @@ class Chat:
     async def _command(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await self._stoppable(work)
-        except Stopped:
+        except Interrupted:
             self.screen.say("(stopped)")
         except TandemError as error:
             self.screen.complain(error)
@@ -198,13 +198,13 @@ class Chat:
         async with view:
             try:
                 ended = await self._stoppable(receive_all())
-            except Stopped:
-                ended = [None if reply.finish_reason else Stopped() for reply in replies]
+            except Interrupted:
+                ended = [None if reply.finish_reason else Interrupted() for reply in replies]
         for model, reply, error in zip(models, replies, ended, strict=True):
             if isinstance(error, TandemError):
                 self.screen.complain(type(error)(f"{model}: {error.message}", hint=error.hint))
                 self.failed = True
-            elif error and not isinstance(error, Stopped):
+            elif error and not isinstance(error, Interrupted):
                 raise error
             else:
                 note = "  (stopped)" if error else "  (cut: the token limit was reached)" if reply.cut else ""
@@ -225,7 +225,7 @@ class Chat:
                 case ClusterError() if broken == MOST_BROKEN:
                     return self._give_up(reply, error)
                 case ClusterError() | OverloadError():
-                    with suppress(Stopped):
+                    with suppress(Interrupted):
                         broken *= not await self._was_away(error, min(AGAIN_S * 2 ** max(broken - 1, 0), MOST_AGAIN_S))
                         self.screen.say("asking again" + ("; the broken answer above is dropped" * reply.came))
                         continue
@@ -235,7 +235,7 @@ class Chat:
                     return False
             return self._keep(reply, stopped=error is not None)
 
-    async def _one_reply(self) -> tuple[Reply, Stopped | TandemError | None]:
+    async def _one_reply(self) -> tuple[Reply, Interrupted | TandemError | None]:
         """What came, and what ended it before its time."""
         reply, view = Reply(), self.screen.answer()
 
@@ -250,7 +250,7 @@ class Chat:
             async with view:
                 try:
                     await self._stoppable(receive())
-                except (Stopped, TandemError) as error:
+                except (Interrupted, TandemError) as error:
                     return reply, error
         except OSError:  # nothing can be shown any more
             if reply.came:
@@ -319,7 +319,7 @@ class Chat:
         try:
             await asyncio.wait([task])
             if task.cancelled():
-                raise Stopped
+                raise Interrupted
             return task.result()
         finally:
             task.cancel()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import click
 
 from actors.logs import reading
-from actors.logs.reading import LEVELS, Line, Source, Wanted
+from actors.logs.reading import LEVELS, Line, LineFilter, Source
 from actors.runs.ledger import Ledger
 from cli.printable import printable
 from configs.errors import ConfigError, NotFoundError
@@ -60,7 +60,7 @@ def logs(
         raise ConfigError("--request names no request", hint="is the variable that should hold its id empty?")
     run_id = _run(place, run) if run else None
     began = time.time() - _seconds(since) if since else None
-    wanted = Wanted(run_id, request, level and level.lower(), began)
+    wanted = LineFilter(run_id, request, level and level.lower(), began)
     sources = _sources(place, actor, run_id)
     lines = reading.merged([source.newest(count, wanted) for source in sources.values()])
     if request and not lines and not follow:
@@ -109,7 +109,7 @@ def _run(place: Home, wanted: str) -> str:
 
 
 def _no_such_request(place: Home, wanted: str) -> NotFoundError:
-    found = reading.of_actor(place, "gateway").newest(100, Wanted())
+    found = reading.of_actor(place, "gateway").newest(100, LineFilter())
     known = dict.fromkeys(
         line.values["request"] for line in reversed(found) if line.values and "request" in line.values
     )

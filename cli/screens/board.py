@@ -52,7 +52,7 @@ class Board:
             yield Segment.line()
 
 
-class Harmless:
+class Sanitized:
     """A renderable as a terminal may be given it: what others wrote in it is shown, not obeyed."""
 
     def __init__(self, body: RenderableType) -> None:

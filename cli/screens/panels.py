@@ -17,7 +17,7 @@ from actors.status.processes import ProcessReading
 from actors.status.rates import Rate
 from actors.status.request_stats import Latency
 from cli import output
-from cli.output import Hanging
+from cli.output import HangingIndent
 from cli.screens import meter
 from configs import units
 
@@ -65,14 +65,14 @@ def head(overview: Overview) -> RenderableType:
     first = Text.assemble(("Tandem ", "bold"), overview.http or "", f"  {since}  ", well)
     if overview.base:
         first.append(f"  base {overview.base}")
-    return Hanging([first, Text(f"Ray's dashboard {overview.dashboard}  home {overview.home}", "dim")])
+    return HangingIndent([first, Text(f"Ray's dashboard {overview.dashboard}  home {overview.home}", "dim")])
 
 
-def problems(problems: Sequence[str]) -> Hanging:
+def problems(problems: Sequence[str]) -> HangingIndent:
     lines = [Text.assemble(("! ", "bold red"), (problem, "red")) for problem in problems[:8]]
     if len(problems) > 8:
         lines.append(Text(f"! and {len(problems) - 8} more", "bold red"))
-    return Hanging(lines)
+    return HangingIndent(lines)
 
 
 # Machine and slots
@@ -165,14 +165,14 @@ def _short(process: ProcessReading) -> str:
 # Serving
 
 
-def serving(overview: Overview, rate: Rate | None, width: int) -> Hanging:
+def serving(overview: Overview, rate: Rate | None, width: int) -> HangingIndent:
     lines = [Text.assemble(name, " -> ", (version or "base", "green")) for name, version in overview.aliases.items()]
     if overview.up:
         lines += [line for name, stats in overview.engines.items() for line in _engine(name, stats, width)]
         lines += _requests(overview, rate)
         if not overview.engines:
             lines.append(Text("no engine answers yet", "yellow"))
-    return Hanging(lines or [Text("no alias yet", "dim")])
+    return HangingIndent(lines or [Text("no alias yet", "dim")])
 
 
 def _engine(name: str, stats: dict[str, Any], width: int) -> list[Text]:
@@ -231,14 +231,14 @@ def runs_title(overview: Overview) -> str:
     return "runs" + (f": {', '.join(f'{number} {state}' for state, number in counts.items())}" if counts else "")
 
 
-def runs(overview: Overview, width: int, ended: int = 3) -> Hanging:
+def runs(overview: Overview, width: int, ended: int = 3) -> HangingIndent:
     active = [reading for reading in overview.ordered if not reading.run.state.is_terminal]
     lines = [line for reading in active for line in _run(reading, overview, width)]
     if not active:
         lines.append(Text("no active runs", "dim"))
     others = [reading for reading in overview.ordered if reading.run.state.is_terminal]
     lines += [_ended(reading, overview) for reading in others[:ended]]
-    return Hanging(lines)
+    return HangingIndent(lines)
 
 
 def _run(reading: RunReading, overview: Overview, width: int) -> list[Text]:

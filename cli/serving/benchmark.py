@@ -19,7 +19,7 @@ from configs.paths import home
 
 if TYPE_CHECKING:
     from jobs.benchmark.benchmark import Benchmark, Settings
-    from jobs.benchmark.figures import Figures, Spread
+    from jobs.benchmark.figures import Figures
 
 DEFAULT_CONCURRENCY = (1, 4)
 DEFAULT_PROMPT = (128,)
@@ -33,7 +33,7 @@ COMPARED = {
 """What the table calls a figure of report.changes, and its unit there."""
 
 
-class Numbers(click.ParamType):
+class NumberList(click.ParamType):
     """Different numbers above 0 with commas between them."""
 
     def __init__(self, kind: type[int] | type[float]) -> None:
@@ -58,9 +58,11 @@ class Numbers(click.ParamType):
 )
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the endpoint's API key.")
 @click.option("--model", default="prod", show_default=True, help="A name that the endpoint lists.")
-@click.option("--concurrency", type=Numbers(int), help="Requests in flight, one load after the other. [default: 1,4]")
-@click.option("--request-rate", type=Numbers(float), help="Instead: requests per second, at random times (Poisson).")
-@click.option("--prompt-tokens", type=Numbers(int), help="Lengths of synthetic prompts. [default: 128]")
+@click.option(
+    "--concurrency", type=NumberList(int), help="Requests in flight, one load after the other. [default: 1,4]"
+)
+@click.option("--request-rate", type=NumberList(float), help="Instead: requests per second, at random times (Poisson).")
+@click.option("--prompt-tokens", type=NumberList(int), help="Lengths of synthetic prompts. [default: 128]")
 @click.option("--dataset", metavar="D", help="Instead: the questions of a data set, a file or a hub name.")
 @click.option("--split", default="train", show_default=True, help="Split of a hub data set or of a folder.")
 @click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer.")
@@ -150,7 +152,7 @@ def _measure(url: str, key: str | None, extra: dict[str, Any], settings: "Settin
 def _settings(asked: dict[str, Any]) -> "Settings":
     """Raises ConfigError for options that exclude each other."""
     from jobs.benchmark.benchmark import Settings
-    from jobs.benchmark.load import Amount, Level
+    from jobs.benchmark.load import CellLimit, Level
 
     for one, other in (("concurrency", "request_rate"), ("requests", "duration"), ("dataset", "prompt_tokens")):
         if asked[one] and asked[other]:
@@ -164,7 +166,7 @@ def _settings(asked: dict[str, Any]) -> "Settings":
         levels=levels,
         prompt_tokens=() if asked["dataset"] else asked["prompt_tokens"] or DEFAULT_PROMPT,
         output_tokens=asked["output_tokens"],
-        amount=Amount(asked["requests"], asked["duration"]) if asked["requests"] or asked["duration"] else None,
+        amount=CellLimit(asked["requests"], asked["duration"]) if asked["requests"] or asked["duration"] else None,
         seed=random.randrange(2**31) if asked["seed"] is None else asked["seed"],
         warmup=asked["warmup"],
         goodput=asked["goodput"],
@@ -262,7 +264,7 @@ def _row(cell: "Figures", limited: bool) -> tuple:
     return (*row, f"{cell.goodput:.2f}") if limited and cell.goodput is not None else row
 
 
-def _middle_and_tail(found: "Spread | None", digits: int = 1, unit: float = 1.0) -> str | None:
+def _middle_and_tail(found: "Distribution | None", digits: int = 1, unit: float = 1.0) -> str | None:
     return f"{found.p50 / unit:.{digits}f} / {found.p99 / unit:.{digits}f}" if found else None
 
 

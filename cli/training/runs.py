@@ -241,11 +241,11 @@ def _energy(run: Run) -> list[tuple[str, str]]:
     return [*words, ("per 1,000 tokens", f"{bill.joules_per_1000_tokens:,.1f} J; {trained}")]
 
 
-def _bill(consumed: usage.Consumption) -> cost.Bill:
+def _bill(consumed: usage.EnergyUse) -> cost.EnergyCost:
     return cost.bill(consumed.joules, consumed.measured_tokens, prices.current(home()))
 
 
-def _energy_json(consumed: usage.Consumption) -> dict[str, Any]:
+def _energy_json(consumed: usage.EnergyUse) -> dict[str, Any]:
     """The bill, what it is not, and the account by attempt and day."""
     totals = {"tokens": consumed.tokens, "measured_tokens": consumed.measured_tokens}
     totals |= {"shared": consumed.shared, "remarks": consumed.remarks()}

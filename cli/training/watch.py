@@ -22,7 +22,7 @@ from actors.runs.run import Run, RunState
 from actors.status.overview import RunReading, age
 from cli import output
 from cli.screens import live, meter
-from cli.screens.board import NARROWEST, Harmless, rule
+from cli.screens.board import NARROWEST, Sanitized, rule
 from cli.training.follow import ended, follow, is_up, left
 from cli.training.run_lookup import ledger, resolve
 from configs import units
@@ -97,7 +97,7 @@ class _Screen:
         events = [line for event in newest for line in _event(event, now, columns, kinds)]
         below = [rule("events", columns), *events] if events else []
         height = lines - len(head) - len(below) - 1
-        return Harmless(Group(*head, *self._plot(columns, height), *below))
+        return Sanitized(Group(*head, *self._plot(columns, height), *below))
 
     def _head(self, now: float, columns: int) -> list[Text]:
         run = self.run

@@ -16,7 +16,7 @@ from typing import Any
 from jobs.benchmark import prompts as asking
 from jobs.benchmark.endpoint import Endpoint
 from jobs.benchmark.figures import Figures, figures
-from jobs.benchmark.load import Amount, Level, Run
+from jobs.benchmark.load import CellLimit, Level, Run
 from jobs.benchmark.prompts import Prompts, Questions
 
 FORMAT = 1
@@ -36,7 +36,7 @@ class Settings:
     prompt_tokens: tuple[int, ...]
     """Empty where a data set has the prompts."""
     output_tokens: int
-    amount: Amount | None
+    amount: CellLimit | None
     """Per cell; None is two requests per user, at least FEWEST_REQUESTS."""
     seed: int
     warmup: int | None = None
@@ -46,8 +46,8 @@ class Settings:
     wait_s: float = 0.0
     """How long nobody may listen at all."""
 
-    def amount_of(self, level: Level) -> Amount:
-        return self.amount or Amount(max(FEWEST_REQUESTS, 2 * (level.concurrency or 0)))
+    def amount_of(self, level: Level) -> CellLimit:
+        return self.amount or CellLimit(max(FEWEST_REQUESTS, 2 * (level.concurrency or 0)))
 
     def warmup_of(self, level: Level) -> int:
         return (level.concurrency or OPEN_WARMUP) if self.warmup is None else self.warmup
@@ -143,7 +143,7 @@ async def _cell(
         tell(len(run.timings) / amount.requests if amount.requests else min(1.0, elapsed / (amount.duration_s or 1)))
 
     tell(0)
-    warm = Run(_sender(endpoint, settings, kind, "warm-up", level), Amount(settings.warmup_of(level)))
+    warm = Run(_sender(endpoint, settings, kind, "warm-up", level), CellLimit(settings.warmup_of(level)))
     run = Run(_sender(endpoint, settings, kind, "measured", level), amount, share)
     draw = random.Random(f"{settings.seed} arrivals")
     try:

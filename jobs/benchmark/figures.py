@@ -27,7 +27,7 @@ LATE_S = 0.005
 
 
 @dataclass(frozen=True)
-class Spread:
+class Distribution:
     """How values are distributed."""
 
     mean: float
@@ -74,13 +74,13 @@ class Figures:
     """Mean over requests of 1 / TPOT: how fast one user sees tokens come."""
     goodput: float | None
     """Requests per second that met every limit; None without limits."""
-    ttft_ms: Spread | None
-    itl_ms: Spread | None
+    ttft_ms: Distribution | None
+    itl_ms: Distribution | None
     """Of all gaps of all requests."""
-    tpot_ms: Spread | None
-    e2e_ms: Spread | None
-    input_tokens: Spread | None
-    output_tokens: Spread | None
+    tpot_ms: Distribution | None
+    e2e_ms: Distribution | None
+    input_tokens: Distribution | None
+    output_tokens: Distribution | None
     tokens_per_chunk: float | None
     """Above 1 several tokens came in one chunk, or had no text of their own: then ITL is a gap between chunks, not
     between tokens."""
@@ -91,7 +91,7 @@ class Figures:
     """`server`, or `chunks` where it sends no usage."""
     streamed: bool
     client_cpu_share: float
-    client_lag_ms: Spread | None
+    client_lag_ms: Distribution | None
     requests: tuple[dict[str, Any], ...]
     """Each completed request: start_s since the first one, ttft_ms, tpot_ms, e2e_ms, input_tokens, output_tokens."""
 
@@ -180,13 +180,15 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def spread(values: Sequence[float]) -> Spread | None:
+def spread(values: Sequence[float]) -> Distribution | None:
     """None of no values."""
     if not values:
         return None
     ordered = sorted(values)
     middle = {f"p{number}": percentile(ordered, number / 100) for number in (50, 90, 95, 99)}
-    return Spread(math.fsum(ordered) / len(ordered), **middle, min=ordered[0], max=ordered[-1], count=len(ordered))
+    return Distribution(
+        math.fsum(ordered) / len(ordered), **middle, min=ordered[0], max=ordered[-1], count=len(ordered)
+    )
 
 
 def _ms(values: Iterable[float | None]) -> list[float]:

@@ -36,7 +36,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Amount:
+class CellLimit:
     """When a cell has enough: one of the two is set."""
 
     requests: int | None = None
@@ -49,7 +49,7 @@ class Run:
     """What came of one load so far."""
 
     send: Callable[[], Awaitable[Timing]]
-    amount: Amount
+    amount: CellLimit
     tell: Callable[["Run"], None] = lambda run: None
     """Called after each request."""
     timings: list[Timing] = field(default_factory=list)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError
 from jobs.benchmark.benchmark import Benchmark
-from jobs.benchmark.figures import Figures, Spread
+from jobs.benchmark.figures import Distribution, Figures
 from jobs.reports.plots import COLOURS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _against_load(axes: "Axes", groups: Groups, value: Callable[[Figures], float
             axes.plot(loads, values, style, color=_colour(number), marker="o", markersize=4, label=name)
 
 
-def _spread_against_load(axes: "Axes", groups: Groups, spread: Callable[[Figures], Spread | None]) -> None:
+def _spread_against_load(axes: "Axes", groups: Groups, spread: Callable[[Figures], Distribution | None]) -> None:
     _against_load(axes, groups, lambda cell: (found := spread(cell)) and found.p50)
     _against_load(axes, groups, lambda cell: (found := spread(cell)) and found.p99, "--")
 

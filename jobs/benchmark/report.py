@@ -20,24 +20,24 @@ COMPARED = (
 
 
 @dataclass(frozen=True)
-class Places:
+class ReportFiles:
     """Where a report goes; None is nowhere."""
 
     json: Path | None = None
     png: Path | None = None
 
 
-def places(out: Path | None, png: Path | None) -> Places:
+def places(out: Path | None, png: Path | None) -> ReportFiles:
     """`out` is a .json file or a folder, which is made. Raises ConfigError for what cannot be written to.
 
     Called before the load: nobody wants to hear it after an hour.
     """
     if out is None:
-        chosen = Places(None, png)
+        chosen = ReportFiles(None, png)
     elif out.suffix == ".json" and not out.is_dir():
-        chosen = Places(out, png)
+        chosen = ReportFiles(out, png)
     else:
-        chosen = Places(out / JSON, png or out / PNG)
+        chosen = ReportFiles(out / JSON, png or out / PNG)
     if png is not None and png.suffix.lower() != ".png":
         raise ConfigError(f"--plot {png}: a plot is a .png", hint="--plot benchmark.png")
     for file in (chosen.json, chosen.png):
@@ -58,7 +58,7 @@ def _prepare(file: Path) -> None:
         ) from None
 
 
-def save(found: Benchmark, where: Places) -> Iterator[Path]:
+def save(found: Benchmark, where: ReportFiles) -> Iterator[Path]:
     """Write, and give each file written."""
     if where.json:
         durable.write_text(where.json, json.dumps(found.to_json(), indent=1, default=str), shared=True)

@@ -18,7 +18,7 @@ from jobs.data.encoding import Encoded, Encoder
 from jobs.data.masking import Marks, Part
 from jobs.evaluation.answers import Answer, Question, assess
 from jobs.evaluation.endpoint import Endpoint, Score
-from jobs.evaluation.judged import Judged
+from jobs.evaluation.judged import EvaluationRows
 from models import harmony
 
 LEARNED = "learned"
@@ -110,7 +110,7 @@ Progress = Callable[[int, int], None]
 
 
 async def judge(
-    judged: Judged,
+    judged: EvaluationRows,
     questions: Sequence[Question],
     tokenizer,
     models: Mapping[str, str],
@@ -190,7 +190,7 @@ def _learned(row: Encoded) -> list[int]:
     return [at for at, (token, label) in enumerate(zip(row.input_ids, row.labels, strict=True)) if token == label]
 
 
-def _encoded(judged: Judged, tokenizer) -> list[Encoded]:
+def _encoded(judged: EvaluationRows, tokenizer) -> list[Encoded]:
     """Rows with something to score, longest first, so that what is too long for the endpoint is known at once."""
     encoder = Encoder(tokenizer, judged.data, judged.max_seq_length)
     rows = [encoder.encode(row) for row in judged.rows]

@@ -17,7 +17,7 @@ from models.lora.adapter import Manifest
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationRows:
     """The rows and how to render them."""
 
     data: DataConfig
@@ -29,7 +29,7 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-def choose(home: Home, manifest: Manifest, name: str | None, part: str | None, limit: int | None) -> Judged:
+def choose(home: Home, manifest: Manifest, name: str | None, part: str | None, limit: int | None) -> EvaluationRows:
     """The rows to judge `manifest`'s adapter on.
 
     Without `name`, or if that is what it was trained on, these are the rows that its run held out; of other data all
@@ -55,10 +55,10 @@ def choose(home: Home, manifest: Manifest, name: str | None, part: str | None, l
             hint="name other data with --dataset, or train with a larger data.holdout",
         )
     left_out = len(rows.dialogues) - len(left)
-    return Judged(data, run.model.max_seq_length, _sample(left, limit), left_out, notes)
+    return EvaluationRows(data, run.model.max_seq_length, _sample(left, limit), left_out, notes)
 
 
-def _unknown(manifest: Manifest, name: str | None, part: str | None, limit: int | None) -> Judged:
+def _unknown(manifest: Manifest, name: str | None, part: str | None, limit: int | None) -> EvaluationRows:
     if name is None:
         raise NotFoundError(
             f"what run {manifest.run_id} was trained on is not known any more: it has no resolved.json",
@@ -67,7 +67,7 @@ def _unknown(manifest: Manifest, name: str | None, part: str | None, limit: int 
     data = DataConfig(dataset=name, split=part or "train")
     rows = dataset.read(data)
     note = f"what run {manifest.run_id} was trained on is not known, so rows of it may be among these"
-    return Judged(data, RunConfig().model.max_seq_length, _sample(rows.dialogues, limit), 0, [note])
+    return EvaluationRows(data, RunConfig().model.max_seq_length, _sample(rows.dialogues, limit), 0, [note])
 
 
 def _resolved(folder: Path) -> RunConfig | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from actors.client import Directive
 from actors.runs.run import Outcome, Run, RunState
-from actors.trainer import Link
+from actors.trainer import ControlLink
 from configs import durable
 from configs.errors import AdapterError, ConfigError, ExportError
 from configs.paths import Home
@@ -134,7 +134,7 @@ class _Stopped(Exception):
 class _Progress:
     """Steps of the run, and its sign of life. Raises _Stopped when the run is to end."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ControlLink) -> None:
         self._link, self._done, self._all = link, 0, 1
 
     def __call__(self, done: int, in_all: int) -> None:
@@ -147,7 +147,7 @@ class _Progress:
             raise _Stopped
 
 
-def execute(run: Run, home: Home, device: str, link: Link) -> Outcome:
+def execute(run: Run, home: Home, device: str, link: ControlLink) -> Outcome:
     """Export as `run.config` says, on the CPU whatever `device` is.
 
     Raises TandemError for what a person can mend; then nothing is left.

@@ -11,7 +11,7 @@ step (4.4 s at 2 with experts), load 20.5 s, first step 137 s. The RTX 3090: 16.
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
-from models.base.model_shape import GPT_OSS_20B, Outline
+from models.base.model_shape import GPT_OSS_20B, ModelShape
 
 GIB = 2**30
 
@@ -83,7 +83,7 @@ class Device:
         return Range.around(factor, 0.75, 1.4) if key in MEASURED else Range.around(factor, 0.5, 2)
 
 
-def memory(base: Outline, config: RunConfig, device: Device, micro_batch: int, row: float) -> dict[str, Range]:
+def memory(base: ModelShape, config: RunConfig, device: Device, micro_batch: int, row: float) -> dict[str, Range]:
     """Bytes by component at the peak of a step with `micro_batch` rows of `row` tokens.
 
     On a GPU what torch allocates, as `torch.cuda.max_memory_allocated`; on a CPU the process's resident memory.
@@ -101,14 +101,14 @@ def memory(base: Outline, config: RunConfig, device: Device, micro_batch: int, r
     }
 
 
-def _weights(base: Outline, config: RunConfig, device: Device) -> Range:
+def _weights(base: ModelShape, config: RunConfig, device: Device) -> Range:
     if device.on_gpu and base.split_nf4:
         return Range.around(base.tensor_bytes, 1, 1.01)
     wide = not device.on_gpu or config.model.dtype == "float32"
     return Range.around(base.parameters * (4 if wide else 2), 1, 1.1)
 
 
-def _workspace(base: Outline, device: Device, known: bool) -> Range:
+def _workspace(base: ModelShape, device: Device, known: bool) -> Range:
     if not device.on_gpu:
         return Range.around(CPU_LIBRARIES, 0.6, 2)
     if known:
@@ -116,7 +116,7 @@ def _workspace(base: Outline, device: Device, known: bool) -> Range:
     return Range(0, WORKSPACE * min(1, base.parameters / GPT_OSS_20B.parameters), WORKSPACE * 1.3)
 
 
-def _activation_bytes(base: Outline, config: RunConfig, device: Device) -> float:
+def _activation_bytes(base: ModelShape, config: RunConfig, device: Device) -> float:
     """Per token. With checkpointing the logits in the compute type: the reference's 0.385 GiB per 1,024 tokens are its
     vocabulary in bfloat16 within 1 %, for Unsloth keeps the layers' inputs on the host. Without, every layer's too."""
     width = 2 if device.on_gpu else 4
@@ -127,7 +127,7 @@ def _activation_bytes(base: Outline, config: RunConfig, device: Device) -> float
     return width * (3 * base.vocabulary + kept)
 
 
-def step_seconds(base: Outline, config: RunConfig, device: Device, micro_batch: int, row: Range) -> Range:
+def step_seconds(base: ModelShape, config: RunConfig, device: Device, micro_batch: int, row: Range) -> Range:
     """Seconds of one optimiser step of `effective_batch` rows of `row` tokens, padding included."""
     tokens = row * config.training.effective_batch
     if not device.on_gpu:
@@ -138,14 +138,14 @@ def step_seconds(base: Outline, config: RunConfig, device: Device, micro_batch: 
     return seconds * device.slowness * slower
 
 
-def row_seconds(base: Outline, device: Device, row: Range) -> Range:
+def row_seconds(base: ModelShape, device: Device, row: Range) -> Range:
     """Seconds to evaluate one row by itself."""
     if not device.on_gpu:
         return row * Range.around(base.active_parameters * CPU_S * EVALUATION, 0.4, 4)
     return (row * _token_s(base) + Range.exactly(_forward_s(base))) * device.slowness * Range.around(EVALUATION, 0.6, 2)
 
 
-def start_seconds(base: Outline, device: Device) -> Range:
+def start_seconds(base: ModelShape, device: Device) -> Range:
     """Seconds from the grant of the slot to the end of the first step's compilation: 20 s to load and 137 s to compile
     where nothing is cached (the reference); 10 s of imports for the embedded model on two cores."""
     if not device.on_gpu:
@@ -153,21 +153,21 @@ def start_seconds(base: Outline, device: Device) -> Range:
     return Range(15, 160, 400)
 
 
-def checkpoint_bytes(base: Outline, config: RunConfig, device: Device) -> Range:
+def checkpoint_bytes(base: ModelShape, config: RunConfig, device: Device) -> Range:
     """One checkpoint: the adapter in float32 (353 MiB for 92,454,912 parameters), the optimizer, the trainer's own."""
     count = base.trainable(config.lora)
     state = 8 if config.training.optimizer == "adamw_torch" or not device.on_gpu else 2
     return Range.around(count * (4 + state) + 100_000, 0.9, 1.3)
 
 
-def adapter_bytes(base: Outline, config: RunConfig) -> Range:
+def adapter_bytes(base: ModelShape, config: RunConfig) -> Range:
     """A published adapter."""
     return Range.around(4 * base.trainable(config.lora) + 10_000, 0.5, 1.1)
 
 
-def _forward_s(base: Outline) -> float:
+def _forward_s(base: ModelShape) -> float:
     return FORWARD_S * max(0.05, base.parameters / GPT_OSS_20B.parameters)
 
 
-def _token_s(base: Outline) -> float:
+def _token_s(base: ModelShape) -> float:
     return TOKEN_S * base.active_parameters / GPT_OSS_20B.active_parameters

@@ -20,7 +20,7 @@ LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """One run that has ended, with what was predicted for it. None is unknown."""
 
     predicted: dict[str, Any]
@@ -30,7 +30,7 @@ class Earlier:
     peak_bytes: float | None
 
 
-def runs(home: Home, device: str, kind: dict[str, Any]) -> Iterator[Earlier]:
+def runs(home: Home, device: str, kind: dict[str, Any]) -> Iterator[EarlierRun]:
     """Those that were computed on `device` and are of this `kind`."""
     if not home.ledger.exists():
         return
@@ -41,7 +41,7 @@ def runs(home: Home, device: str, kind: dict[str, Any]) -> Iterator[Earlier]:
         folder = home.run(run.id)
         predicted = prediction(folder)
         if predicted and (predicted["device"], predicted["kind"]) == (device, kind):
-            yield Earlier(predicted, _start(folder), median_step(folder), peak_bytes(folder))
+            yield EarlierRun(predicted, _start(folder), median_step(folder), peak_bytes(folder))
 
 
 def _start(folder: Path) -> float | None:

@@ -19,12 +19,12 @@ from configs.schema import RunConfig
 from jobs.prediction import costs, earlier, target_slot
 from jobs.prediction.costs import GIB, Range
 from jobs.prediction.data_size import DataSize
-from jobs.prediction.target_slot import Place
+from jobs.prediction.target_slot import TargetSlot
 from jobs.request import TrainRequest
 from jobs.training import checkpoints
 from jobs.training.memory import micro_batch as fit
 from jobs.training.memory.ladder import divisors
-from models.base.model_shape import Outline, outline
+from models.base.model_shape import ModelShape, outline
 
 BASELINES = "measured baselines, scaled to this device"
 
@@ -99,9 +99,9 @@ def predict(home: Home, wanted: TrainRequest, size: DataSize) -> Prediction:
 class _Case:
     """One run on one device, asked about."""
 
-    base: Outline
+    base: ModelShape
     config: RunConfig
-    where: Place
+    where: TargetSlot
     size: DataSize
 
     def from_costs(self, prediction: Prediction) -> Prediction:
@@ -220,7 +220,7 @@ def gib(number: float) -> str:
     return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
 
 
-def _from_earlier(prediction: Prediction, found: list[earlier.Earlier]) -> Prediction:
+def _from_earlier(prediction: Prediction, found: list[earlier.EarlierRun]) -> Prediction:
     """Measured step times, scaled by the rows' mean length, and measured memory take the formulas' place."""
     steps = [
         run.step_s * prediction.mean_row.likely / run.predicted["mean_row"]["likely"]
@@ -243,7 +243,7 @@ def _spread(values: list[float]) -> Range:
     return Range(min(values) * (1 - slack), statistics.median(values), max(values) * (1 + slack))
 
 
-def _tells_memory(run: earlier.Earlier, size: DataSize) -> bool:
+def _tells_memory(run: earlier.EarlierRun, size: DataSize) -> bool:
     """Whether the run made steps, with rows at least as long as this one's."""
     return run.step_s is not None and run.predicted["longest_row"]["likely"] >= size.longest_row.likely
 

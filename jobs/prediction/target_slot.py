@@ -13,7 +13,7 @@ from jobs.training.memory import micro_batch
 
 
 @dataclass(frozen=True)
-class Place:
+class TargetSlot:
     """A device and what of its memory, in bytes, the run may use. `slot` is None if no slot is known."""
 
     device: Device
@@ -28,7 +28,7 @@ class Place:
         return f"slot {self.slot.name} ({self.device.name})" if self.slot else "this machine"
 
 
-def choose(home: Home, config: RunConfig, slot_wanted: str | None) -> Place:
+def choose(home: Home, config: RunConfig, slot_wanted: str | None) -> TargetSlot:
     """Of the slots that the run may have, the one with the most memory for it."""
     gpus = {gpu.index: gpu for gpu in monitor.gpus()}
     host = Device("CPU", False, monitor.host().memory_total)
@@ -37,9 +37,11 @@ def choose(home: Home, config: RunConfig, slot_wanted: str | None) -> Place:
         if "train" in slot.roles and slot_wanted in (None, slot.name) and (slot.gpu is None or slot.gpu in gpus):
             gpu = gpus.get(slot.gpu)
             device = Device(gpu.name, True, gpu.memory_total) if gpu else host
-            places.append(Place(device, slot, _budget(device, slot, config)))
+            places.append(TargetSlot(device, slot, _budget(device, slot, config)))
     return max(
-        places, key=lambda place: place.budget, default=Place(host, None, host.memory_total * (1 - micro_batch.CUSHION))
+        places,
+        key=lambda place: place.budget,
+        default=TargetSlot(host, None, host.memory_total * (1 - micro_batch.CUSHION)),
     )
 
 

@@ -12,10 +12,10 @@ from actors.runs.event import EventKind
 from configs.errors import TrainingError
 from jobs.training import checkpoints
 from jobs.training.checkpoints import Checkpoint
-from jobs.training.context import Work
+from jobs.training.context import TrainingContext
 from jobs.training.memory.ladder import Plan
-from jobs.training.watchdog.gradient_check import Movement
-from jobs.training.watchdog.watchdog import Patience, Verdict, Watchdog
+from jobs.training.watchdog.gradient_check import GradientCheck
+from jobs.training.watchdog.watchdog import EarlyStopping, Verdict, Watchdog
 
 BEAT_S = 30
 """Between two signs of life in an evaluation."""
@@ -29,22 +29,22 @@ class RollBack(Exception):
         self.verdict = verdict
 
 
-class NothingLeft(Exception):
+class AlreadyTrained(Exception):
     """The checkpoint is that of the last step; unwinds the trainer's loop, which would take one more."""
 
 
 class Progress(TrainerCallback):
     """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
 
-    def __init__(self, work: Work, plan: Plan, begin: Checkpoint | None) -> None:
+    def __init__(self, work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> None:
         self.work, self.plan, self.begin = work, plan, begin.step if begin else 0
         history = work.log.lines()
         vocabulary = getattr(work.model.config, "vocab_size", None)
         self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks(), vocabulary=vocabulary)
-        self.patience = Patience(work.config.training.patience, history)
+        self.patience = EarlyStopping(work.config.training.patience, history)
         self.evaluating = self.stopped = False
         self.early: str | None = None
-        self.movement: Movement | None = None
+        self.movement: GradientCheck | None = None
         self.seen = (time.monotonic(), 0)
         self.beat = 0.0
 
@@ -64,8 +64,8 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
         self.seen = (time.monotonic(), self.work.tokens)
         if state.global_step >= state.max_steps:
-            raise NothingLeft
-        self.movement = Movement(self.work.model)  # here a checkpoint's weights are in it
+            raise AlreadyTrained
+        self.movement = GradientCheck(self.work.model)  # here a checkpoint's weights are in it
         self.evaluating = args.eval_on_start
         self.work.record.begins("evaluate base" if args.eval_on_start else self._first_step)
         _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)

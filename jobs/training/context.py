@@ -13,15 +13,15 @@ import torch
 from actors.energy.usage import Recorder
 from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
-from actors.trainer import Link
+from actors.trainer import ControlLink
 from configs.schema import RunConfig
-from jobs.training.run_record import Record
+from jobs.training.run_record import RunRecord
 
 Rows = list[dict[str, list[int]]]
 
 
 @dataclass
-class Work:
+class TrainingContext:
     """Everything that one attempt of a run works on."""
 
     model: Any
@@ -30,8 +30,8 @@ class Work:
     folder: Path
     device: str
     """`cuda` or `cpu`."""
-    link: Link
-    record: Record
+    link: ControlLink
+    record: RunRecord
     origin: dict[str, Any]
     """What its checkpoints are of; see `jobs.training.provenance`."""
     rows: Callable[[int], tuple[Rows, Rows]]

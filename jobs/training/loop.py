@@ -15,9 +15,9 @@ from trl import SFTTrainer
 from actors.runs.event import EventKind
 from configs.errors import TrainingError
 from jobs.training import checkpoints
-from jobs.training.callback import NothingLeft, Progress, RollBack
+from jobs.training.callback import AlreadyTrained, Progress, RollBack
 from jobs.training.checkpoints import Checkpoint
-from jobs.training.context import Work, free_memory
+from jobs.training.context import TrainingContext, free_memory
 from jobs.training.memory import ladder
 from jobs.training.memory.ladder import Plan
 from jobs.training.trainers import arguments_of, new_trainer, trainer_class
@@ -28,7 +28,7 @@ LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrainingEnd:
     """How the optimisation ended. `early` says why before the last step; `stopped` that somebody asked for it."""
 
     step: int
@@ -44,7 +44,7 @@ class _OutOfMemory:
     evaluating: bool
 
 
-def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
+def train(work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd:
     """Train from `begin`, or from the fresh adapter, to the last step.
 
     Raises TrainingError if the watchdog stops the run or nothing more can be given up for memory.
@@ -55,7 +55,7 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
     while True:
         work.log.begin_after(begin.step if begin else 0)
         ended = _stretch(work, plan, begin)
-        if isinstance(ended, Ended):
+        if isinstance(ended, TrainingEnd):
             return ended
         work.model.zero_grad(set_to_none=True)  # of a step that was broken off
         free_memory()
@@ -70,14 +70,14 @@ def train(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended:
             work.reset()
 
 
-def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOfMemory | Verdict:
+def _stretch(work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd | _OutOfMemory | Verdict:
     """One trainer's life. What it held on the GPU is free once this has returned."""
     with work.record.stage("build trainer"):
         work.log.keep_base(**plan.measure)
         progress = Progress(work, plan, begin)
         trainer = _trainer(work, plan, progress)
     try:
-        with contextlib.suppress(NothingLeft):
+        with contextlib.suppress(AlreadyTrained):
             trainer.train(resume_from_checkpoint=str(begin.path) if begin else None)
     except torch.OutOfMemoryError:
         return _OutOfMemory(trainer.state.global_step, progress.evaluating)
@@ -87,10 +87,10 @@ def _stretch(work: Work, plan: Plan, begin: Checkpoint | None) -> Ended | _OutOf
     taken = last
     if progress.early or (work.config.training.patience and not progress.stopped and best):
         taken = _load_best(work, best, last)
-    return Ended(last, progress.stopped, progress.early, taken)
+    return TrainingEnd(last, progress.stopped, progress.early, taken)
 
 
-def _give_up_something(work: Work, plan: Plan, ended: _OutOfMemory) -> Plan:
+def _give_up_something(work: TrainingContext, plan: Plan, ended: _OutOfMemory) -> Plan:
     may_shorten = work.config.training.allow_shorter_rows
     lower = ladder.one_rung_down(plan, evaluating=ended.evaluating, may_shorten=may_shorten)
     if lower.micro_batch != plan.micro_batch:
@@ -100,7 +100,7 @@ def _give_up_something(work: Work, plan: Plan, ended: _OutOfMemory) -> Plan:
     return lower
 
 
-def _note_rollback(work: Work, verdict: Verdict, begin: Checkpoint | None) -> None:
+def _note_rollback(work: TrainingContext, verdict: Verdict, begin: Checkpoint | None) -> None:
     step = begin.step if begin else 0
     work.log.begin_after(step)
     work.log.append({"step": step, "rollback": verdict.text, "from": verdict.step, "at": time.time()})
@@ -108,7 +108,7 @@ def _note_rollback(work: Work, verdict: Verdict, begin: Checkpoint | None) -> No
     work.say(EventKind.ROLLBACK, f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
 
 
-def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> int:
+def _load_best(work: TrainingContext, best: tuple[int, float] | None, last: int) -> int:
     """Take the adapter of the checkpoint with the lowest evaluation loss, this run's or its parent's; which step it is
     of."""
     from peft import set_peft_model_state_dict
@@ -133,7 +133,7 @@ def _load_best(work: Work, best: tuple[int, float] | None, last: int) -> int:
     return best[0]
 
 
-def _trainer(work: Work, plan: Plan, progress: Progress) -> SFTTrainer:
+def _trainer(work: TrainingContext, plan: Plan, progress: Progress) -> SFTTrainer:
     config, training = work.config, work.config.training
     rows, held_out = work.rows(plan.max_seq_length)
     work.evaluates = True
@@ -163,7 +163,7 @@ def _trainer(work: Work, plan: Plan, progress: Progress) -> SFTTrainer:
     return trainer
 
 
-def _tensorboard(work: Work, step: int):
+def _tensorboard(work: TrainingContext, step: int):
     """A writer whose curves go on after `step`, whatever an interrupted attempt wrote beyond it."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -9,7 +9,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from jobs.training.context import Rows, Work, free_memory
+from jobs.training.context import Rows, TrainingContext, free_memory
 from jobs.training.memory.ladder import Plan
 from jobs.training.memory.micro_batch import Trial
 from jobs.training.trainers import arguments_of, new_trainer, trainer_class
@@ -17,7 +17,7 @@ from jobs.training.trainers import arguments_of, new_trainer, trainer_class
 SEED = 0
 
 
-def probe(work: Work, plan: Plan) -> Trial:
+def probe(work: TrainingContext, plan: Plan) -> Trial:
     """What `plan` takes on this device: a step over the longest rows for the memory, then the same typical rows twice.
 
     Only the last step is timed: every shape that comes for the first time is compiled on a GPU. The adapter is as
@@ -62,7 +62,7 @@ class _Timing(TrainerCallback):
             torch.cuda.synchronize()
 
 
-def _probing_trainer(work: Work, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
+def _probing_trainer(work: TrainingContext, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
     class InOrder(trainer_class(work)):
         def _get_train_sampler(self, *args) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)

@@ -21,7 +21,7 @@ WORDS = {
 """What a stage is called while it goes on."""
 
 
-class Record:
+class RunRecord:
     """The account of one attempt; a later attempt writes it anew."""
 
     def __init__(

@@ -16,7 +16,7 @@ from actors.hardware import gpus
 from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
 from actors.runs.run import Outcome, Run, RunState
-from actors.trainer import Link
+from actors.trainer import ControlLink
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
@@ -24,11 +24,11 @@ from jobs.data import dataset
 from jobs.training import checkpoints, provenance
 from jobs.training.memory import micro_batch as fit
 from jobs.training.memory.ladder import first_plan
-from jobs.training.run_record import Record
+from jobs.training.run_record import RunRecord
 from jobs.training.watchdog import verdict
 
 
-def execute(run: Run, home: Home, device: str, link: Link) -> Outcome:
+def execute(run: Run, home: Home, device: str, link: ControlLink) -> Outcome:
     """Train as `run.config` says and publish the adapter.
 
     `device` is `cuda` or `cpu`. Raises TandemError for what a person can mend; then nothing is published.
@@ -46,9 +46,9 @@ def execute(run: Run, home: Home, device: str, link: Link) -> Outcome:
         consumption.close()
 
 
-def _execute(run: Run, home: Home, device: str, link: Link, consumption: Recorder) -> Outcome:
+def _execute(run: Run, home: Home, device: str, link: ControlLink, consumption: Recorder) -> Outcome:
     config, folder, began = RunConfig(**run.config), home.run(run.id), time.monotonic()
-    record = Record(folder, run.started_at, link.check_s, tell=lambda words: _tell(link, words))
+    record = RunRecord(folder, run.started_at, link.check_s, tell=lambda words: _tell(link, words))
     if link.starting() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the model was loaded")
     with record.stage("read data"):
@@ -81,12 +81,12 @@ def _execute(run: Run, home: Home, device: str, link: Link, consumption: Recorde
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{suspect}{early}", manifest.version)
 
 
-def _tell(link: Link, words: str) -> None:
+def _tell(link: ControlLink, words: str) -> None:
     print(words)
     link.stage(words)
 
 
-def load(config: RunConfig, device: str, share: float, record: Record):
+def load(config: RunConfig, device: str, share: float, record: RunRecord):
     """The base's description, the model with a fresh adapter, and its tokenizer."""
     with record.stage("import libraries"):
         from models.base import checkpoint, loading
@@ -110,9 +110,9 @@ def _cap_memory(config: RunConfig, share: float) -> None:
     torch.cuda.set_per_process_memory_fraction(budget / total)
 
 
-def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: Record):
+def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: RunRecord):
     """What the loop works on; also writes what the run is made of."""
-    from jobs.training.context import Work
+    from jobs.training.context import TrainingContext
     from models.base import trainable
 
     report = data.report
@@ -135,7 +135,7 @@ def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, da
         shorter = dataset.measure(rows, tokenizer, config.data, max_seq_length)  # consent counts, not the gate
         return [[each.row for each in side if each.teaches] for side in (shorter.training, shorter.held_out)]
 
-    return Work(model, tokenizer, config, folder, device, link, record, origin, cut)
+    return TrainingContext(model, tokenizer, config, folder, device, link, record, origin, cut)
 
 
 def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:

@@ -19,11 +19,11 @@ from actors.runs.event import EventKind
 from configs.errors import TandemError, TrainingError
 from jobs.training import checkpoints
 from jobs.training.callback import RollBack
-from jobs.training.context import Rows, Work, free_memory
+from jobs.training.context import Rows, TrainingContext, free_memory
 from jobs.training.memory.ladder import Plan
 
 
-def arguments_of(work: Work, plan: Plan, **more: Any) -> SFTConfig:
+def arguments_of(work: TrainingContext, plan: Plan, **more: Any) -> SFTConfig:
     training, cpu = work.config.training, work.device == "cpu"
     optimizer = "adamw_torch" if cpu else training.optimizer
     return SFTConfig(
@@ -51,7 +51,7 @@ def arguments_of(work: Work, plan: Plan, **more: Any) -> SFTConfig:
 
 
 def new_trainer(
-    kind: type, work: Work, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
+    kind: type, work: TrainingContext, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
 ) -> SFTTrainer:
     trainer = kind(
         model=work.model,
@@ -67,7 +67,7 @@ def new_trainer(
     return trainer
 
 
-def trainer_class(work: Work) -> type[SFTTrainer]:
+def trainer_class(work: TrainingContext) -> type[SFTTrainer]:
     """SFTTrainer with checkpoints written aside, and on a CPU the model's own loss."""
 
     class Whole(SFTTrainer):

@@ -13,13 +13,13 @@ from pathlib import Path
 from configs import paths
 from configs.errors import CheckpointError, ConfigError
 from models.base import checkpoint, hub
-from models.base.hub import Entry, Repository
+from models.base.hub import HubFile, Repository
 
 INDEX, CONFIG, SINGLE = "model.safetensors.index.json", "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelFiles:
     """Where a model is, and what its files should be."""
 
     name: str
@@ -30,7 +30,7 @@ class Place:
     revision: str = ""
     repository: Repository | None = None
     """Where `kind` is hub."""
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, HubFile] = field(default_factory=dict)
     """By name, every file that should be there."""
     is_listed: bool = False
     """`entries` are all files that the hub has, not only those of which something is here."""
@@ -40,14 +40,14 @@ class Place:
     notes: tuple[str, ...] = ()
 
 
-def locate(name: str, like: str | None = None) -> Place:
+def locate(name: str, like: str | None = None) -> ModelFiles:
     """The place of an embedded model, a folder or a hub name; `like` is the hub name of what a folder holds.
 
     Raises CheckpointError if `name` can be no model, ConfigError if `like` does not fit.
     """
     if name in (checkpoint.TINY, checkpoint.TINY_4BIT):
         folder = checkpoint.resolve(name)
-        return Place(name, "embedded", folder, entries=_found(folder))
+        return ModelFiles(name, "embedded", folder, entries=_found(folder))
     if Path(name).expanduser().is_dir() or not hub.NAME.fullmatch(name):
         return _plain(checkpoint.resolve(name), like)
     if like is not None:
@@ -64,7 +64,7 @@ def locate(name: str, like: str | None = None) -> Place:
     return replace(found, revision="", is_listed=False, problems=(lost, *found.problems))
 
 
-def at(repository: Repository, revision: str, listing: Mapping[str, Entry] | None = None) -> Place:
+def at(repository: Repository, revision: str, listing: Mapping[str, HubFile] | None = None) -> ModelFiles:
     """A commit in the cache, compared with `listing` from the hub, else with what the cache itself knows."""
     folder, source = repository.snapshot(revision), "the hub's listing"
     if listing is None:
@@ -73,7 +73,7 @@ def at(repository: Repository, revision: str, listing: Mapping[str, Entry] | Non
     if listing is None:
         listing, source = _found(folder) if revision and folder.is_dir() else {}, "the names of the cache's blobs"
     problems = () if folder.is_dir() or not revision else (f"refs/main says {revision[:12]}, which has no snapshot",)
-    place = Place(repository.name, "hub", folder, revision, repository, listing, is_listed, source, problems)
+    place = ModelFiles(repository.name, "hub", folder, revision, repository, listing, is_listed, source, problems)
     return replace(place, notes=_cache_notes(repository, revision))
 
 
@@ -86,7 +86,7 @@ def index(folder: Path) -> Mapping:
         return {}
 
 
-def _found(folder: Path) -> dict[str, Entry]:
+def _found(folder: Path) -> dict[str, HubFile]:
     """The files that are there, dangling links too, and those without which there is no model."""
     names = {path.name for path in folder.glob("*") if hub.is_ours(path.name)}
     shards = set(index(folder).get("weight_map", {}).values())
@@ -95,7 +95,7 @@ def _found(folder: Path) -> dict[str, Entry]:
     return {name: hub.link_entry(folder / name) for name in sorted(names | shards | {CONFIG})}
 
 
-def _plain(folder: Path, like: str | None) -> Place:
+def _plain(folder: Path, like: str | None) -> ModelFiles:
     """A plain folder, compared with the download's own notes, else with a hub model."""
     if like is not None and not hub.NAME.fullmatch(like):
         raise ConfigError(f"--like {like!r} is no hub name", hint="it has the form owner/name")
@@ -103,10 +103,10 @@ def _plain(folder: Path, like: str | None) -> Place:
     if like is not None or not known:
         known, source, notes = _same_model(folder, like)
     entries = {name: known.get(name, entry) for name, entry in _found(folder).items()}
-    return Place(str(folder), "folder", folder, entries=entries, source=source, notes=notes)
+    return ModelFiles(str(folder), "folder", folder, entries=entries, source=source, notes=notes)
 
 
-def _same_model(folder: Path, like: str | None) -> tuple[Mapping[str, Entry], str, tuple[str, ...]]:
+def _same_model(folder: Path, like: str | None) -> tuple[Mapping[str, HubFile], str, tuple[str, ...]]:
     """(entries, source, notes) of hub model `like`, by default of a cached one whose name ends as the folder's does."""
     from huggingface_hub import constants
 

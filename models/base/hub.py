@@ -38,7 +38,7 @@ REACH_S = 3.5
 
 
 @dataclass(frozen=True)
-class Entry:
+class HubFile:
     """What is known of one file before looking into it; None is unknown."""
 
     size: int | None = None
@@ -68,7 +68,7 @@ class Repository:
         folders = [path for path in (self.folder / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)]
         return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)]
 
-    def listing(self, revision: str) -> dict[str, Entry] | None:
+    def listing(self, revision: str) -> dict[str, HubFile] | None:
         """The files of a commit as the hub once listed them, None if no listing was kept."""
         file = self.folder / "trees" / f"{revision}.json"
         try:
@@ -76,7 +76,7 @@ class Repository:
             if tree["format_version"] != 1:
                 return None
             entries = {
-                name: Entry(entry.get("lfs_size") or entry["size"], entry.get("lfs_sha256") or entry["blob_id"])
+                name: HubFile(entry.get("lfs_size") or entry["size"], entry.get("lfs_sha256") or entry["blob_id"])
                 for name, entry in tree["files"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -107,19 +107,19 @@ def repository(name: str, cache: Path | None = None) -> Repository:
     return Repository(name, cache.expanduser().absolute() / f"models--{name.replace('/', '--')}")
 
 
-def link_entry(file: Path) -> Entry:
+def link_entry(file: Path) -> HubFile:
     """What the name of the blob says that `file` links to."""
     digest = file.readlink().name if file.is_symlink() else ""
-    return Entry(digest=digest if _DIGEST.fullmatch(digest) else None)
+    return HubFile(digest=digest if _DIGEST.fullmatch(digest) else None)
 
 
-def download_notes(folder: Path) -> dict[str, Entry]:
+def download_notes(folder: Path) -> dict[str, HubFile]:
     """What `hf download --local-dir` noted beside the files of a plain folder: commit, hash and time of each."""
     noted = {}
     for file in (folder / ".cache" / "huggingface" / "download").glob("*.metadata"):
         lines = file.read_text(errors="replace").splitlines()
         if len(lines) > 1 and _DIGEST.fullmatch(lines[1]):
-            noted[file.name.removesuffix(".metadata")] = Entry(digest=lines[1])
+            noted[file.name.removesuffix(".metadata")] = HubFile(digest=lines[1])
     return _ours(noted)
 
 
@@ -190,14 +190,14 @@ def download(name: str, revision: str | None = None, *, found: str = "") -> Path
         return _snapshot(name, revision=revision)
 
 
-def ask(name: str, revision: str | None = None) -> tuple[str, dict[str, Entry]]:
+def ask(name: str, revision: str | None = None) -> tuple[str, dict[str, HubFile]]:
     """(commit, its files) as the hub says now, in one request. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
     with _answered(name):
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
     entries = {
-        file.rfilename: Entry(file.lfs.size, file.lfs.sha256) if file.lfs else Entry(file.size, file.blob_id)
+        file.rfilename: HubFile(file.lfs.size, file.lfs.sha256) if file.lfs else HubFile(file.size, file.blob_id)
         for file in info.siblings or ()
     }
     return info.sha, _ours(entries)
@@ -297,7 +297,7 @@ def is_ours(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in FILES) and not any(fnmatch(name, other) for other in OTHERS)
 
 
-def _ours(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def _ours(entries: Mapping[str, HubFile]) -> dict[str, HubFile]:
     return {name: entry for name, entry in sorted(entries.items()) if is_ours(name)}
 
 

@@ -15,8 +15,8 @@ from configs.errors import CheckpointError, ConfigError
 from models import harmony
 from models.base import checkpoint, hub
 from models.base import files as place
-from models.base.files import Place
-from models.base.hub import Entry, Hashes
+from models.base.files import ModelFiles
+from models.base.hub import Hashes, HubFile
 
 
 class FileState(StrEnum):
@@ -115,7 +115,7 @@ def fetch(name: str, *, say: Callable[[str], None], hashes: Hashes | None = None
     return _proven(place.at(here.repository, revision, listing), hashes, say)
 
 
-def _make_room(here: Place, hashes: Hashes, say: Callable[[str], None]) -> None:
+def _make_room(here: ModelFiles, hashes: Hashes, say: Callable[[str], None]) -> None:
     """Remove what is damaged if the disk has room for what is to come. Raises CheckpointError otherwise."""
     report = _report(here, hashes)
     damaged = [file for file in report.files if file.state.is_damaged]
@@ -131,7 +131,7 @@ def _make_room(here: Place, hashes: Hashes, say: Callable[[str], None]) -> None:
     _remove(here, damaged, say)
 
 
-def _proven(here: Place, hashes: Hashes, say: Callable[[str], None]) -> Report:
+def _proven(here: ModelFiles, hashes: Hashes, say: Callable[[str], None]) -> Report:
     """The report of what came. What is damaged again is removed, so that nobody uses it, and raises CheckpointError."""
     report = _report(here, hashes)
     wrong = [file for file in report.files if not file.state.is_good]
@@ -144,7 +144,7 @@ def _proven(here: Place, hashes: Hashes, say: Callable[[str], None]) -> Report:
     return report
 
 
-def _remove(here: Place, damaged: list[FileReport], say: Callable[[str], None]) -> None:
+def _remove(here: ModelFiles, damaged: list[FileReport], say: Callable[[str], None]) -> None:
     """Remove damaged files: the hub's client takes whatever is there for whole."""
     cache = here.folder.parents[2].resolve()
     for file in damaged:
@@ -158,7 +158,7 @@ def _remove(here: Place, damaged: list[FileReport], say: Callable[[str], None]) 
         path.unlink()
 
 
-def _report(here: Place, hashes: Hashes | None) -> Report:
+def _report(here: ModelFiles, hashes: Hashes | None) -> Report:
     files = tuple(_look(here, name, entry, hashes) for name, entry in here.entries.items())
     files = _estimated(files, place.index(here.folder))
     wrong = [file for file in files if not file.state.is_good]
@@ -187,7 +187,7 @@ def _words(file: FileReport) -> str:
     return f"{file.name} is {file.state}{f': {file.detail}' if file.detail else ''}"
 
 
-def _look(here: Place, name: str, entry: Entry, hashes: Hashes | None) -> FileReport:
+def _look(here: ModelFiles, name: str, entry: HubFile, hashes: Hashes | None) -> FileReport:
     """One file: is it there, linked to its own blob, as long as it should be, and with the right content?"""
     path = here.folder / name
     linked = hub.link_entry(path).digest

@@ -16,7 +16,7 @@ LAYOUT_4BIT = "tiny-bnb-4bit"
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelShape:
     """The figures that memory and time depend on."""
 
     parameters: int
@@ -60,7 +60,7 @@ class Outline:
         return self.layers * lora.r * total
 
 
-GPT_OSS_20B = Outline(
+GPT_OSS_20B = ModelShape(
     parameters=20_914_757_184, tensor_bytes=12_510_000_000, split_nf4=True, hidden=2880, layers=24, heads=64,
     kv_heads=8, head_dim=64, experts=32, top_k=4, expert_width=2880, vocabulary=201_088,
 )  # fmt: skip
@@ -68,7 +68,7 @@ GPT_OSS_20B = Outline(
 KNOWN = {"unsloth/gpt-oss-20b-unsloth-bnb-4bit": GPT_OSS_20B}
 
 
-def outline(name: str) -> Outline | None:
+def outline(name: str) -> ModelShape | None:
     """The outline of the base that `checkpoint.resolve` finds under `name`; None if it is not here or not readable."""
     folder = _folder(name)
     try:
@@ -99,7 +99,7 @@ def _folder(name: str) -> Path | None:
         return None
 
 
-def _read(folder: Path) -> Outline:
+def _read(folder: Path) -> ModelShape:
     config = json.loads((folder / "config.json").read_text())
     stored, parameters, split, files = 0, 0, False, sorted(folder.glob("*.safetensors"))
     for file in files:
@@ -113,7 +113,7 @@ def _read(folder: Path) -> Outline:
     if not files:
         raise ValueError(f"{folder} holds no weights")
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    return Outline(
+    return ModelShape(
         parameters=parameters,
         tensor_bytes=stored,
         split_nf4=split,

@@ -17,7 +17,7 @@ ASSISTANT, DEVELOPER, USER = "assistant", "developer", "user"
 
 
 @dataclass(frozen=True)
-class Said:
+class PromptMessage:
     """One message of a prompt."""
 
     author: str
@@ -33,7 +33,7 @@ class Said:
         return self.author == ASSISTANT and self.recipient is not None
 
 
-def read(messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> list[Said]:
+def read(messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> list[PromptMessage]:
     """The messages that `messages` stand for, in order; the instructions that open them as one.
 
     An assistant's message gives its reasoning, its text and its calls, each followed by its result: that is how the
@@ -44,12 +44,12 @@ def read(messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> li
     if not messages:
         raise RequestError("messages is empty", param="messages")
     instructions, index = _opening(messages)
-    out = [Said(DEVELOPER, instructions)] if instructions else []
+    out = [PromptMessage(DEVELOPER, instructions)] if instructions else []
     while index < len(messages):
         message = messages[index]
         match message.get("role"):
             case "user":
-                out.append(Said(USER, _text(message.get("content"), f"messages[{index}]")))
+                out.append(PromptMessage(USER, _text(message.get("content"), f"messages[{index}]")))
             case "system" | "developer":
                 out += _instructions(message, index)
             case "assistant" if message.get("tool_calls"):
@@ -85,15 +85,15 @@ def _opening(messages: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
     return "\n\n".join(filter(None, texts)), index
 
 
-def _instructions(message: Mapping[str, Any], index: int) -> list[Said]:
+def _instructions(message: Mapping[str, Any], index: int) -> list[PromptMessage]:
     text = _text(message.get("content"), f"messages[{index}]")
-    return [Said(DEVELOPER, text)] if text else []
+    return [PromptMessage(DEVELOPER, text)] if text else []
 
 
-def _answer(message: Mapping[str, Any], index: int) -> list[Said]:
+def _answer(message: Mapping[str, Any], index: int) -> list[PromptMessage]:
     reasoning, text = _reasoning(message, index), _text(message.get("content"), f"messages[{index}]")
-    out = [Said(ASSISTANT, reasoning, ANALYSIS)] if reasoning else []
-    return out if reasoning and not text else [*out, Said(ASSISTANT, text, FINAL)]
+    out = [PromptMessage(ASSISTANT, reasoning, ANALYSIS)] if reasoning else []
+    return out if reasoning and not text else [*out, PromptMessage(ASSISTANT, text, FINAL)]
 
 
 def _reasoning(message: Mapping[str, Any], index: int) -> str:
@@ -101,7 +101,7 @@ def _reasoning(message: Mapping[str, Any], index: int) -> str:
     return _text(said, f"messages[{index}]")
 
 
-def _calls(messages: Sequence[Mapping[str, Any]], index: int, answered: bool) -> tuple[list[Said], int]:
+def _calls(messages: Sequence[Mapping[str, Any]], index: int, answered: bool) -> tuple[list[PromptMessage], int]:
     """What message `index` says, each call with its result behind it, and the index of what comes after the results.
 
     Results are matched by `tool_call_id`, those without one by order. Instructions stand before the result that they
@@ -111,8 +111,8 @@ def _calls(messages: Sequence[Mapping[str, Any]], index: int, answered: bool) ->
     if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
         raise _refused(index, "tool_calls is not a list of calls")
     reasoning, text = _reasoning(message, index), _text(message.get("content"), f"messages[{index}]")
-    out = [Said(ASSISTANT, reasoning, ANALYSIS)] if reasoning else []
-    out += [Said(ASSISTANT, text, COMMENTARY)] if text else []
+    out = [PromptMessage(ASSISTANT, reasoning, ANALYSIS)] if reasoning else []
+    out += [PromptMessage(ASSISTANT, text, COMMENTARY)] if text else []
     results, after = _results(messages, index + 1)
     left = list(results)
     for position, call in enumerate(calls):
@@ -122,7 +122,7 @@ def _calls(messages: Sequence[Mapping[str, Any]], index: int, answered: bool) ->
             left.remove(found)
             before = [said for at in results[found] for said in _instructions(messages[at], at)]
             result = _text(messages[found].get("content"), f"messages[{found}]")
-            out += [*before, Said(out[-1].recipient, result, COMMENTARY, ASSISTANT)]
+            out += [*before, PromptMessage(out[-1].recipient, result, COMMENTARY, ASSISTANT)]
     if left:
         wrong = messages[left[0]].get("tool_call_id")
         raise _refused(left[0], f"tool_call_id {wrong!r} matches no call of messages[{index}]")
@@ -148,7 +148,7 @@ def _results(messages: Sequence[Mapping[str, Any]], start: int) -> tuple[dict[in
     return found, after
 
 
-def _call(call: Mapping[str, Any], where: str) -> Said:
+def _call(call: Mapping[str, Any], where: str) -> PromptMessage:
     function = call.get("function")
     if call.get("type", "function") != "function" or not isinstance(function, Mapping):
         raise RequestError(f"{where}: only calls of type 'function' are supported", param="messages")
@@ -158,7 +158,7 @@ def _call(call: Mapping[str, Any], where: str) -> Said:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-    return Said(ASSISTANT, arguments, COMMENTARY, f"functions.{name}")
+    return PromptMessage(ASSISTANT, arguments, COMMENTARY, f"functions.{name}")
 
 
 def _text(content: Any, where: str) -> str:

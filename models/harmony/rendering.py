@@ -10,7 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from models.harmony import template
-from models.harmony.conversation import ASSISTANT, DEVELOPER, Said, read
+from models.harmony.conversation import ASSISTANT, DEVELOPER, PromptMessage, read
 from models.harmony.declarations import declare
 from models.harmony.tokens import (
     ANALYSIS,
@@ -98,7 +98,7 @@ def _headed(instructions: str) -> str:
     return f"# Instructions\n\n{instructions}" if instructions else ""
 
 
-def _without_old_reasoning(said: list[Said], *, answer_follows: bool) -> list[Said]:
+def _without_old_reasoning(said: list[PromptMessage], *, answer_follows: bool) -> list[PromptMessage]:
     """What is left of a conversation whose last word from the assistant is an answer: no reasoning before its first.
 
     A row that is learned keeps the reasoning of the turn that it ends with, where `openai-harmony` would drop it.
@@ -116,7 +116,7 @@ def _head(text: str, author: str) -> list[Piece]:
     return [("", START), (author, MESSAGE), (text, END)]
 
 
-def _message(said: Said) -> list[Piece]:
+def _message(said: PromptMessage) -> list[Piece]:
     if said.author == DEVELOPER:
         return _head(_headed(said.text), DEVELOPER)
     if said.channel is None:

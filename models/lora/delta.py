@@ -31,7 +31,7 @@ NEUTRAL = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoraPair:
     """One A and B of the file, and what they change."""
 
     module: str
@@ -75,12 +75,12 @@ class Lora:
         """(A, B) of a module, as stored."""
         return tuple(self._weights.get_tensor(f"{PREFIX}{module}.lora_{side}.weight") for side in "AB")
 
-    def pairs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[Pair]]:
+    def pairs(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[LoraPair]]:
         """Parameter to the pairs that change it, for a base with these shapes; every pair of the file is in it once.
 
         Raises AdapterError naming the module and both shapes where one does not fit.
         """
-        found: dict[str, list[Pair]] = {}
+        found: dict[str, list[LoraPair]] = {}
         for module in self.modules:
             pair = self._place(module, shapes)
             taken = found.setdefault(pair.parameter, [])
@@ -89,16 +89,16 @@ class Lora:
             taken.append(pair)
         return found
 
-    def _place(self, module: str, shapes: Mapping[str, tuple[int, ...]]) -> Pair:
+    def _place(self, module: str, shapes: Mapping[str, tuple[int, ...]]) -> LoraPair:
         down, up = (self._weights.get_slice(f"{PREFIX}{module}.lora_{side}.weight").get_shape() for side in "AB")
         into, out = down[1], up[0]
         if (shape := shapes.get(f"{module}.weight")) is not None:
             if shape == (out, into):
-                return Pair(module, f"{module}.weight")
+                return LoraPair(module, f"{module}.weight")
         elif split := SPLIT_EXPERT.fullmatch(module):
             shape = shapes.get(f"{split[1]}.{split[2]}", ())
             if shape[1:] == (into, out) and int(split[3]) < shape[0]:
-                return Pair(module, f"{split[1]}.{split[2]}", int(split[3]))
+                return LoraPair(module, f"{split[1]}.{split[2]}", int(split[3]))
         else:
             # PEFT names a wrapped parameter after its module only; several on one module are nested in base_layer.
             stem = re.sub(r"(\.base_layer)+$", "", module)
@@ -106,19 +106,19 @@ class Lora:
             shape = {name: shapes[f"{stem}.{name}"] for name in sorted(wanted) if f"{stem}.{name}" in shapes}
             fitting = [name for name, (_, *sides) in shape.items() if sides == [into, out]]
             if len(fitting) == 1 and down[0] == shape[fitting[0]][0] * self.config["r"]:
-                return Pair(module, f"{stem}.{fitting[0]}")
+                return LoraPair(module, f"{stem}.{fitting[0]}")
         raise AdapterError(
             f"{self.name}: {module} has A {down} and B {up}, and the base has {shape or 'nothing of that name'}",
             hint="name a base of the architecture that it was trained on",
         )
 
-    def add(self, pairs: list[Pair], value: torch.Tensor) -> None:
+    def add(self, pairs: list[LoraPair], value: torch.Tensor) -> None:
         """Add what `pairs` say to one parameter in place; computed in float32, rounded to `value`'s type."""
         for pair in pairs:
             for target, delta in self._deltas(pair, value):
                 target.copy_(target.float().add_(delta))
 
-    def _deltas(self, pair: Pair, value: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _deltas(self, pair: LoraPair, value: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         down, up = (matrix.float() for matrix in self.matrices(pair.module))
         if value.ndim == 2:
             yield value, up @ down * self.scale

@@ -21,7 +21,7 @@ from models import harmony
 from models.base.checkpoint import Checkpoint, inspect, load_tokenizer
 from models.base.fused import FusedBase
 from models.base.loading import load_for_inference
-from models.lora.delta import Lora, Pair
+from models.lora.delta import Lora, LoraPair
 
 PROBES = ("Say hello.", "What is 12 plus 30?", "What is Tandem?", "Name three colours.")
 PROBE_DATE = date(2026, 1, 1)
@@ -153,7 +153,7 @@ def _sample(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if layers.get(name, 0) in (0, math.ceil(last / 2), last))
 
 
-def _add_by_peft(value: torch.Tensor, pairs: list[Pair], lora: Lora) -> None:
+def _add_by_peft(value: torch.Tensor, pairs: list[LoraPair], lora: Lora) -> None:
     """Add to a float32 parameter what PEFT's own layers say that the pairs do."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear, ParamWrapper

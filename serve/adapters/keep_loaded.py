@@ -17,7 +17,7 @@ from configs.errors import NotFoundError, StateError, TandemError
 from models.lora import adapter
 from serve.adapters.swap import Swapper
 from serve.generation.catalog import Catalog
-from serve.generation.engines import Fleet
+from serve.generation.engines import Engines
 
 SWEEP_S = 1.0
 MOST_HOLDS = 32
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Hold:
+class KeptAdapter:
     """One holder's claim on one version."""
 
     id: str
@@ -35,17 +35,17 @@ class Hold:
     """`time.monotonic()` at which it ends unless it is renewed; infinity for one that is kept."""
 
 
-class Holds:
+class KeptAdapters:
     """The holds of one gateway. Loading and dropping wait for swaps and make them wait."""
 
-    def __init__(self, swapper: Swapper, fleet: Fleet, catalog: Catalog) -> None:
+    def __init__(self, swapper: Swapper, fleet: Engines, catalog: Catalog) -> None:
         self._swapper = swapper
         self._fleet = fleet
         self._catalog = catalog
-        self._holds: dict[str, Hold] = {}
+        self._holds: dict[str, KeptAdapter] = {}
         self._undropped = False
 
-    async def take(self, name: str, seconds: float, hold_id: str | None = None) -> Hold:
+    async def take(self, name: str, seconds: float, hold_id: str | None = None) -> KeptAdapter:
         """Hold the adapter `name` (a version or `latest`) for `seconds`; with the id of a hold, renew it.
 
         A hold that is unknown, because the gateway was restarted meanwhile, is taken anew under its id. Raises
@@ -63,12 +63,12 @@ class Holds:
         async with self._swapper.one_at_a_time:
             if version not in self._catalog.live() and not await self._fleet.has(version):
                 await self._load(version)
-            hold = Hold(hold_id or f"hold-{uuid.uuid4().hex}", version, time.monotonic() + seconds)
+            hold = KeptAdapter(hold_id or f"hold-{uuid.uuid4().hex}", version, time.monotonic() + seconds)
             self._holds[hold.id] = hold
             self._tell()
         return hold
 
-    async def keep(self, version: str) -> Hold:
+    async def keep(self, version: str) -> KeptAdapter:
         """Hold a version until `let_go`. Raises what `take` raises, and StateError if it is kept and loaded already."""
         if _kept_id(version) in self._holds and await self._fleet.has(version):
             raise StateError(f"the adapter {version} has been loaded already", hint="unload it first, or just use it")
@@ -89,7 +89,7 @@ class Holds:
         await asyncio.to_thread(adapter.validate, folder, self._swapper.fingerprint)
         await self._fleet.load(version, folder)
 
-    async def release(self, name: str, hold_id: str) -> Hold:
+    async def release(self, name: str, hold_id: str) -> KeptAdapter:
         """End a hold of `name`; the adapter is dropped if nothing else keeps it.
 
         Raises NotFoundError for a hold that there is not, or not any more.
@@ -106,7 +106,7 @@ class Holds:
     def describe(self) -> list[dict[str, str | float | None]]:
         """All holds as plain values for JSON; one that is kept has no `seconds_left`."""
 
-        def left(hold: Hold) -> float | None:
+        def left(hold: KeptAdapter) -> float | None:
             return None if hold.until == math.inf else round(max(0.0, hold.until - time.monotonic()), 1)
 
         return [{"version": hold.version, "hold": hold.id, "seconds_left": left(hold)} for hold in self._holds.values()]
@@ -135,7 +135,7 @@ class Holds:
             return False
         return True
 
-    async def _restore(self, hold: Hold) -> None:
+    async def _restore(self, hold: KeptAdapter) -> None:
         if await self._fleet.has(hold.version):
             return
         async with self._swapper.one_at_a_time:

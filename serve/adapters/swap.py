@@ -19,7 +19,7 @@ from configs.errors import AdapterError, ClusterError, NotFoundError, StateError
 from models.lora import adapter
 from models.lora.registry import Registry
 from serve.generation.catalog import BASE, PREVIOUS, PROD, Catalog
-from serve.generation.engines import Fleet
+from serve.generation.engines import Engines
 
 RETRY_S = 1
 """Until the control actor, which did not answer, is told again that an attempt is over."""
@@ -40,7 +40,7 @@ class Swapper:
     """Swaps of one gateway, one at a time."""
 
     def __init__(
-        self, control: Client, fleet: Fleet, catalog: Catalog, registry: Registry, fingerprint: str,
+        self, control: Client, fleet: Engines, catalog: Catalog, registry: Registry, fingerprint: str,
         metrics: RequestMetrics,
     ) -> None:  # fmt: skip
         self._control = control

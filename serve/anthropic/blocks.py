@@ -16,14 +16,14 @@ APART = "\n\n"
 """Between two texts of one message: chat sets separate messages of one kind apart in the same way."""
 
 
-class Cached(Part):
+class Cacheable(Part):
     """What may be marked for a cache."""
 
     cache_control: Ignored = None
     """No effect."""
 
 
-class TextBlock(Cached):
+class TextBlock(Cacheable):
     type: Literal["text"]
     text: str
     citations: Ignored = None
@@ -49,7 +49,7 @@ class FileSource(Part):
     type: Literal["base64", "url", "file"]
 
 
-class ImageBlock(Cached):
+class ImageBlock(Cacheable):
     """Refused: the model reads text only."""
 
     type: Literal["image"]
@@ -57,7 +57,7 @@ class ImageBlock(Cached):
     transformations: Any = None
 
 
-class DocumentBlock(Cached):
+class DocumentBlock(Cacheable):
     """A document that is text."""
 
     type: Literal["document"]
@@ -74,7 +74,7 @@ class DocumentBlock(Cached):
         return "\n".join(part for part in (self.title, self.context, body) if part)
 
 
-class SearchResultBlock(Cached):
+class SearchResultBlock(Cacheable):
     type: Literal["search_result"]
     title: str
     source: str
@@ -87,7 +87,7 @@ class SearchResultBlock(Cached):
         return "\n".join((self.title, self.source, joined(self.content)))
 
 
-class ToolReferenceBlock(Cached):
+class ToolReferenceBlock(Cacheable):
     """What a search for tools found; a tool that is to be loaded later is offered from the start."""
 
     type: Literal["tool_reference"]
@@ -114,7 +114,7 @@ class RedactedThinkingBlock(Part):
     """No effect."""
 
 
-class ToolUseBlock(Cached):
+class ToolUseBlock(Cacheable):
     type: Literal["tool_use"]
     id: str
     name: str = Field(json_schema_extra={"pattern": r"^[\w.\-]+$"})
@@ -126,7 +126,7 @@ class ToolUseBlock(Cached):
 Readable = TextBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
 
 
-class ToolResultBlock(Cached):
+class ToolResultBlock(Cacheable):
     """What a call gave. With `is_error` the model reads that it failed."""
 
     type: Literal["tool_result"]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
 
 
-class Sent(BaseModel):
+class WireModel(BaseModel):
     """What is sent, is sent with all its fields."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -20,11 +20,11 @@ class Sent(BaseModel):
         self.__pydantic_fields_set__ = set(type(self).model_fields)
 
 
-class ThinkingTokens(Sent):
+class ThinkingTokens(WireModel):
     thinking_tokens: int
 
 
-class MessageUsage(Sent):
+class MessageUsage(WireModel):
     """Tokens so far; those of the prompt are `input_tokens` and `cache_read_input_tokens` together."""
 
     input_tokens: int
@@ -34,19 +34,19 @@ class MessageUsage(Sent):
     output_tokens_details: ThinkingTokens
 
 
-class AnswerThinking(Sent):
+class AnswerThinking(WireModel):
     type: Literal["thinking"] = "thinking"
     thinking: str
     signature: str
 
 
-class AnswerText(Sent):
+class AnswerText(WireModel):
     type: Literal["text"] = "text"
     text: str
     citations: None = None
 
 
-class AnswerToolUse(Sent):
+class AnswerToolUse(WireModel):
     type: Literal["tool_use"] = "tool_use"
     id: str
     name: str
@@ -56,7 +56,7 @@ class AnswerToolUse(Sent):
 Block = AnswerThinking | AnswerText | AnswerToolUse
 
 
-class Message(Sent):
+class Message(WireModel):
     id: str
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
@@ -69,77 +69,77 @@ class Message(Sent):
     usage: MessageUsage
 
 
-class MessageStart(Sent):
+class MessageStart(WireModel):
     type: Literal["message_start"] = "message_start"
     message: Message
 
 
-class ContentBlockStart(Sent):
+class ContentBlockStart(WireModel):
     type: Literal["content_block_start"] = "content_block_start"
     index: int
     content_block: Block
 
 
-class TextDelta(Sent):
+class TextDelta(WireModel):
     type: Literal["text_delta"] = "text_delta"
     text: str
 
 
-class ThinkingDelta(Sent):
+class ThinkingDelta(WireModel):
     type: Literal["thinking_delta"] = "thinking_delta"
     thinking: str
 
 
-class SignatureDelta(Sent):
+class SignatureDelta(WireModel):
     type: Literal["signature_delta"] = "signature_delta"
     signature: str
 
 
-class InputJsonDelta(Sent):
+class InputJsonDelta(WireModel):
     type: Literal["input_json_delta"] = "input_json_delta"
     partial_json: str
 
 
-class ContentBlockDelta(Sent):
+class ContentBlockDelta(WireModel):
     type: Literal["content_block_delta"] = "content_block_delta"
     index: int
     delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
 
 
-class ContentBlockStop(Sent):
+class ContentBlockStop(WireModel):
     type: Literal["content_block_stop"] = "content_block_stop"
     index: int
 
 
-class Stopped(Sent):
+class Stopped(WireModel):
     stop_reason: StopReason
     stop_sequence: str | None
 
 
-class MessageDelta(Sent):
+class MessageDelta(WireModel):
     type: Literal["message_delta"] = "message_delta"
     delta: Stopped
     usage: MessageUsage
 
 
-class MessageStop(Sent):
+class MessageStop(WireModel):
     type: Literal["message_stop"] = "message_stop"
 
 
-class Ping(Sent):
+class Ping(WireModel):
     """The connection lives, and nothing is to be said."""
 
     type: Literal["ping"] = "ping"
 
 
-class ErrorDetail(Sent):
+class ErrorDetail(WireModel):
     type: str
     message: str
     details: dict[str, str] | None
     """Its `error_code`, where clients go on by one."""
 
 
-class ErrorEvent(Sent):
+class ErrorEvent(WireModel):
     """The answer breaks off; also the body of every refusal."""
 
     type: Literal["error"] = "error"
@@ -159,5 +159,5 @@ Event = (
 )
 
 
-class TokenCount(Sent):
+class TokenCount(WireModel):
     input_tokens: int

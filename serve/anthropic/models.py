@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from configs.errors import NotFoundError
-from serve.anthropic.message import Sent
+from serve.anthropic.message import WireModel
 from serve.openai.body import request_error
 
 
-class ModelInfo(Sent):
+class ModelInfo(WireModel):
     type: Literal["model"] = "model"
     id: str
     display_name: str
@@ -22,7 +22,7 @@ class ModelInfo(Sent):
     max_tokens: int
 
 
-class ModelPage(Sent):
+class ModelPage(WireModel):
     data: list[ModelInfo]
     has_more: bool
     first_id: str | None

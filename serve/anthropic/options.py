@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from serve.anthropic.blocks import Cached
+from serve.anthropic.blocks import Cacheable
 from serve.openai.body import Part
 from serve.openai.chat.tools import Name
 from serve.openai.no_effect import Ignored, nearest
@@ -60,7 +60,7 @@ class OutputConfig(Part):
         return nearest("output_config.effort", self.effort, NEAREST_EFFORT[self.effort])
 
 
-class CustomTool(Cached):
+class CustomTool(Cacheable):
     """A function that the model may call."""
 
     type: Literal["custom"] = "custom"

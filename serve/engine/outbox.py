@@ -26,7 +26,7 @@ Event = tuple[str, TokenChunk | TandemError]
 log = logging.getLogger(__name__)
 
 
-class Outbox:
+class EngineMux:
     """One gateway's requests, from `submit` to their last chunk. Use it from one asyncio loop."""
 
     def __init__(self, engine: Engine) -> None:

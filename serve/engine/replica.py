@@ -15,7 +15,7 @@ from actors.runs.ledger import PREVIOUS
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
-from serve.engine.outbox import Event, Outbox
+from serve.engine.outbox import EngineMux, Event
 from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EngineReplica:
         stay_on_loopback()
         logs.begin(home(), holder := f"engine_{slot.name}")
         self._base = base
-        self._outboxes: dict[str, Outbox] = {}
+        self._outboxes: dict[str, EngineMux] = {}
         device = check_slot(slot)
         control = client.BlockingClient()
         await asyncio.to_thread(control.take_serve_slot, slot.name, holder, ProcessId.own())
@@ -58,8 +58,8 @@ class EngineReplica:
             await asyncio.to_thread(control.note, EventKind.ERROR, text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:
-        """What the requests of one gateway gain, for as long as it reads; see `Outbox.batches`. `line` is its name."""
-        outbox = self._outboxes[line] = Outbox(self._engine)
+        """What the requests of one gateway gain, for as long as it reads; see `EngineMux.batches`. `line` is its name."""
+        outbox = self._outboxes[line] = EngineMux(self._engine)
         try:
             async with aclosing(outbox.batches()) as batches:
                 async for batch in batches:

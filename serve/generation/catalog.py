@@ -44,7 +44,7 @@ class Catalog:
         self._told: dict[str, str | None] | None = None
         self._aliases: dict[str, str | None] = {PROD: None}
         self.held: set[str] = set()
-        """Versions that are kept loaded without an alias; `Holds` sets it."""
+        """Versions that are kept loaded without an alias; `KeptAdapters` sets it."""
 
     async def refresh(self) -> None:
         self.update(await self._poll())

@@ -1,5 +1,5 @@
 """One engine replica by its Serve handle. Ray's exceptions end here; `serve.generation.engines` knows engines only
-through `Remote`.
+through `EngineClient`.
 
 All requests to an engine share one stream of it, the line (see `serve.engine.outbox`): it is opened with the first
 request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader. While
@@ -34,7 +34,7 @@ class EngineLostError(ClusterError):
     """The engine's process died while it was answering."""
 
 
-class Remote:
+class EngineClient:
     """The engine of one slot. Use it from one asyncio loop."""
 
     def __init__(self, name: str, handle: Any) -> None:

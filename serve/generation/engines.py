@@ -1,7 +1,7 @@
 """The engines behind the gateway: one per serving slot, each loaded with the same adapters.
 
 A request goes to the engine with the fewest of ours. An engine that dies before the first token costs nothing but time;
-after it, the stream ends in an error that says so. Knows engines only through `Remote`.
+after it, the stream ends in an error that says so. Knows engines only through `EngineClient`.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.errors import ClusterError, TandemError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
-from serve.generation.engine_client import EngineLostError, Remote
+from serve.generation.engine_client import EngineClient, EngineLostError
 
 ENGINE_RETURN_S = 120
 """How long a request that got no token yet waits for a dead engine to come back."""
@@ -25,10 +25,10 @@ STATS_S = 0.8
 """What waits for statistics is itself waited for: the dashboard gives the gateway 2 s for all of its counters."""
 
 
-class Fleet:
+class Engines:
     """All engines. Loading means loading on every one of them."""
 
-    def __init__(self, engines: list[Remote]) -> None:
+    def __init__(self, engines: list[EngineClient]) -> None:
         self.engines = engines
         self._mine: Counter[str] = Counter()
 
@@ -98,7 +98,7 @@ class Fleet:
     async def stats(self) -> dict[str, EngineStats | str]:
         """Each engine's statistics, or in words why it does not answer."""
 
-        async def one(engine: Remote) -> EngineStats | str:
+        async def one(engine: EngineClient) -> EngineStats | str:
             try:
                 return await asyncio.wait_for(engine.call("stats"), STATS_S)
             except TimeoutError:

@@ -12,7 +12,7 @@ from configs.errors import ClusterError, NotFoundError, TandemError
 from serve.engine.protocol import GenerationRequest, TokenChunk
 from serve.engine.sampling import SamplingParams
 from serve.generation.catalog import Catalog, Target
-from serve.generation.engines import EngineLostError, Fleet
+from serve.generation.engines import EngineLostError, Engines
 from serve.request_log import current, generation_id
 
 WHOLE_ANSWER_TRIES = 2
@@ -33,17 +33,17 @@ async def whole(answer: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable")
 
 
-class Pinner:
+class Generations:
     """Begins generations with one catalog and one fleet."""
 
-    def __init__(self, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics) -> None:
+    def __init__(self, catalog: Catalog, fleet: Engines, metrics: RequestMetrics) -> None:
         self._catalog = catalog
         self._fleet = fleet
         self._metrics = metrics
 
     async def begin(
         self, model: str, prompt: list[int], sampling: SamplingParams, *, started: float, again: bool = False, **how
-    ) -> "Pinned":
+    ) -> "PinnedGeneration":
         """The generation up to its first chunk, so that whatever refuses it still has a status code.
 
         `started` is `time.perf_counter()` when the request came, `again` says that the request's prompt is counted
@@ -55,14 +55,14 @@ class Pinner:
             request = GenerationRequest(generation_id(), prompt, sampling, target.version, **how)
             stream = self._fleet.generate(request)
             try:
-                return Pinned(target, stream, await anext(stream), self._metrics, started, again)
+                return PinnedGeneration(target, stream, await anext(stream), self._metrics, started, again)
             except NotFoundError:
                 target = await self._again(target, last_try)
         raise AssertionError("unreachable")
 
     async def begin_all(
         self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], *, started: float, **how
-    ) -> list["Pinned"]:
+    ) -> list["PinnedGeneration"]:
         """Several generations at once, all of one version. Raises what `begin` raises; then none of them goes on."""
         if len(asked) == 1:
             ((prompt, sampling),) = asked
@@ -90,7 +90,7 @@ class Pinner:
         return now
 
 
-async def _all_or_none(begins: Iterable["asyncio.Task[Pinned]"]) -> list["Pinned"]:
+async def _all_or_none(begins: Iterable["asyncio.Task[PinnedGeneration]"]) -> list["PinnedGeneration"]:
     tasks = list(begins)
     try:
         return await asyncio.gather(*tasks)
@@ -98,16 +98,16 @@ async def _all_or_none(begins: Iterable["asyncio.Task[Pinned]"]) -> list["Pinned
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
-        await _close([each for each in ended if isinstance(each, Pinned)])
+        await _close([each for each in ended if isinstance(each, PinnedGeneration)])
         raise
 
 
-async def _close(begun: Iterable["Pinned"]) -> None:
+async def _close(begun: Iterable["PinnedGeneration"]) -> None:
     for each in begun:
         await each.close()
 
 
-class Pinned:
+class PinnedGeneration:
     """A generation under way."""
 
     def __init__(

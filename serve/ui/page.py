@@ -14,7 +14,7 @@ from serve.ui.conversation.compare import CompareTab
 from serve.ui.conversation.controls import Controls
 from serve.ui.conversation.library import Library
 from serve.ui.conversation.votes import Votes
-from serve.ui.dashboard.reading import Looks
+from serve.ui.dashboard.reading import SharedReading
 from serve.ui.dashboard.tab import DashboardTab
 
 STYLES = [Path(__file__).with_name("style.css"), Path(__file__).parent / "dashboard" / "dashboard.css"]
@@ -45,7 +45,9 @@ IDLE_S = 0.02
 """Between two looks of Gradio's queue at itself. Its own 1 ms is 2.3 % of a core with nobody there; this is 0.6 %."""
 
 
-def build(endpoint: Endpoint, store: Conversations, votes: Votes, looks: Looks, *, first: str = "chat") -> gr.Blocks:
+def build(
+    endpoint: Endpoint, store: Conversations, votes: Votes, looks: SharedReading, *, first: str = "chat"
+) -> gr.Blocks:
     """The page over one endpoint, opened at the tab `first`: chat, compare or dashboard.
 
     Conversations, votes and what the dashboard shows are this machine's, shared by everyone who may open it.

@@ -75,7 +75,7 @@ class Server:
 
         from serve.http.middleware import ANY, OwnPagesOnly
         from serve.ui import page
-        from serve.ui.dashboard.reading import Looks
+        from serve.ui.dashboard.reading import SharedReading
         from serve.ui.guard import Guard
 
         access = self._access
@@ -83,7 +83,7 @@ class Server:
         own = Middleware(OwnPagesOnly, allowed_hosts=[ANY] if open_to_others else [])
         middleware = [Middleware(Guard), own]
         store, votes = Conversations(self._home.conversations), Votes(self._home.preferences)
-        self._page = page.build(self._endpoint, store, votes, Looks(self._home), first=self._tab)
+        self._page = page.build(self._endpoint, store, votes, SharedReading(self._home), first=self._tab)
         try:
             _, self.url, self.share_url = self._page.launch(
                 server_name=access.server_name, server_port=access.port, share=access.share, quiet=True,

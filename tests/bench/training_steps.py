@@ -28,7 +28,7 @@ from jobs.data import dataset
 from jobs.training import provenance
 from jobs.training.memory import micro_batch as fit
 from jobs.training.memory.ladder import first_plan
-from jobs.training.run_record import Record
+from jobs.training.run_record import RunRecord
 from tests.bench.main_job import machine
 from tests.bench.training import CAP_GIB, ROW_TOKENS, rows_of, settings, shown
 
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, home: Home):
     data = home.root / "rows.jsonl"
     own = [f"training.max_steps={STEPS}", "training.warmup_steps=0", "watchdog.on_spike=ignore"]
     config = load_run("tiny" if tiny else "quick_test", [*settings(options, data), *own])
-    record = Record(home.run("bench"), None)
+    record = RunRecord(home.run("bench"), None)
     home.run("bench").mkdir(parents=True)
     _, model, tokenizer = sft.load(config, device, 1.0, record)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(options.base)))
@@ -106,16 +106,18 @@ def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _work(home: Home, config, model, tokenizer, prepared, device: str, record: Record):
-    from jobs.training.context import Work
+def _work(home: Home, config, model, tokenizer, prepared, device: str, record: RunRecord):
+    from jobs.training.context import TrainingContext
     from tests.training import FakeLink
 
     origin = provenance.origin(config, base="", data="", template="", device=device)
     rows = (prepared.training, prepared.held_out)
-    return Work(model, tokenizer, config, home.run("bench"), device, FakeLink(), record, origin, lambda length: rows)
+    return TrainingContext(
+        model, tokenizer, config, home.run("bench"), device, FakeLink(), record, origin, lambda length: rows
+    )
 
 
-def _probe(work, home: Home) -> fit.Fit:
+def _probe(work, home: Home) -> fit.MicroBatchChoice:
     from jobs.training import probe
 
     def trial(micro_batch: int) -> fit.Trial:

@@ -16,7 +16,7 @@ from actors.status import overview
 from configs import paths
 from configs.schema import Slot
 from serve.ui.dashboard import slots
-from serve.ui.dashboard.reading import Looks
+from serve.ui.dashboard.reading import SharedReading
 from tests.gpu.conftest import WITHOUT_GPU
 
 pytestmark = WITHOUT_GPU
@@ -61,4 +61,4 @@ def test_screen_and_page_show_the_card(home):
     print(done.stdout)
     as_json = subprocess.run([*command, "--json"], env=environment, cwd=paths.SOURCE, capture_output=True, text=True)
     assert json.loads(as_json.stdout)["gpus"][0]["uuid"] == first.uuid
-    assert first.name in slots.html(asyncio.run(Looks(home).now()))
+    assert first.name in slots.html(asyncio.run(SharedReading(home).now()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import keys, values
-from jobs.data.layouts.keys import COLUMNS, NO_LAYOUT, UNNAMED, Notes
+from jobs.data.layouts.keys import COLUMNS, NO_LAYOUT, UNNAMED, RowNotes
 
 _DEPTH = 4
 """Levels of objects in which messages are looked for."""
@@ -62,7 +62,7 @@ class Row:
         """The same row with columns of other names taken for ours."""
         return Row(self.row, {**self.columns, **ours}, keep_tokens=self.keep_tokens)
 
-    def check_rest(self, notes: Notes) -> None:
+    def check_rest(self, notes: RowNotes) -> None:
         """Notes what has not been read. Raises DataError for what marks a row that must not be learned."""
         for name, value in self.row.items():
             if name in self.used or value is None:

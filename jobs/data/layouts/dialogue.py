@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import markup, messages, tools, values
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 
 MAX_BYTES = 8 * 2**20
 """UTF-8 bytes of one row. The longest context, 131,072 tokens, is about 0.6 MB of text."""
@@ -41,12 +41,12 @@ class Dialogue:
         return hashlib.sha256(_canonical(self.messages, self.tools)).hexdigest()
 
 
-def of(entries: Any, offered: Any, where: str, notes: Notes | None = None, *, keep_tokens: bool = False) -> Dialogue:
+def of(entries: Any, offered: Any, where: str, notes: RowNotes | None = None, *, keep_tokens: bool = False) -> Dialogue:
     """The dialogue that these messages and tools make; with `keep_tokens` tags in the assistant's text stay text.
 
     Raises DataError that begins with `where`.
     """
-    notes = notes or Notes()
+    notes = notes or RowNotes()
     try:
         declared = tools.offered(offered, notes)
         said = messages.read(values.listed(entries, "messages"), notes, keep_tokens=keep_tokens)
@@ -62,7 +62,7 @@ def of(entries: Any, offered: Any, where: str, notes: Notes | None = None, *, ke
     return Dialogue(said, declared or None, where, **about)
 
 
-def _in_system(said: list[dict[str, Any]], notes: Notes) -> list[Any]:
+def _in_system(said: list[dict[str, Any]], notes: RowNotes) -> list[Any]:
     return [
         tool
         for message in said
@@ -71,7 +71,7 @@ def _in_system(said: list[dict[str, Any]], notes: Notes) -> list[Any]:
     ]
 
 
-def _remark(said: list[dict[str, Any]], declared: list[dict[str, Any]], notes: Notes) -> None:
+def _remark(said: list[dict[str, Any]], declared: list[dict[str, Any]], notes: RowNotes) -> None:
     """What is allowed and seldom meant."""
     for name in tools.not_offered(said, declared):
         notes.remarks.append(f"`{values.one_line(name, values.MAX_NAME)}` is called and not offered in `tools`")

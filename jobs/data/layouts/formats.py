@@ -21,7 +21,7 @@ from jobs.data.layouts import columns as column_names
 from jobs.data.layouts import dialogue, expectation, keys, parts, rendered, values
 from jobs.data.layouts.columns import Row
 from jobs.data.layouts.dialogue import Dialogue
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 
 REQUIRED: dict[DataFormat, tuple[str, ...]] = {
     "chat": ("messages",),
@@ -58,7 +58,7 @@ def dialogue_of(
 
     With `keep_tokens` tags in the assistant's text stay text. Raises DataError that begins with `where`.
     """
-    notes = Notes()
+    notes = RowNotes()
     try:
         given = Row({"messages": row} if _is_conversation(row) else row, columns, keep_tokens=keep_tokens)
         given, read = (_told if layout == "auto" else _complete)(given, layout)
@@ -75,7 +75,7 @@ def dialogue_of(
 
 # Which layout
 
-Reader = Callable[[Row, Notes], list[Any]]
+Reader = Callable[[Row, RowNotes], list[Any]]
 
 
 def _told(row: Row, _: str) -> tuple[Row, Reader]:
@@ -159,15 +159,15 @@ def _mapped(row: Row) -> str:
 # The layouts
 
 
-def _chat(row: Row, notes: Notes) -> list[Any]:
+def _chat(row: Row, notes: RowNotes) -> list[Any]:
     return values.listed(row.take("messages"), "messages")
 
 
-def _sharegpt(row: Row, notes: Notes) -> list[Any]:
+def _sharegpt(row: Row, notes: RowNotes) -> list[Any]:
     return values.listed(row.take("conversations"), "conversations")
 
 
-def _prompt_completion(row: Row, notes: Notes) -> list[Any]:
+def _prompt_completion(row: Row, notes: RowNotes) -> list[Any]:
     prompt, completion = row.take("prompt"), row.take("completion")
     texts = isinstance(prompt, str) and isinstance(completion, str)
     if texts and not row.keep_tokens and rendered.begins(prompt):
@@ -177,13 +177,13 @@ def _prompt_completion(row: Row, notes: Notes) -> list[Any]:
     return [*_turn(prompt, "prompt", "user", notes), *_turn(completion, "completion", "assistant", notes)]
 
 
-def _completion(row: Row, notes: Notes) -> list[Any]:
+def _completion(row: Row, notes: RowNotes) -> list[Any]:
     """Text that answers nothing, because `data.columns` says so."""
     notes.remarks.append("an answer without a question")
     return _turn(row.take("completion"), "completion", "assistant", notes)
 
 
-def _alpaca(row: Row, notes: Notes) -> list[Any]:
+def _alpaca(row: Row, notes: RowNotes) -> list[Any]:
     asked = _text(row.take("instruction"), "instruction", notes)
     below = row.optional("input")
     if not values.empty(below):
@@ -191,7 +191,7 @@ def _alpaca(row: Row, notes: Notes) -> list[Any]:
     return [{"role": "user", "content": asked}, *_turn(row.take("output"), "output", "assistant", notes)]
 
 
-def _text_of_template(row: Row, notes: Notes) -> list[Any]:
+def _text_of_template(row: Row, notes: RowNotes) -> list[Any]:
     name, messages = rendered.conversation(row.take("text"))
     notes.remarks.append(
         f"a chat rendered for {name} in `text` became messages; the run's own system message stands first"
@@ -202,7 +202,7 @@ def _text_of_template(row: Row, notes: Notes) -> list[Any]:
 _LAYOUTS = {"chat": _chat, "prompt_completion": _prompt_completion, "alpaca": _alpaca, "sharegpt": _sharegpt}
 
 
-def _turn(value: Any, column: str, role: str, notes: Notes) -> list[Any]:
+def _turn(value: Any, column: str, role: str, notes: RowNotes) -> list[Any]:
     """A column that is text, a message or a list of messages, as messages."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         with suppress(DataError):  # text that only begins like a list
@@ -225,7 +225,7 @@ def _are_calls(value: Any) -> bool:
     )
 
 
-def _text(value: Any, column: str, notes: Notes) -> str:
+def _text(value: Any, column: str, notes: RowNotes) -> str:
     if column_names.of_pandas(value):
         raise DataError(f"`{column}` is {values.short(value)}: {column_names.PANDAS}")
     if isinstance(value, list | Mapping):
@@ -236,7 +236,7 @@ def _text(value: Any, column: str, notes: Notes) -> str:
     return text
 
 
-def _with_thinking(row: Row, messages: list[Any], notes: Notes) -> list[Any]:
+def _with_thinking(row: Row, messages: list[Any], notes: RowNotes) -> list[Any]:
     """A column of reasoning belongs to the last answer, unless that has its own."""
     names = [name for name in row.called("thinking") if not values.empty(row.given[name])]
     if all(_switch(row.given[name]) for name in names) and "thinking" not in row.columns:
@@ -261,7 +261,7 @@ def _with_earlier(row: Row, messages: list[Any]) -> list[Any]:
     if values.empty(system) and not instructed:
         system = row.optional("developer")
     if not values.empty(system):
-        said = parts.read(system, "`system`", Notes()).text
+        said = parts.read(system, "`system`", RowNotes()).text
         if said.strip() not in (first.get("content"), first.get("value")):
             earlier = [{"role": "system", "content": system}]
     if not values.empty(history):

@@ -30,7 +30,7 @@ class Key:
 
 
 @dataclass
-class Notes:
+class RowNotes:
     """What reading a row did besides taking it as it stands: said in the report, with the number of rows."""
 
     remarks: list[str] = field(default_factory=list)

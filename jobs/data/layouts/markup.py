@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import rendered, values
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 from models.harmony import ANALYSIS, CALL, CHANNEL, COMMENTARY, END, FINAL, RETURN, START
 
 KEEP = "if that is the text to learn: --set data.special_tokens=text"
@@ -60,7 +60,7 @@ _TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Said:
+class AssistantText:
     """What the assistant said in one text."""
 
     content: str
@@ -69,7 +69,7 @@ class Said:
     """`{"name", "arguments"}` each."""
 
 
-def said(text: str, where: str, notes: Notes) -> Said:
+def said(text: str, where: str, notes: RowNotes) -> AssistantText:
     """Raises DataError that begins with `where` for tags that cannot be taken apart exactly."""
     if _CHANNELS.search(text):
         found = _of_turns(text)
@@ -89,7 +89,7 @@ def said(text: str, where: str, notes: Notes) -> Said:
     content, thinking = _thought(text, where, notes)
     content, calls = _calls(content, where, notes)
     _check_rest(content, where, notes)
-    return Said(content, thinking, calls)
+    return AssistantText(content, thinking, calls)
 
 
 def thought(text: str, where: str) -> str:
@@ -105,9 +105,9 @@ def thought(text: str, where: str) -> str:
     return text
 
 
-def _of_turns(text: str) -> Said | None:
+def _of_turns(text: str) -> AssistantText | None:
     """Reasoning, then words and calls or an answer: what one generation can be."""
-    found = rendered.turns(_without_ends(text, Notes(), (*END_TOKENS[:-3],)))
+    found = rendered.turns(_without_ends(text, RowNotes(), (*END_TOKENS[:-3],)))
     if found is None or any(turn.role != "assistant" for turn in found):
         return None
     thoughts = [turn.text for turn in found if turn.channel == ANALYSIS and not turn.recipient]
@@ -122,10 +122,10 @@ def _of_turns(text: str) -> Said | None:
     if any(not turn.recipient.startswith("functions.") for turn in calls):
         return None  # built-in tools are not offered
     made = [{"name": turn.recipient.removeprefix("functions."), "arguments": turn.text} for turn in calls]
-    return Said("".join(answers or preambles), "".join(thoughts), made)
+    return AssistantText("".join(answers or preambles), "".join(thoughts), made)
 
 
-def _without_ends(text: str, notes: Notes, ends: tuple[str, ...] = END_TOKENS) -> str:
+def _without_ends(text: str, notes: RowNotes, ends: tuple[str, ...] = END_TOKENS) -> str:
     """Without the tokens that end an answer, at its end, and those that begin a text, at its beginning."""
     while end := next((each for each in ends if text.rstrip().endswith(each)), None):
         if end == "</s>" and "<s>" in text:  # HTML's own
@@ -140,7 +140,7 @@ def _without_ends(text: str, notes: Notes, ends: tuple[str, ...] = END_TOKENS) -
     return text
 
 
-def _thought(text: str, where: str, notes: Notes) -> tuple[str, str]:
+def _thought(text: str, where: str, notes: RowNotes) -> tuple[str, str]:
     """(answer, reasoning) of a text that begins with its reasoning; a template may have given the opening `<think>`."""
     for opening, closing in THINKING.items():
         if not text.lstrip().startswith(opening) and not (opening == "<think>" and _OPENED.search(text)):
@@ -153,7 +153,7 @@ def _thought(text: str, where: str, notes: Notes) -> tuple[str, str]:
     return text, ""
 
 
-def _unwrapped(answer: str, notes: Notes) -> str:
+def _unwrapped(answer: str, notes: RowNotes) -> str:
     for opening, closing in ANSWER.items():
         if answer.startswith(opening) and answer.rstrip().endswith(closing):
             notes.remarks.append(f"`{opening}` around an answer was cut off")
@@ -161,7 +161,7 @@ def _unwrapped(answer: str, notes: Notes) -> str:
     return answer
 
 
-def _calls(text: str, where: str, notes: Notes) -> tuple[str, list[Any]]:
+def _calls(text: str, where: str, notes: RowNotes) -> tuple[str, list[Any]]:
     """(words before, calls) of a text that ends in Hermes' `<tool_call>`."""
     if other := next((each for each in CALLS if each in text), None):
         raise DataError(f"{where}: a call written as text ({other}): give `tool_calls`; {KEEP}")
@@ -178,7 +178,7 @@ def _calls(text: str, where: str, notes: Notes) -> tuple[str, list[Any]]:
     return words.strip(), calls
 
 
-def results(text: str, notes: Notes) -> list[str]:
+def results(text: str, notes: RowNotes) -> list[str]:
     """A tool's text as results: Hermes puts several into one message."""
     found = _TOOL_RESULT.findall(text)
     if not found or _TOOL_RESULT.sub("", text).strip():
@@ -187,7 +187,7 @@ def results(text: str, notes: Notes) -> list[str]:
     return found
 
 
-def tools_in(text: str, notes: Notes) -> list[Any]:
+def tools_in(text: str, notes: RowNotes) -> list[Any]:
     """The tools that a system message lists in `<tools>`; empty if it lists none that can be read."""
     tools: list[Any] = []
     for body in filter(None, _TOOLS.findall(text)):
@@ -202,7 +202,7 @@ def tools_in(text: str, notes: Notes) -> list[Any]:
     return tools
 
 
-def _check_rest(text: str, where: str, notes: Notes) -> None:
+def _check_rest(text: str, where: str, notes: RowNotes) -> None:
     if turn := next((each for each in TURNS if each in text), None):
         raise DataError(f"{where}: holds `{turn}`, which begins another message in some template; {KEEP}")
     for token in (*rendered.HARMONY, *END_TOKENS[:-3], *THINKING, "</think>"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import keys, markup, parts, tools, values
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 
 ASKS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" and key.about == "prompt")
 ANSWERS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" and key.about == "completion")
@@ -22,7 +22,7 @@ NOTHING = ("nan", "none", "null", "n/a")
 Message = dict[str, Any]
 
 
-def read(entries: list[Any], notes: Notes, *, keep_tokens: bool = False) -> list[Message]:
+def read(entries: list[Any], notes: RowNotes, *, keep_tokens: bool = False) -> list[Message]:
     """With `keep_tokens` tags in the assistant's text stay text. Raises DataError that names the message at fault."""
     if len(entries) > 1 and all(isinstance(entry, str) for entry in entries):
         notes.remarks.append("texts without a speaker were taken in turns, the first as the user's")
@@ -54,7 +54,7 @@ def _spread(entry: Any) -> list[Any]:
 class _Reader:
     """Messages so far, and what the assistant thought and said before the entry that comes next."""
 
-    def __init__(self, notes: Notes, keep_tokens: bool) -> None:
+    def __init__(self, notes: RowNotes, keep_tokens: bool) -> None:
         self.notes, self.keep_tokens = notes, keep_tokens
         self.messages: list[Message] = []
         self.thoughts: list[str] = []
@@ -143,7 +143,7 @@ class _Reader:
             self._append({"content": self.words} if self.words.strip() else {}, taught, where, tool_calls=made)
 
     def _say(self, text: str, given: list[Any], taught: bool | None, where: str, *, spoken: bool) -> None:
-        said = markup.Said(text)
+        said = markup.AssistantText(text)
         if not self.keep_tokens:
             said = markup.said(text, f"{where}: `content`", self.notes)
             self._think(said.thinking, where)
@@ -177,7 +177,7 @@ def _silent(text: str) -> bool:
     return not text.strip(f"{whitespace}\u00a0\u200b\u200c\u200d\u2060\ufeff")
 
 
-def _given(entry: Mapping[str, Any], where: str, notes: Notes) -> tuple[dict[str, Any], bool | None]:
+def _given(entry: Mapping[str, Any], where: str, notes: RowNotes) -> tuple[dict[str, Any], bool | None]:
     """What the entry says under our names, and whether it is to be learned; None where it does not say."""
     given: dict[str, Any] = {}
     taught: bool | None = None

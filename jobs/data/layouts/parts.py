@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import values
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 
 TEXT = (None, "text", "input_text", "output_text", "reasoning.text", "summary_text")
 THOUGHT = ("thinking", "reasoning", "think", "reasoning.text", "reasoning.summary")
@@ -25,7 +25,7 @@ class Content:
     thinking: str = ""
 
 
-def read(value: Any, where: str, notes: Notes, *, of_tool: bool = False) -> Content:
+def read(value: Any, where: str, notes: RowNotes, *, of_tool: bool = False) -> Content:
     """`value` as text; a tool's result that is an object becomes its JSON. CRLF line ends become LF.
 
     Raises DataError that begins with `where` for what is no text.
@@ -37,7 +37,7 @@ def read(value: Any, where: str, notes: Notes, *, of_tool: bool = False) -> Cont
     return Content(found.text.replace("\r\n", "\n"), found.thinking.replace("\r\n", "\n"))
 
 
-def _read(value: Any, where: str, notes: Notes, of_tool: bool) -> Content:
+def _read(value: Any, where: str, notes: RowNotes, of_tool: bool) -> Content:
     if isinstance(value, str):
         return Content(value)
     if values.number(value):
@@ -56,7 +56,7 @@ def _read(value: Any, where: str, notes: Notes, of_tool: bool) -> Content:
     raise DataError(f"{where} is {values.short(value)}, not text")
 
 
-def _joined(parts: list, where: str, notes: Notes) -> Content:
+def _joined(parts: list, where: str, notes: RowNotes) -> Content:
     text, thoughts = [], []
     for index, part in enumerate(parts, 1):
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -78,7 +78,7 @@ def _joined(parts: list, where: str, notes: Notes) -> Content:
     return Content("".join(text), "\n\n".join(filter(None, thoughts)))
 
 
-def _thought(part: Mapping[str, Any], where: str, notes: Notes) -> str:
+def _thought(part: Mapping[str, Any], where: str, notes: RowNotes) -> str:
     said = next(
         (part[key] for key in ("thinking", "text", "reasoning", "summary") if not values.empty(part.get(key))), ""
     )

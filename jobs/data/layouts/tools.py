@@ -8,10 +8,10 @@ from typing import Any
 
 from configs.errors import DataError
 from jobs.data.layouts import values
-from jobs.data.layouts.keys import Notes
+from jobs.data.layouts.keys import RowNotes
 
 
-def offered(tools: Any, notes: Notes) -> list[dict[str, Any]]:
+def offered(tools: Any, notes: RowNotes) -> list[dict[str, Any]]:
     """The tools as `{"type": "function", "function": {...}}`; the bare function, or JSON in text, will do."""
     if isinstance(tools, str):
         tools = values.without_nulls(values.unpacked(tools, "`tools`")) if tools.strip() else []

@@ -34,7 +34,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MicroBatchChoice:
     """What was chosen and why."""
 
     micro_batch: int
@@ -51,7 +51,9 @@ class Fit:
         return f"micro-batch {self.micro_batch} ({'measured earlier' if self.cached else 'measured'}: {tried})"
 
 
-def choose(effective_batch: int, measure: Callable[[int], Trial], *, longest_row: int, key: str, cache: Path) -> Fit:
+def choose(
+    effective_batch: int, measure: Callable[[int], Trial], *, longest_row: int, key: str, cache: Path
+) -> MicroBatchChoice:
     """The fastest micro-batch that fits, from `cache` if it was measured under `key` with rows at least as long.
 
     From the largest down, until the next smaller one is slower. Raises TrainingError if not even 1 fits.
@@ -71,7 +73,7 @@ def choose(effective_batch: int, measure: Callable[[int], Trial], *, longest_row
             f"one row of {longest_row} tokens does not fit into memory",
             hint="lower model.max_seq_length or lora.r, set lora.train_experts=false, or free GPU memory",
         )
-    fit = Fit(min(fitting, key=lambda trial: trial.seconds).micro_batch, tuple(trials), longest_row)
+    fit = MicroBatchChoice(min(fitting, key=lambda trial: trial.seconds).micro_batch, tuple(trials), longest_row)
     _remember(cache, key, fit)
     return fit
 
@@ -92,15 +94,15 @@ def forget(cache: Path, key: str) -> None:
     (cache / f"{key}.json").unlink(missing_ok=True)
 
 
-def _recall(cache: Path, key: str) -> Fit | None:
+def _recall(cache: Path, key: str) -> MicroBatchChoice | None:
     try:
         values = json.loads((cache / f"{key}.json").read_text())
         trials = tuple(Trial(**trial) for trial in values.pop("trials"))
-        return Fit(**values | {"trials": trials, "cached": True})
+        return MicroBatchChoice(**values | {"trials": trials, "cached": True})
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a cache may be deleted or damaged at any time
 
 
-def _remember(cache: Path, key: str, fit: Fit) -> None:
+def _remember(cache: Path, key: str, fit: MicroBatchChoice) -> None:
     durable.private_folder(cache)
     durable.write_text(cache / f"{key}.json", json.dumps(asdict(fit)))

@@ -13,7 +13,7 @@ from configs.errors import TrainingError
 _TARGET = re.compile(r"(q_proj|k_proj|v_proj|o_proj|gate_up_proj|gate_proj|up_proj|down_proj)")
 
 
-class Movement:
+class GradientCheck:
     """Remembers where every trained tensor stood; made when the weights that a process begins with are in the model.
 
     Weight decay moves tensors too, so a group counts as moving only if it has got a gradient as well.

@@ -18,7 +18,7 @@ RECENT = 3
 rows by heart."""
 
 
-class Yardstick:
+class DivergenceRule:
     """One run's. It has diverged when its loss is FARTHEST above the base's and either `factor` times that or above
     `guess`, the loss of a model that takes all tokens for equally likely."""
 

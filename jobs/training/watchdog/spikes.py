@@ -16,7 +16,7 @@ Single batches of a healthy run scatter from 0.0003 to 5 where some rows are kno
 model, batches of one to four rows)."""
 
 
-class Usual:
+class SpikeDetector:
     """Of one run; `window` steps are remembered, `factor` times their median is a spike."""
 
     def __init__(self, window: int, factor: float) -> None:

@@ -13,8 +13,8 @@ from statistics import fmean
 
 from actors.runs.event import GOOD_NEWS
 from configs.schema import Action, WatchdogConfig
-from jobs.training.watchdog.held_out import Yardstick
-from jobs.training.watchdog.spikes import Usual
+from jobs.training.watchdog.held_out import DivergenceRule
+from jobs.training.watchdog.spikes import SpikeDetector
 
 ZERO_LOSS = 1e-7
 """A loss below this is no learning. The embedded model, given four rows for 400 steps, still shows 3.3e-6."""
@@ -63,8 +63,8 @@ class Watchdog:
         self._active: set[str] = set()
         self._plateau: float | None = None
         guess = math.log(vocabulary) if vocabulary else math.inf
-        self._usual = Usual(config.window, config.spike_factor)
-        self._yardstick = Yardstick(config.diverged_factor, guess)
+        self._usual = SpikeDetector(config.window, config.spike_factor)
+        self._yardstick = DivergenceRule(config.diverged_factor, guess)
         self._guess = guess
         for line in history:
             if "loss" in line:
@@ -214,7 +214,7 @@ class Watchdog:
         return Verdict(rule, action, step, text)
 
 
-class Patience:
+class EarlyStopping:
     """Early stopping: no lower evaluation loss for `evaluations` evaluations. None never stops.
 
     `history` are the metrics lines of a resumed run, of which those with `eval_loss` count. The base's own, of step 0,

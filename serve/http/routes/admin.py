@@ -14,10 +14,10 @@ from actors.client import Client
 from actors.hardware import gpus
 from actors.runs.run import RunKind, Submission
 from configs.schema import ExportConfig, RunConfig
-from serve.adapters.keep_loaded import Holds
+from serve.adapters.keep_loaded import KeptAdapters
 from serve.adapters.swap import Swapper, as_json
 from serve.generation.catalog import Catalog
-from serve.generation.engines import Fleet, describe
+from serve.generation.engines import Engines, describe
 from serve.openai.body import whole, writable
 
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -143,7 +143,7 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-def routes(control: Client, fleet: Fleet, catalog: Catalog, swapper: Swapper, holds: Holds) -> APIRouter:
+def routes(control: Client, fleet: Engines, catalog: Catalog, swapper: Swapper, holds: KeptAdapters) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["admin"], route_class=JsonRoute)
 
     @api.get("/status")

@@ -18,8 +18,8 @@ from serve.engine.protocol import TokenChunk
 from serve.engine.sampling import SamplingParams
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog, Target
-from serve.generation.engines import Fleet
-from serve.generation.generation import Pinned, Pinner
+from serve.generation.engines import Engines
+from serve.generation.generation import Generations, PinnedGeneration
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.chat.answer import ChunkWriter, ResponseWriter
@@ -31,13 +31,13 @@ class Chat:
     """Answers chat requests with one tokenizer, one catalog and one fleet, whose engines take `max_context` tokens."""
 
     def __init__(
-        self, tokenizer, catalog: Catalog, fleet: Fleet, metrics: RequestMetrics, max_context: int | None = None
+        self, tokenizer, catalog: Catalog, fleet: Engines, metrics: RequestMetrics, max_context: int | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer.backend_tokenizer).ids
         self.max_context = max_context
         self._stop_ids = harmony.stop_token_ids(tokenizer)
-        self._pinner = Pinner(catalog, fleet, metrics)
+        self._pinner = Generations(catalog, fleet, metrics)
 
     async def prepare(self, request: ChatRequest) -> "Prepared":
         """All that can refuse the request without an engine. Raises RequestError."""
@@ -49,7 +49,7 @@ class Chat:
         return Prepared(request, prompt, samplings, request.constraint(), started)
 
     async def begin(self, ready: "Prepared") -> "Answer":
-        """The answer up to the first token of each choice. Raises what `Pinner.begin` raises."""
+        """The answer up to the first token of each choice. Raises what `Generations.begin` raises."""
         asked = [(ready.prompt, sampling) for sampling in ready.samplings]
         how = {"started": ready.started, "constraint": ready.constraint, "logprobs": ready.request.scored}
         how |= {"prompt_logprobs": ready.request.prompt_logprobs}
@@ -107,7 +107,7 @@ class Prepared:
 class Answer:
     """One answer being generated, pinned to one adapter version: a generation per choice."""
 
-    def __init__(self, tokenizer, request: ChatRequest, prompt: list[int], begun: list[Pinned]) -> None:
+    def __init__(self, tokenizer, request: ChatRequest, prompt: list[int], begun: list[PinnedGeneration]) -> None:
         self._begun = begun
         fingerprint = begun[0].target.version or BASE
         self._writer = ChunkWriter(tokenizer, request, fingerprint=fingerprint, prompt_ids=prompt)

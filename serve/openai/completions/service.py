@@ -15,8 +15,8 @@ from models import harmony
 from models.harmony.encoding import LONG, Encoder, characters
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog
-from serve.generation.engines import Fleet
-from serve.generation.generation import Pinned, Pinner
+from serve.generation.engines import Engines
+from serve.generation.generation import Generations, PinnedGeneration
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.completions.answer import ChoiceWriter, CompletionWriter
@@ -36,7 +36,7 @@ class Completions:
         self,
         tokenizer,
         catalog: Catalog,
-        fleet: Fleet,
+        fleet: Engines,
         metrics: RequestMetrics,
         max_context: int | None = None,
         *,
@@ -46,10 +46,10 @@ class Completions:
         self._encoder = Encoder(tokenizer.backend_tokenizer)
         self._max_context = max_context
         self._stop_ids = tuple(dict.fromkeys((*harmony.stop_token_ids(tokenizer), *end_ids)))
-        self._pinner = Pinner(catalog, fleet, metrics)
+        self._pinner = Generations(catalog, fleet, metrics)
 
     async def open(self, request: CompletionRequest) -> "Continuation":
-        """All choices up to their first tokens, of one adapter version. Raises what `Pinner.begin` raises."""
+        """All choices up to their first tokens, of one adapter version. Raises what `Generations.begin` raises."""
         started = time.perf_counter()
         long = characters(request.prompts) >= LONG
         prompts = await asyncio.to_thread(self._encode, request) if long else self._encode(request)
@@ -86,7 +86,7 @@ class Completions:
 class Continuation:
     """All choices of one request being generated."""
 
-    def __init__(self, request: CompletionRequest, choices: list[tuple[ChoiceWriter, Pinned]]) -> None:
+    def __init__(self, request: CompletionRequest, choices: list[tuple[ChoiceWriter, PinnedGeneration]]) -> None:
         self._choices = choices
         self._writer = CompletionWriter(
             request,
@@ -120,7 +120,7 @@ class Continuation:
         return merged([_written(writer, begun) for writer, begun in self._choices])
 
 
-async def _written(writer: ChoiceWriter, begun: Pinned) -> AsyncIterator[Piece]:
+async def _written(writer: ChoiceWriter, begun: PinnedGeneration) -> AsyncIterator[Piece]:
     async with aclosing(begun.chunks(lambda: writer.done)) as chunks:
         async for chunk in chunks:
             if not writer.begun:  # thousands of tokens to decode

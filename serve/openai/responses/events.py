@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from configs.errors import OverloadError, RequestError
 from serve.openai.errors import error_body
-from serve.openai.responses.output import Call, Message, OutputItem, Reasoning, SummarisedReasoning, Told
+from serve.openai.responses.output import Call, Message, OutputItem, Reasoning, ResponseEvent, SummarisedReasoning
 from serve.openai.responses.request import ENCRYPTED, ResponsesRequest
 
 Event = TypeVar("Event", bound=BaseModel)
@@ -196,7 +196,7 @@ class EventWriter:
         self._completed = int(time.time()) if status == "completed" else None
         return self._close("completed" if status == "completed" else "incomplete")
 
-    def _numbered(self, told: Iterable[Told]) -> list[BaseModel]:
+    def _numbered(self, told: Iterable[ResponseEvent]) -> list[BaseModel]:
         return [self._event(each.kind, each.type, **each.fields) for each in told]
 
     def _event(self, kind: type[Event], name: str, **fields: Any) -> Event:

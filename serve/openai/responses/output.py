@@ -34,7 +34,7 @@ from pydantic import BaseModel
 from serve.openai.responses.items import seal
 
 
-class Told(NamedTuple):
+class ResponseEvent(NamedTuple):
     """An event, less its number."""
 
     kind: type[BaseModel]
@@ -55,17 +55,17 @@ class OutputItem(ABC):
         self.id = f"{self.prefix}_{uuid.uuid4().hex}"
         self.text = ""
 
-    def begin(self) -> list[Told]:
+    def begin(self) -> list[ResponseEvent]:
         return [self._whole(ResponseOutputItemAddedEvent, "added", "in_progress"), *self._part("added")]
 
-    def grow(self, text: str, logprobs: Sequence[dict] = ()) -> list[Told]:
+    def grow(self, text: str, logprobs: Sequence[dict] = ()) -> list[ResponseEvent]:
         self.text += text
         kind, name = self.delta
-        return [Told(kind, f"{name}.delta", self._at() | self._delta(logprobs) | {"delta": text})]
+        return [ResponseEvent(kind, f"{name}.delta", self._at() | self._delta(logprobs) | {"delta": text})]
 
-    def end(self, status: str) -> list[Told]:
+    def end(self, status: str) -> list[ResponseEvent]:
         kind, name = self.done
-        said = Told(kind, f"{name}.done", self._at() | self._said())
+        said = ResponseEvent(kind, f"{name}.done", self._at() | self._said())
         return [said, *self._part("done"), self._whole(ResponseOutputItemDoneEvent, "done", status)]
 
     @abstractmethod
@@ -88,13 +88,17 @@ class OutputItem(ABC):
         """Its one content part, with the text so far; None for an item that has no parts."""
         return None
 
-    def _part(self, what: str) -> list[Told]:
+    def _part(self, what: str) -> list[ResponseEvent]:
         kind = ResponseContentPartAddedEvent if what == "added" else ResponseContentPartDoneEvent
         part = self._content()
-        return [] if part is None else [Told(kind, f"response.content_part.{what}", self._at() | {"part": part})]
+        return (
+            [] if part is None else [ResponseEvent(kind, f"response.content_part.{what}", self._at() | {"part": part})]
+        )
 
-    def _whole(self, kind: type[BaseModel], what: str, status: str) -> Told:
-        return Told(kind, f"response.output_item.{what}", {"output_index": self.index, "item": self.item(status)})
+    def _whole(self, kind: type[BaseModel], what: str, status: str) -> ResponseEvent:
+        return ResponseEvent(
+            kind, f"response.output_item.{what}", {"output_index": self.index, "item": self.item(status)}
+        )
 
 
 class Reasoning(OutputItem):
@@ -126,22 +130,22 @@ class Reasoning(OutputItem):
 class SummarisedReasoning(Reasoning):
     """Reasoning for a client that asks for its summary: the same text a second time, because many show nothing else."""
 
-    def begin(self) -> list[Told]:
+    def begin(self) -> list[ResponseEvent]:
         part = {"type": "summary_text", "text": ""}
-        added = Told(ResponseReasoningSummaryPartAddedEvent, f"{SUMMARY}_part.added", self._beside(part=part))
+        added = ResponseEvent(ResponseReasoningSummaryPartAddedEvent, f"{SUMMARY}_part.added", self._beside(part=part))
         return [*super().begin(), added]
 
-    def grow(self, text: str, logprobs: Sequence[dict] = ()) -> list[Told]:
-        more = Told(ResponseReasoningSummaryTextDeltaEvent, f"{SUMMARY}_text.delta", self._beside(delta=text))
+    def grow(self, text: str, logprobs: Sequence[dict] = ()) -> list[ResponseEvent]:
+        more = ResponseEvent(ResponseReasoningSummaryTextDeltaEvent, f"{SUMMARY}_text.delta", self._beside(delta=text))
         return [*super().grow(text), more]
 
-    def end(self, status: str) -> list[Told]:
+    def end(self, status: str) -> list[ResponseEvent]:
         part = {"type": "summary_text", "text": self.text}
         *before, last = super().end(status)
         return [
             *before,
-            Told(ResponseReasoningSummaryTextDoneEvent, f"{SUMMARY}_text.done", self._beside(text=self.text)),
-            Told(ResponseReasoningSummaryPartDoneEvent, f"{SUMMARY}_part.done", self._beside(part=part)),
+            ResponseEvent(ResponseReasoningSummaryTextDoneEvent, f"{SUMMARY}_text.done", self._beside(text=self.text)),
+            ResponseEvent(ResponseReasoningSummaryPartDoneEvent, f"{SUMMARY}_part.done", self._beside(part=part)),
             last,
         ]
 

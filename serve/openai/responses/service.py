@@ -16,7 +16,7 @@ from configs.errors import PromptTooLongError, RequestError
 from serve.openai.chat.service import Answer, Chat, Prepared
 from serve.openai.responses.background import Background, Run
 from serve.openai.responses.request import ResponsesRequest
-from serve.openai.responses.stored.kept import Kept
+from serve.openai.responses.stored.kept import StoredRecords
 from serve.openai.responses.stream import Begin, ResponseStream, sent
 from serve.openai.responses.turn import Turn
 from serve.request_log import current
@@ -31,13 +31,13 @@ ROOM = 4
 class Responses:
     """Answers Responses requests through a Chat."""
 
-    def __init__(self, chat: Chat, kept: Kept, background: Background) -> None:
+    def __init__(self, chat: Chat, kept: StoredRecords, background: Background) -> None:
         self._chat = chat
         self._kept = kept
         self._background = background
         self._live: WeakValueDictionary[str, ResponseStream] = WeakValueDictionary()
 
-    async def open(self, request: ResponsesRequest) -> "Opened":
+    async def open(self, request: ResponsesRequest) -> "OpenedResponse":
         """The answer up to its first token; in the background, up to its place in the queue.
 
         Raises what `Chat.open` raises, PreviousResponseError, and NotFoundError for a conversation or an item that is
@@ -45,8 +45,8 @@ class Responses:
         """
         stream, begin = await self._asked(request)
         if request.background:
-            return Opened((await self._start(stream, begin)).follow())
-        return Opened(stream.events(await begin()))
+            return OpenedResponse((await self._start(stream, begin)).follow())
+        return OpenedResponse(stream.events(await begin()))
 
     async def complete(self, request: ResponsesRequest) -> Response:
         """A whole answer; in the background, the response that waits for one.
@@ -126,7 +126,7 @@ class Responses:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedResponse:
     """An answer that has begun, for the route that sends it."""
 
     sent: AsyncIterator[str]

@@ -16,7 +16,7 @@ from serve.openai.body import encode
 from serve.openai.chat.service import Answer
 from serve.openai.responses.background import Run
 from serve.openai.responses.events import EventWriter
-from serve.openai.responses.stored.kept import Kept
+from serve.openai.responses.stored.kept import StoredRecords
 from serve.openai.responses.stored.store import RESPONSE, Record
 from serve.openai.responses.turn import Turn
 
@@ -31,7 +31,7 @@ def sent(event: BaseModel) -> str:
 class ResponseStream:
     """One response."""
 
-    def __init__(self, turn: Turn, response_id: str, kept: Kept) -> None:
+    def __init__(self, turn: Turn, response_id: str, kept: StoredRecords) -> None:
         self.id = response_id
         self._turn = turn
         self._kept = kept

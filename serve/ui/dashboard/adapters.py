@@ -1,7 +1,7 @@
 """Adapters: versions with their aliases, losses and evaluation, and the history of swaps."""
 
 from serve.ui.dashboard.markup import part, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 SWAPS = 12
 
@@ -61,7 +61,7 @@ _ADAPTERS = template("""
 """)
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     seen = look.overview
     changed = "previous" in seen.aliases and seen.aliases["previous"] != seen.aliases.get("prod")
     back = (seen.aliases["previous"] or "base") if seen.up and changed else ""

@@ -5,7 +5,7 @@ Colours are by severity, which `actors.runs.event` decides.
 
 from actors.runs.event import Event, Severity
 from serve.ui.dashboard.markup import part, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 SHOWN = 80
 _TONES = {Severity.SUCCESS: "good", Severity.WARNING: "warn", Severity.FAILURE: "bad", Severity.INFO: "calm"}
@@ -23,7 +23,7 @@ _LOG = template("""
 """)
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     """The panel, with at most `SHOWN` events."""
     return part("events", "Events", _LOG, events=look.overview.events[:SHOWN], tone=_tone)
 

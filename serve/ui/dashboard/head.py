@@ -4,7 +4,7 @@ from pathlib import Path
 
 from configs.paths import Home
 from serve.ui.dashboard.markup import digest, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 _HEAD = template("""
 <div class="state">
@@ -35,7 +35,7 @@ _HEAD = template("""
 """)
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     """Not a card: the line above all cards, with the problems below it."""
     seen = look.overview
     if not seen.up:

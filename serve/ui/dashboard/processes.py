@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from actors.status.processes import ProcessReading
 from serve.ui.dashboard.markup import part, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 _TABLE = template("""
 {% if processes %}
@@ -32,7 +32,7 @@ _TABLE = template("""
 """)
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     seen = look.overview
     dead = [process for process in seen.processes if not process.is_up and not process.on_its_way]
     values = {"processes": seen.processes, "dead": dead, "now": seen.at, "rate": look.rate, "ray": seen.dashboard}

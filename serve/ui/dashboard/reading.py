@@ -1,6 +1,6 @@
 """One look at the machine for everybody who looks: at most one reading at a time, kept for a moment, none unasked.
 
-`Looks.now` is what the page asks at every beat. Figures that need an earlier look, rates and the GPUs' last minutes,
+`SharedReading.now` is what the page asks at every beat. Figures that need an earlier look, rates and the GPUs' last minutes,
 are kept here, for as long as somebody looks.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.energy import cost, prices, usage
-from actors.energy.cost import Bill
+from actors.energy.cost import EnergyCost
 from actors.status import overview
 from actors.status.overview import Overview
 from actors.status.rates import Rate, Rates
@@ -37,7 +37,7 @@ History = deque[float | None]
 
 
 @dataclass(frozen=True)
-class Look:
+class PageData:
     """What a page is drawn from."""
 
     overview: Overview
@@ -48,13 +48,13 @@ class Look:
     """By adapter version, what its newest evaluation found: `adapter`, `base` (losses on learned tokens), `rows`."""
 
 
-class Looks:
+class SharedReading:
     """The shared reading of one home."""
 
     def __init__(self, home: Home) -> None:
         self.home, self.curves = home, Curves(home)
         self._one_at_a_time: asyncio.Lock | None = None
-        self._look: Look | None = None
+        self._look: PageData | None = None
         self._read_at = -FORGET_S
         self._rows, self._rows_at = ROWS, -FORGET_S
         self._rates = Rates()
@@ -62,7 +62,7 @@ class Looks:
         self._evaluations: dict[str, tuple[str, dict[str, float]]] = {}
         self._price, self._priced_at = EnergyConfig(), -PRICE_S
 
-    async def now(self, rows: int = ROWS, *, anew: bool = False) -> Look:
+    async def now(self, rows: int = ROWS, *, anew: bool = False) -> PageData:
         """The newest look, with at least `rows` ended runs where there are so many; `anew` after something changed."""
         self._one_at_a_time = self._one_at_a_time or asyncio.Lock()
         async with self._one_at_a_time:
@@ -82,7 +82,7 @@ class Looks:
         elif now - self._rows_at > FORGET_S:
             self._rows = ROWS
 
-    def _take(self) -> Look:
+    def _take(self) -> PageData:
         seen = overview.read(self.home, limit=self._rows)
         if time.monotonic() - self._read_at > FORGET_S:
             self._rates, self._busy = Rates(), {}
@@ -90,7 +90,7 @@ class Looks:
         for name in {*readings, *self._busy}:
             self._busy.setdefault(name, deque(maxlen=HISTORY)).append(readings.get(name))
         evaluations = {each.manifest.version: self._evaluation(each.manifest.version) for each in seen.adapters}
-        return Look(
+        return PageData(
             overview=seen,
             rate=self._rates.see(seen),
             busy={name: tuple(values) for name, values in self._busy.items()},
@@ -106,7 +106,7 @@ class Looks:
             self._evaluations[version] = (str(files[-1]), _losses(files[-1]))
         return self._evaluations[version][1]
 
-    def energy(self, run_id: str) -> Bill | None:
+    def energy(self, run_id: str) -> EnergyCost | None:
         """What a run has taken of its GPU so far, at today's prices if they can be read; None without an account."""
         consumed = usage.read(self.home.run(run_id))
         return consumed and cost.bill(consumed.joules, consumed.measured_tokens, self._prices())

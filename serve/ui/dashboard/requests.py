@@ -2,7 +2,7 @@
 
 from actors.status.request_stats import Latency
 from serve.ui.dashboard.markup import NOTHING, latency, part, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 PARTS = ("gateway", "queue", "prefill")
 """What a first token waits for, as `tandem_time_to_first_token_part_seconds` names it."""
@@ -40,7 +40,7 @@ _REQUESTS = template("""
 """)
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     seen, rate = look.overview, look.rate
     traffic = seen.traffic
     figures = [

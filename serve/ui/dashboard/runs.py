@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from actors.energy.cost import Bill, money, watt_hours
+from actors.energy.cost import EnergyCost, money, watt_hours
 from actors.runs.pace import Eta
 from actors.runs.run import Run, RunState
 from actors.status.overview import RunReading
@@ -10,7 +10,7 @@ from configs.schema import WatchdogConfig
 from serve.ui.dashboard.chart import Level, loss_curve
 from serve.ui.dashboard.curves import Curve
 from serve.ui.dashboard.markup import NOTHING, duration, left, number, part, template
-from serve.ui.dashboard.reading import Look
+from serve.ui.dashboard.reading import PageData
 
 _STOPPABLE = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING, RunState.INTERRUPTED)
 
@@ -70,7 +70,7 @@ _RUN = template("""
 """)
 
 
-def table(look: Look, chosen: str, rows: int, more: int) -> str:
+def table(look: PageData, chosen: str, rows: int, more: int) -> str:
     """The first `rows` runs; `more` is how many the button adds."""
     readings = look.overview.ordered[:rows]
     counts = {state: count for state, count in look.overview.run_counts.items() if count}
@@ -80,13 +80,13 @@ def table(look: Look, chosen: str, rows: int, more: int) -> str:
     return part("runs", "Queue and runs", _TABLE, aside, **values, more=more, left=sum(counts.values()) - len(readings))
 
 
-def find(look: Look, wanted: str) -> RunReading | None:
+def find(look: PageData, wanted: str) -> RunReading | None:
     """The run of this id, or the one that computes now, or the newest."""
     readings = look.overview.ordered
     return next((each for each in readings if each.run.id == wanted), readings[0] if readings else None)
 
 
-def detail(look: Look, reading: RunReading | None, curve: Curve, bill: Bill | None, trouble: str = "") -> str:
+def detail(look: PageData, reading: RunReading | None, curve: Curve, bill: EnergyCost | None, trouble: str = "") -> str:
     """One run; `trouble` is why its curve cannot be read."""
     if reading is None:
         return part("run", "Loss", _RUN, reading=None)
@@ -107,7 +107,7 @@ def detail(look: Look, reading: RunReading | None, curve: Curve, bill: Bill | No
     return part("run", run.id, _RUN, _aside(run), **values, waiting=_waiting(run, reading.waits_for))
 
 
-def _job(run: Run, look: Look) -> str:
+def _job(run: Run, look: PageData) -> str:
     """Where Ray's dashboard shows it; Ray forgets its jobs when the cluster ends."""
     head = next((process for process in look.overview.processes if process.kind == "head"), None)
     if not (look.overview.up and head and head.started and run.job_id and (run.started_at or 0) >= head.started):
@@ -122,7 +122,7 @@ def _unreadable(count: int) -> str:
     return f"{lines} of metrics.jsonl cannot be read and {are} left out"
 
 
-def _waits_for_up(run: Run, look: Look) -> bool:
+def _waits_for_up(run: Run, look: PageData) -> bool:
     """It was at work when the cluster ended."""
     return not look.overview.up and (run.state.holds_slot or run.state is RunState.INTERRUPTED)
 
@@ -150,7 +150,7 @@ def _waiting(run: Run, waits_for: str | None) -> str:
     return "It left no losses." if run.state.is_terminal else "No step yet; the curve begins with the first."
 
 
-def _figures(reading: RunReading, curve: Curve, bill: Bill | None, look: Look) -> list[tuple[str, str, str]]:
+def _figures(reading: RunReading, curve: Curve, bill: EnergyCost | None, look: PageData) -> list[tuple[str, str, str]]:
     run, eta = reading.run, reading.eta
     steps = f"of {run.max_steps}" if run.max_steps else ""
     figures = [("step", f"{run.step}", steps), ("loss", number(run.loss), "")]
@@ -175,7 +175,7 @@ def _range(eta: Eta) -> str:
     return "" if low == high else f"{low} to {high}"
 
 
-def _span(reading: RunReading, look: Look) -> tuple[str, str]:
+def _span(reading: RunReading, look: PageData) -> tuple[str, str]:
     """A time, and on a phone what it is."""
     run = reading.run
     if _waits_for_up(run, look) or not run.started_at:

@@ -6,7 +6,7 @@ from actors.hardware.gpus import GpuReading
 from actors.status.overview import SlotReading
 from serve.ui.dashboard.chart import sparkline
 from serve.ui.dashboard.markup import part, template
-from serve.ui.dashboard.reading import HISTORY, Look
+from serve.ui.dashboard.reading import HISTORY, PageData
 
 HOT_C = 85
 """NVIDIA's desktop cards lower their clocks in this neighbourhood."""
@@ -101,7 +101,7 @@ class Tile:
         return "bad" if self.warnings else ""
 
 
-def tiles(look: Look) -> list[Tile]:
+def tiles(look: PageData) -> list[Tile]:
     """Slots in their order, then the GPUs that are in none."""
     gpus = {gpu.uuid: gpu for gpu in look.overview.gpus}
     found: dict[str, Tile] = {}
@@ -112,7 +112,7 @@ def tiles(look: Look) -> list[Tile]:
     return [*found.values(), *(Tile(f"GPU {gpu.index}", gpu) for gpu in gpus.values() if gpu.uuid not in shown)]
 
 
-def html(look: Look) -> str:
+def html(look: PageData) -> str:
     held = sum(slot.holder is not None for slot in look.overview.slots)
     aside = f"{held} of {len(look.overview.slots)} roles held" if look.overview.slots else ""
     values = {"look": look, "host": look.overview.host, "tiles": tiles(look), "hot": HOT_C}

@@ -16,7 +16,7 @@ from serve.ui.dashboard import actions, adapters, events, head, processes, reque
 from serve.ui.dashboard.actions import Action
 from serve.ui.dashboard.curves import Curve
 from serve.ui.dashboard.markup import loading
-from serve.ui.dashboard.reading import ROWS, Look, Looks
+from serve.ui.dashboard.reading import ROWS, PageData, SharedReading
 
 PERIOD_MS = 2000
 SAID_MS = 10_000
@@ -75,7 +75,7 @@ _PARTS |= {"processes": processes.html, "events": events.html}
 class DashboardTab:
     """Components and handlers. What a window looks at, the run and the number of rows, is its own."""
 
-    def __init__(self, looks: Looks) -> None:
+    def __init__(self, looks: SharedReading) -> None:
         self._looks = looks
         self.chosen, self.rows, self.asked = gr.State(""), gr.State(ROWS), gr.State(None)
         with gr.Column(elem_id="board"):
@@ -154,11 +154,11 @@ class DashboardTab:
             self.said: "",
         }
 
-    async def _draw(self, look: Look, chosen: str, rows: int) -> dict[str, str]:
+    async def _draw(self, look: PageData, chosen: str, rows: int) -> dict[str, str]:
         """Every part's HTML by name, in the order of `parts`."""
         return await asyncio.to_thread(self._drawn, look, chosen, rows)
 
-    def _drawn(self, look: Look, chosen: str, rows: int) -> dict[str, str]:
+    def _drawn(self, look: PageData, chosen: str, rows: int) -> dict[str, str]:
         reading, curve, bill, trouble = runs.find(look, chosen), Curve(), None, ""
         if reading:
             chosen = reading.run.id

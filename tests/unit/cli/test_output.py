@@ -103,7 +103,7 @@ def test_what_a_clock_that_was_set_back_left_in_the_future_is_0_s_old(listed, in
 
 
 def test_a_line_that_is_too_long_goes_on_indented():
-    hanging = output.Hanging([Text("run-1  FAILED  out of memory in step 30"), Text("short")])
+    hanging = output.HangingIndent([Text("run-1  FAILED  out of memory in step 30"), Text("short")])
     assert lines(hanging, 24) == ["run-1  FAILED  out of", "  memory in step 30", "short"]
     assert lines(hanging, 80) == ["run-1  FAILED  out of memory in step 30", "short"]
-    assert lines(output.Hanging([Text("x" * 30)]), 20) == ["x" * 18, "  " + "x" * 12], "nothing is cut"
+    assert lines(output.HangingIndent([Text("x" * 30)]), 20) == ["x" * 18, "  " + "x" * 12], "nothing is cut"

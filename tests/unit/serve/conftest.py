@@ -12,11 +12,11 @@ from actors.runs.adapter_state import AdapterState
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, Slot
 from models.lora.registry import Registry
-from serve.adapters.keep_loaded import Holds
+from serve.adapters.keep_loaded import KeptAdapters
 from serve.adapters.swap import Swapper
 from serve.engine.transformers import TransformersEngine
 from serve.generation.catalog import Catalog
-from serve.generation.engines import Fleet
+from serve.generation.engines import Engines
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
 from tests.gateway_server import TOKENIZER, Server
 from tests.samples import FINGERPRINT, publish
@@ -31,7 +31,7 @@ class Stage:
         self.home = home
         self.registry = Registry(home.models)
         self.engines = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
-        self.fleet = Fleet([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
+        self.fleet = Engines([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
         self.scrape = CollectorRegistry()
 
     async def open(self) -> "Stage":
@@ -41,7 +41,7 @@ class Stage:
         self.catalog = Catalog("tiny", self.control.aliases)
         metrics = RequestMetrics(self.scrape)
         self.swapper = Swapper(self.control, self.fleet, self.catalog, self.registry, FINGERPRINT, metrics)
-        self.holds = Holds(self.swapper, self.fleet, self.catalog)
+        self.holds = KeptAdapters(self.swapper, self.fleet, self.catalog)
         return self
 
     def publish(self, run_id: str = "tiny-1", **about) -> str:

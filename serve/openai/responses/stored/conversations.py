@@ -8,14 +8,14 @@ from configs.errors import NotFoundError, RequestError
 from serve.openai.responses.items import Item
 from serve.openai.responses.listing import Paging
 from serve.openai.responses.stored.conversation_bodies import ConversationCreation, ItemsCreation, MetadataUpdate
-from serve.openai.responses.stored.kept import Kept
+from serve.openai.responses.stored.kept import StoredRecords
 from serve.openai.responses.stored.store import CONVERSATION, Record
 
 
 class Conversations:
     """The conversations of one gateway. Everything but `create` raises NotFoundError for one that is not kept."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: StoredRecords) -> None:
         self._kept = kept
 
     async def create(self, body: ConversationCreation) -> dict[str, Any]:

@@ -21,7 +21,7 @@ PERSISTED = (
 RESTARTED = {"code": "server_error", "message": "the gateway was restarted while the response was generated"}
 
 
-class Kept:
+class StoredRecords:
     """The records of one store; without one nothing is kept. `why_not` says why a record may be missing."""
 
     def __init__(self, store: ResponseStore | None, why_not: str) -> None:
@@ -91,10 +91,10 @@ class Kept:
         raise NotFoundError(f"{kind.capitalize()} with id '{record_id}' not found.", hint=self.why_not)
 
 
-def open_kept(config: ResponsesConfig, home: Home) -> Kept:
+def open_kept(config: ResponsesConfig, home: Home) -> StoredRecords:
     """What `config` says, in the gateway's memory or in `home`. Responses that a restart broke off are failed ones."""
     if config.keep == "nothing":
-        return Kept(None, "this server keeps no responses (`responses.keep`): send the items themselves")
+        return StoredRecords(None, "this server keeps no responses (`responses.keep`): send the items themselves")
     store = ResponseStore(
         home.responses if config.keep == "disk" else None,
         life_s=config.hours * 3600,
@@ -104,4 +104,4 @@ def open_kept(config: ResponsesConfig, home: Home) -> Kept:
     for record in store.running():
         store.put(replace(record, body=record.body | {"status": "failed", "error": RESTARTED}, running=False))
     until = ", at most until the gateway is restarted" if config.keep == "memory" else ""
-    return Kept(store, f"they are kept for {config.hours:g} h after their last use{until}")
+    return StoredRecords(store, f"they are kept for {config.hours:g} h after their last use{until}")

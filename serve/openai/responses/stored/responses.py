@@ -11,7 +11,7 @@ from configs.errors import RequestError
 from serve.openai.body import encode
 from serve.openai.responses.background import Background
 from serve.openai.responses.listing import Paging
-from serve.openai.responses.stored.kept import Kept
+from serve.openai.responses.stored.kept import StoredRecords
 from serve.openai.responses.stored.store import Record
 
 NOT_IN_BACKGROUND = "This response cannot be streamed because it was not created with background=true."
@@ -22,7 +22,7 @@ SYNCHRONOUS = "Cannot cancel a synchronous response."
 class StoredResponses:
     """The responses of one gateway. Everything raises NotFoundError for one that is not kept."""
 
-    def __init__(self, kept: Kept, background: Background) -> None:
+    def __init__(self, kept: StoredRecords, background: Background) -> None:
         self._kept = kept
         self._background = background
 

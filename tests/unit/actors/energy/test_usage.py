@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from actors.energy import usage
-from actors.energy.usage import Attempt, Consumption, Day, Inherited, Recorder
+from actors.energy.usage import Attempt, Day, EnergyUse, InheritedEnergy, Recorder
 
 
 class Meter:
@@ -54,7 +54,7 @@ def test_a_resumed_run_begins_with_what_its_parent_came_to(tmp_path):
     child.step(5)
     child.close()
     found = usage.read(tmp_path / "child")
-    assert found.inherited == Inherited("parent", 100.0, 10, 10)
+    assert found.inherited == InheritedEnergy("parent", 100.0, 10, 10)
     assert (found.joules, found.tokens) == (140, 15)
     (day,) = found.attempts[0].days
     assert (found.day(day).joules, found.day(day).tokens) == (40, 5), "a day's work is its own"
@@ -67,14 +67,14 @@ def test_only_tokens_that_were_measured_stand_against_the_joules(tmp_path):
         Attempt(1, "0", "cuda", False, "counter", days={day: Day(100.0, 10.0, 5, 1)}),
         Attempt(2, "0", "cuda", False, None, days={day: Day(None, 10.0, 7, 1)}),
     ]
-    found = Consumption(attempts, Inherited("parent", 50.0, 30, 20))
+    found = EnergyUse(attempts, InheritedEnergy("parent", 50.0, 30, 20))
     assert (found.joules, found.tokens, found.measured_tokens) == (150, 42, 25)
-    older = Consumption(attempts, Inherited("parent", 50.0, 30))
+    older = EnergyUse(attempts, InheritedEnergy("parent", 50.0, 30))
     assert older.measured_tokens == 35, "an older account does not tell them apart"
-    assert Consumption(attempts, Inherited("parent", None, 30, 0)).measured_tokens == 5
+    assert EnergyUse(attempts, InheritedEnergy("parent", None, 30, 0)).measured_tokens == 5
     tmp_path.joinpath("consumption.json").write_text(json.dumps(asdict(found)))
     child = recorder(tmp_path / "child", Meter(None, None), parent=tmp_path)
-    assert child._all.inherited == Inherited(tmp_path.name, 150.0, 42, 25)
+    assert child._all.inherited == InheritedEnergy(tmp_path.name, 150.0, 42, 25)
     child.close()
 
 
@@ -90,7 +90,7 @@ def test_on_a_cpu_joules_are_null_and_said_and_never_0(tmp_path):
 
 def test_what_the_joules_are_not_is_said():
     days = {"2026-01-01": Day(100.0, 10.0, 5, 1)}
-    found = Consumption([Attempt(1, "0", "cuda", True, "power", 35.0, days), Attempt(2, "0", "cuda", True, None)])
+    found = EnergyUse([Attempt(1, "0", "cuda", True, "power", 35.0, days), Attempt(2, "0", "cuda", True, None)])
     assert found.shared
     assert found.joules == 100
     assert found.remarks() == [

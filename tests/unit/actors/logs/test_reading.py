@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.logs import reading
-from actors.logs.reading import Line, Wanted, merged, settled
+from actors.logs.reading import Line, LineFilter, merged, settled
 from actors.logs.rotation import RotatingFile
 
 NOON = 1_800_000_000
@@ -38,8 +38,8 @@ def test_the_newest_lines_come_from_the_end_through_older_files(home):
         file.append(entry(f"{number}", NOON + number).encode() + b"\n")
     assert len(list(home.logs.iterdir())) > 2
     source = reading.of_actor(home, "gateway")
-    assert words(source.newest(70, Wanted())) == [str(number) for number in range(30, 100)]
-    assert words(source.newest(1000, Wanted(since=NOON + 95))) == ["95", "96", "97", "98", "99"]
+    assert words(source.newest(70, LineFilter())) == [str(number) for number in range(30, 100)]
+    assert words(source.newest(1000, LineFilter(since=NOON + 95))) == ["95", "96", "97", "98", "99"]
 
 
 def test_a_hundred_megabytes_are_not_read_for_their_last_lines(home):
@@ -49,7 +49,7 @@ def test_a_hundred_megabytes_are_not_read_for_their_last_lines(home):
         file.truncate(100 * 2**20)
     write(path, "", *(entry(str(number)) for number in range(50)))
     tracemalloc.start()
-    found = words(reading.of_actor(home, "gateway").newest(20, Wanted()))
+    found = words(reading.of_actor(home, "gateway").newest(20, LineFilter()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == [str(number) for number in range(30, 50)]
@@ -60,39 +60,39 @@ def test_following_goes_on_over_rotations_restarts_and_half_lines(home):
     path = home.logs / "driver.jsonl"
     write(path, entry("before"))
     source = reading.of_actor(home, "driver")
-    assert words(source.newest(10, Wanted())) == ["before"]
-    assert source.coming(Wanted()) == []
+    assert words(source.newest(10, LineFilter())) == ["before"]
+    assert source.coming(LineFilter()) == []
     half, rest = entry("in two parts")[:20], entry("in two parts")[20:]
     with path.open("a") as file:
         file.write(half)
-    assert source.coming(Wanted()) == []
+    assert source.coming(LineFilter()) == []
     with path.open("a") as file:
         file.write(f"{rest}\n")
-    assert words(source.coming(Wanted())) == ["in two parts"]
+    assert words(source.coming(LineFilter())) == ["in two parts"]
     file = RotatingFile(path, limit=300, files=20)  # about three lines each
     for number in range(20):
         file.append(entry(f"{number}").encode() + b"\n")
     assert len(list(home.logs.iterdir())) > 5
-    assert words(source.coming(Wanted())) == [str(number) for number in range(20)]
+    assert words(source.coming(LineFilter())) == [str(number) for number in range(20)]
     RotatingFile(path, limit=10**6, files=20).append(entry("restarted").encode() + b"\n")
-    assert words(source.coming(Wanted())) == ["restarted"]
+    assert words(source.coming(LineFilter())) == ["restarted"]
     os.truncate(path, 0)
     write(path, entry("emptied"))
-    assert words(source.coming(Wanted())) == ["emptied"]
+    assert words(source.coming(LineFilter())) == ["emptied"]
 
 
 def test_a_log_that_begins_later_is_followed_from_its_first_line(home):
     source = reading.of_actor(home, "trainer")
-    assert source.newest(10, Wanted()) == [] == source.coming(Wanted())
+    assert source.newest(10, LineFilter()) == [] == source.coming(LineFilter())
     write(home.logs / "trainer.jsonl", entry("first"))
-    assert words(source.coming(Wanted())) == ["first"]
+    assert words(source.coming(LineFilter())) == ["first"]
 
 
 def test_damaged_lines_are_text(home):
     deep = "[" * 100_000
     broken = ["\x00\x1b[2J", '{"at": 5}', "[]", '{"at": "yesterday"}', '{"message": "no time"}', deep]
     write(home.logs / "control.jsonl", entry("whole"), *broken)
-    found = reading.of_actor(home, "control").newest(10, Wanted())
+    found = reading.of_actor(home, "control").newest(10, LineFilter())
     assert [line.text for line in found[1:]] == broken
     assert [line.values is None for line in found] == [False, *[True] * 6]
 
@@ -100,15 +100,15 @@ def test_damaged_lines_are_text(home):
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        (Wanted(), ["plain", "run", "request", "engine", "group", "bad"]),
-        (Wanted(run="tiny-1"), ["run"]),
-        (Wanted(level="warning"), ["bad"]),
-        (Wanted(request="r1"), ["request", "engine", "group"]),
-        (Wanted(request="chatcmpl-r1"), ["request", "engine", "group"]),
-        (Wanted(request="r1/9"), ["engine", "group"]),
-        (Wanted(request="r"), []),
-        (Wanted(since=NOON + 4.5), ["bad"]),
-        (Wanted(since=NOON + 99), []),
+        (LineFilter(), ["plain", "run", "request", "engine", "group", "bad"]),
+        (LineFilter(run="tiny-1"), ["run"]),
+        (LineFilter(level="warning"), ["bad"]),
+        (LineFilter(request="r1"), ["request", "engine", "group"]),
+        (LineFilter(request="chatcmpl-r1"), ["request", "engine", "group"]),
+        (LineFilter(request="r1/9"), ["engine", "group"]),
+        (LineFilter(request="r"), []),
+        (LineFilter(since=NOON + 4.5), ["bad"]),
+        (LineFilter(since=NOON + 99), []),
     ],
 )
 def test_only_what_is_wanted_is_shown(wanted, found, home):
@@ -125,11 +125,14 @@ def test_only_what_is_wanted_is_shown(wanted, found, home):
 def test_what_a_run_printed_has_the_times_of_its_lines_and_tracebacks_stay_with_theirs(home):
     write(home.run("a") / "log.txt", "2027-01-15 12:00:00 step 1", "Traceback", "2027-01-15 13:00:00 step 2", "  more")
     source = reading.of_run(home, "a")
-    lines = source.newest(10, Wanted(run="a"))
+    lines = source.newest(10, LineFilter(run="a"))
     assert words(lines) == ["2027-01-15 12:00:00 step 1", "Traceback", "2027-01-15 13:00:00 step 2", "  more"]
     assert lines[2].at - lines[0].at == 3600
-    assert words(source.newest(10, Wanted(run="a", since=lines[0].at + 1))) == ["2027-01-15 13:00:00 step 2", "  more"]
-    assert source.newest(10, Wanted(run="b")) == source.newest(10, Wanted(run="a", level="info")) == []
+    assert words(source.newest(10, LineFilter(run="a", since=lines[0].at + 1))) == [
+        "2027-01-15 13:00:00 step 2",
+        "  more",
+    ]
+    assert source.newest(10, LineFilter(run="b")) == source.newest(10, LineFilter(run="a", level="info")) == []
 
 
 def test_several_logs_are_one_by_time(home):

@@ -13,7 +13,7 @@ import pytest
 from configs.errors import ClusterError, NotFoundError, RequestError
 from jobs.benchmark.benchmark import Benchmark, Settings, measure
 from jobs.benchmark.endpoint import Endpoint
-from jobs.benchmark.load import Amount, Level
+from jobs.benchmark.load import CellLimit, Level
 from jobs.benchmark.timing import Timing
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -199,7 +199,7 @@ def test_an_endpoint_that_neither_streams_nor_counts_is_measured_and_said_to_be(
     whole = json.dumps({"choices": WHOLE["choices"]})
     answer = refuses("stream_options", refuses("stream", lambda body: (200, "application/json", [whole])))
     found = Benchmark({})
-    settings = Settings((Level(concurrency=2),), (20,), 8, Amount(requests=3), seed=1, warmup=1)
+    settings = Settings((Level(concurrency=2),), (20,), 8, CellLimit(requests=3), seed=1, warmup=1)
     with serving(answer) as url:
         with_endpoint(url, lambda endpoint: measure(endpoint, settings, found, tell=lambda text, share: None))
     (cell,) = found.cells

@@ -7,7 +7,7 @@ import pytest
 from configs.errors import ConfigError
 from jobs.benchmark import figures
 from jobs.benchmark.figures import spread
-from jobs.benchmark.load import Amount, Level, Run
+from jobs.benchmark.load import CellLimit, Level, Run
 from jobs.benchmark.timing import Failure, Timing
 
 
@@ -16,7 +16,7 @@ def done(started: float, *arrivals: float, tokens: int | None = None, prompt: in
 
 
 def run_of(*timings: Timing) -> Run:
-    run = Run(None, Amount(requests=len(timings)))
+    run = Run(None, CellLimit(requests=len(timings)))
     run.timings, run.sent = list(timings), len(timings)
     return run
 

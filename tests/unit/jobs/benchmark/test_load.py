@@ -6,7 +6,7 @@ import random
 import pytest
 
 from jobs.benchmark import load
-from jobs.benchmark.load import Amount, Level, Run
+from jobs.benchmark.load import CellLimit, Level, Run
 from jobs.benchmark.timing import Failure, Timing
 from tests.unit.jobs.benchmark.test_figures import done
 
@@ -23,7 +23,7 @@ def test_a_closed_loop_has_as_many_requests_under_way_as_users_and_no_more():
         return done(0.0, 1.0)
 
     told = []
-    run = Run(send, Amount(requests=20), lambda run: told.append(len(run.timings)))
+    run = Run(send, CellLimit(requests=20), lambda run: told.append(len(run.timings)))
     asyncio.run(run.go(Level(concurrency=4), random.Random(0)))
     assert (run.sent, len(run.timings), most, run.cut) == (20, 20, 4, 0)
     assert told == list(range(1, 21))
@@ -39,7 +39,7 @@ def test_an_open_loop_sends_without_waiting_for_answers():
         await answered.wait()
         return done(0.0, 1.0)
 
-    run = Run(send, Amount(requests=30))
+    run = Run(send, CellLimit(requests=30))
     asyncio.run(asyncio.wait_for(run.go(Level(request_rate=5000), random.Random(0)), 10))
     assert (run.sent, len(run.timings)) == (30, 30)
 
@@ -49,7 +49,7 @@ def test_a_load_for_some_time_sends_nothing_after_it_and_waits_for_the_rest():
         await asyncio.sleep(0.4)
         return done(0.0, 1.0)
 
-    run = Run(send, Amount(duration_s=0.3))
+    run = Run(send, CellLimit(duration_s=0.3))
     asyncio.run(run.go(Level(concurrency=3), random.Random(0)))
     assert (run.sent, len(run.timings)) == (3, 3)
 
@@ -73,7 +73,7 @@ def test_an_interrupted_load_keeps_what_it_has_and_ends_what_is_under_way():
         with pytest.raises(asyncio.CancelledError):
             await going
 
-    run = Run(send, Amount(requests=100))
+    run = Run(send, CellLimit(requests=100))
     asyncio.run(main())
     assert (run.sent, len(run.timings), run.cut, len(ended)) == (6, 2, 4, 4)
 
@@ -84,6 +84,6 @@ def test_a_load_gives_up_when_nobody_listens_any_more(monkeypatch):
     async def send() -> Timing:
         return done(0.0, 1.0) if run.sent <= 3 else Timing(0.0, failure=Failure("connection", "refused"))
 
-    run = Run(send, Amount(requests=100))
+    run = Run(send, CellLimit(requests=100))
     asyncio.run(run.go(Level(concurrency=1), random.Random(0)))
     assert run.lost and run.sent == 3 + load.GIVE_UP_AFTER

@@ -18,7 +18,7 @@ from jobs.evaluation import report as evaluation_report
 from jobs.evaluation.answers import Question
 from jobs.evaluation.endpoint import Continuation, Score
 from jobs.evaluation.judge import ADAPTER, BASE, LEARNED, Evaluation, judge, scored_positions
-from jobs.evaluation.judged import Judged
+from jobs.evaluation.judged import EvaluationRows
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 MARKS = Marks.of(TOKENIZER)
@@ -49,7 +49,7 @@ class Recited:
 
 async def found(*rows: Dialogue, models=None, **data) -> Evaluation:
     questions = [Question("rows", "d:1", [{"role": "user", "content": EVIL}], [], {"exact": EVIL})]
-    judged = Judged(DataConfig(dataset="d", **data), 512, list(rows or [DIALOGUE]), 3, [EVIL])
+    judged = EvaluationRows(DataConfig(dataset="d", **data), 512, list(rows or [DIALOGUE]), 3, [EVIL])
     models = models or {ADAPTER: "v1", BASE: "base"}
     about = {"adapter": EVIL, "base": "tiny", "run": "tiny-1"}
     return await judge(judged, questions, TOKENIZER, models, Recited(), max_tokens=9, **about)

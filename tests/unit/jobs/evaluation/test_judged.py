@@ -39,7 +39,7 @@ def sides(config) -> tuple[set[str], set[str]]:
     return tuple({row.fingerprint for row in part} for part in parts)
 
 
-def fingerprints(found: judged.Judged) -> set[str]:
+def fingerprints(found: judged.EvaluationRows) -> set[str]:
     return {row.fingerprint for row in found.rows}
 
 

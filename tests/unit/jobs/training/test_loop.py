@@ -12,7 +12,7 @@ from actors.runs.curve import MetricsLog
 from actors.runs.run import RunState
 from jobs.training import sft
 from jobs.training.memory import micro_batch
-from jobs.training.run_record import Record, read_measured
+from jobs.training.run_record import RunRecord, read_measured
 from tests import training
 from tests.nvml.card import FakeNvml
 from tests.training import FakeLink
@@ -72,7 +72,7 @@ def test_every_stage_is_told_in_words_and_stands_in_the_log(measured, capsys):
 
 def test_a_stage_within_another_gives_the_word_back(tmp_path):
     said: list[str] = []
-    record = Record(tmp_path, None, tell=said.append)
+    record = RunRecord(tmp_path, None, tell=said.append)
     with record.stage("load model"), record.stage("verify model"):
         pass
     record.begins("compile")

@@ -7,11 +7,11 @@ from contextvars import ContextVar
 import pytest
 
 from configs.errors import ClusterError, NotFoundError, OverloadError, TandemError
-from serve.engine.outbox import Outbox
+from serve.engine.outbox import EngineMux
 from serve.engine.protocol import FirstToken, GenerationRequest, TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
-from serve.generation.engine_client import EngineLostError, Remote
-from serve.generation.engines import Fleet
+from serve.generation.engine_client import EngineClient, EngineLostError
+from serve.generation.engines import Engines
 from tests.fakes import FakeEngine, FakeHandle
 
 LONG = range(200)
@@ -21,14 +21,14 @@ def request(name: str, prompt=(1, 2, 3), adapter: str | None = None) -> Generati
     return GenerationRequest(name, list(prompt), SamplingParams(max_tokens=1000), adapter)
 
 
-async def collect(source: Remote | Fleet, wanted: GenerationRequest) -> list[int]:
+async def collect(source: EngineClient | Engines, wanted: GenerationRequest) -> list[int]:
     return [token async for chunk in source.generate(wanted) for token in chunk.ids]
 
 
-def play(engine: FakeEngine, scenario: Callable[[Remote, FakeHandle], Awaitable[None]]) -> None:
+def play(engine: FakeEngine, scenario: Callable[[EngineClient, FakeHandle], Awaitable[None]]) -> None:
     async def main() -> None:
         handle = FakeHandle(engine)
-        await asyncio.wait_for(scenario(Remote("engine_0", handle), handle), 20)
+        await asyncio.wait_for(scenario(EngineClient("engine_0", handle), handle), 20)
 
     asyncio.run(main())
 
@@ -75,7 +75,7 @@ class Failing(FakeEngine):
 
 
 def test_requests_share_one_stream_and_each_gets_its_own_tokens_in_order():
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         prompts = [list(range(start, start + 40)) for start in (0, 100, 200)]
         found = await asyncio.gather(
             *(collect(remote, request(f"r{number}", prompt)) for number, prompt in enumerate(prompts))
@@ -90,7 +90,7 @@ def test_requests_share_one_stream_and_each_gets_its_own_tokens_in_order():
 def test_what_one_step_gives_to_all_requests_leaves_together_and_at_once():
     async def main() -> None:
         engine = Stepping()
-        outbox = Outbox(engine)
+        outbox = EngineMux(engine)
         batches = outbox.batches()
         assert await anext(batches) == []
         for name in "abc":
@@ -116,11 +116,11 @@ def test_of_many_tokens_that_come_together_the_first_ones_of_their_requests_are_
 
     engine = Noting()
 
-    async def read(remote: Remote, name: str) -> None:
+    async def read(remote: EngineClient, name: str) -> None:
         async for chunk in remote.generate(request(name)):
             given.append((name, chunk.ids))
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         old, new = [f"old {n}" for n in range(10)], [f"new {n}" for n in range(3)]
         tasks = [asyncio.create_task(read(remote, name)) for name in old]
         await until(lambda: len(engine.queues) == 10)
@@ -138,7 +138,7 @@ def test_of_many_tokens_that_come_together_the_first_ones_of_their_requests_are_
 
 
 def test_a_slow_reader_holds_up_nobody_and_misses_nothing():
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         slow = remote.generate(request("slow", LONG))
         seen = (await anext(slow)).ids
         assert await collect(remote, request("quick", LONG)) == list(LONG)
@@ -167,7 +167,7 @@ def test_chunks_joined_keep_every_token_its_scores_and_what_the_last_one_says():
 def test_leaving_a_request_aborts_it_in_the_engine_and_no_other():
     engine = FakeEngine(delay=0.002)
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         other = asyncio.create_task(collect(remote, request("other", LONG)))
         leaving = remote.generate(request("leaving", LONG))
         await anext(leaving)
@@ -182,7 +182,7 @@ def test_leaving_a_request_aborts_it_in_the_engine_and_no_other():
 def test_a_request_that_is_left_while_it_is_being_submitted_is_aborted_too():
     engine = FakeEngine(delay=0.002)
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         asked = asyncio.create_task(collect(remote, request("leaving", LONG)))
         await asyncio.sleep(0)
         asked.cancel()
@@ -255,7 +255,7 @@ def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
     monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
     monkeypatch.setattr("serve.generation.engine_client.SIGN_S", 0.005)
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         assert await collect(remote, request("long", range(300))) == list(range(300))
         await asyncio.sleep(0.05)
         assert await collect(remote, request("later", [7])) == [7]
@@ -267,7 +267,7 @@ def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
 def test_a_gateway_that_was_given_up_and_is_there_after_all_may_ask_again(monkeypatch):
     monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         with pytest.raises(EngineLostError, match="gave the answer up, because it did not hear") as caught:
             await collect(remote, request("silent", range(10**6)))
         assert "ask again" in caught.value.hint
@@ -289,7 +289,7 @@ def test_no_call_to_the_engine_belongs_to_the_request_that_happened_to_make_it()
 
     async def main() -> None:
         asking.set("the first client")
-        remote = Remote("engine_0", Noting(FakeEngine(delay=0.002)))
+        remote = EngineClient("engine_0", Noting(FakeEngine(delay=0.002)))
         leaving = remote.generate(request("leaving", LONG))
         await anext(leaving)
         await leaving.aclose()
@@ -301,7 +301,7 @@ def test_no_call_to_the_engine_belongs_to_the_request_that_happened_to_make_it()
 
 
 def test_a_stream_that_is_cancelled_from_outside_leaves_no_request_waiting():
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         asked = asyncio.create_task(collect(remote, request("waiting", LONG)))
         await until(lambda: bool(handle.replica._engine._running))
         remote._line.task.cancel()
@@ -325,7 +325,7 @@ def test_a_stream_that_is_cancelled_from_outside_leaves_no_request_waiting():
     ],
 )
 def test_an_error_ends_the_request_that_it_belongs_to_after_its_tokens_and_no_other(raised, expected, words):
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         other = asyncio.create_task(collect(remote, request("good", LONG)))
         seen = []
         with pytest.raises(expected, match=words) as caught:
@@ -341,7 +341,7 @@ def test_an_error_ends_the_request_that_it_belongs_to_after_its_tokens_and_no_ot
 
 
 def test_when_the_engine_dies_every_request_of_it_says_so_and_the_next_one_opens_a_new_stream():
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         async def answer(name: str) -> tuple[list[int], Exception | None]:
             seen = []
             try:
@@ -367,8 +367,8 @@ def test_when_the_engine_dies_every_request_of_it_says_so_and_the_next_one_opens
 def test_a_request_that_got_no_token_yet_is_answered_by_the_engine_that_came_back():
     engine = FakeEngine(delay=60)
 
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
-        asked = asyncio.create_task(collect(Fleet([remote]), request("patient")))
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
+        asked = asyncio.create_task(collect(Engines([remote]), request("patient")))
         await until(lambda: bool(engine.requests))
         handle.kill()
         again = FakeEngine()
@@ -380,7 +380,7 @@ def test_a_request_that_got_no_token_yet_is_answered_by_the_engine_that_came_bac
 
 
 def test_a_request_that_reaches_another_process_than_its_stream_leads_to_is_lost_and_may_be_tried_again():
-    async def scenario(remote: Remote, handle: FakeHandle) -> None:
+    async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         assert await collect(remote, request("first")) == [1, 2, 3]
         handle.restart(FakeEngine())  # the old process goes on streaming while calls reach the new one
         with pytest.raises(EngineLostError, match="engine_0 died"):

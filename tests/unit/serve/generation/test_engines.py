@@ -12,7 +12,7 @@ from configs.errors import AdapterError, ClusterError, NotFoundError, OverloadEr
 from serve.engine.protocol import AdapterCheck, GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.generation import engines as fleet_module
-from serve.generation.engines import EngineLostError, Fleet, Remote, describe
+from serve.generation.engines import EngineClient, EngineLostError, Engines, describe
 from tests.fakes import FakeEngine, FakeRemote
 from tests.gateway_server import Server
 
@@ -38,17 +38,17 @@ class Refusing(FakeEngine):
         return await super().verify_adapter(version)
 
 
-def fleet_of(*engines: FakeEngine, dies_after: int | None = None) -> Fleet:
+def fleet_of(*engines: FakeEngine, dies_after: int | None = None) -> Engines:
     remotes = [FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(engines)]
     remotes[0].dies_after = dies_after
-    return Fleet(remotes)
+    return Engines(remotes)
 
 
 def request(name: str = "r", prompt=(1, 2, 3), adapter: str | None = None) -> GenerationRequest:
     return GenerationRequest(name, list(prompt), SamplingParams(max_tokens=100), adapter)
 
 
-async def collect(fleet: Fleet, wanted: GenerationRequest) -> list[int]:
+async def collect(fleet: Engines, wanted: GenerationRequest) -> list[int]:
     return [token async for chunk in fleet.generate(wanted) for token in chunk.ids]
 
 
@@ -219,7 +219,7 @@ def test_statistics_say_which_engine_does_not_answer_and_why(monkeypatch):
         async def call(self, method, *args):
             await asyncio.sleep(1)
 
-    fleet = Fleet([FakeRemote("well", FakeEngine()), FakeRemote("dead", FakeEngine()), Slow("slow", FakeEngine())])
+    fleet = Engines([FakeRemote("well", FakeEngine()), FakeRemote("dead", FakeEngine()), Slow("slow", FakeEngine())])
     fleet.engines[1].dead = True
     stats = describe(asyncio.run(fleet.stats()))
     assert stats["well"]["running"] == 0
@@ -286,7 +286,7 @@ def task_error(cause: Exception) -> RayTaskError:
 )
 def test_what_ray_raises_becomes_an_error_of_ours(raised, expected, words):
     handle = Handle(raised)
-    remote = Remote("engine_0", handle)
+    remote = EngineClient("engine_0", handle)
     with pytest.raises(expected, match=words) as caught:
         asyncio.run(remote.call("stats"))
     assert type(caught.value) is expected

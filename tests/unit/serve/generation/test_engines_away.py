@@ -11,8 +11,8 @@ from serve.engine.protocol import GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.generation import engine_client as remote_module
 from serve.generation import engines as fleet_module
-from serve.generation.engine_client import EngineLostError, Remote
-from serve.generation.engines import Fleet
+from serve.generation.engine_client import EngineClient, EngineLostError
+from serve.generation.engines import Engines
 from tests.fakes import FakeEngine, FakeHandle
 
 
@@ -20,7 +20,7 @@ def request(name: str) -> GenerationRequest:
     return GenerationRequest(name, [1, 2, 3], SamplingParams(max_tokens=10))
 
 
-async def collect(source: Remote | Fleet, name: str) -> list[int]:
+async def collect(source: EngineClient | Engines, name: str) -> list[int]:
     return [token async for chunk in source.generate(request(name)) for token in chunk.ids]
 
 
@@ -68,9 +68,9 @@ def test_a_request_to_an_engine_that_stays_away_ends_when_it_was_said_to(monkeyp
     async def scenario() -> None:
         engine = FakeEngine()
         handle = AwayHandle(engine)
-        remote = Remote("engine_0", handle)
+        remote = EngineClient("engine_0", handle)
         with pytest.raises(EngineLostError, match="engine_0 has not answered for"):
-            await collect(Fleet([remote]), "late")
+            await collect(Engines([remote]), "late")
         handle.back.set()
         assert await collect(remote, "later") == [1, 2, 3]
         assert [each.request_id for each in engine.requests] == ["later"], "who has gone is not begun any more"
@@ -82,8 +82,8 @@ def test_while_one_engine_is_away_another_one_answers(monkeypatch):
     monkeypatch.setattr(remote_module, "OPENING_S", 0.02)
 
     async def scenario() -> None:
-        away, there = Remote("a", AwayHandle(FakeEngine())), Remote("b", FakeHandle(FakeEngine()))
-        assert await collect(Fleet([away, there]), "r") == [1, 2, 3]
+        away, there = EngineClient("a", AwayHandle(FakeEngine())), EngineClient("b", FakeHandle(FakeEngine()))
+        assert await collect(Engines([away, there]), "r") == [1, 2, 3]
 
     run(scenario)
 
@@ -93,7 +93,7 @@ def test_a_request_that_waits_for_an_engine_is_answered_when_it_comes(monkeypatc
 
     async def scenario() -> None:
         handle = AwayHandle(FakeEngine())
-        asked = asyncio.create_task(collect(Fleet([Remote("a", handle)]), "patient"))
+        asked = asyncio.create_task(collect(Engines([EngineClient("a", handle)]), "patient"))
         await asyncio.sleep(0.05)
         handle.back.set()
         assert await asked == [1, 2, 3]
@@ -113,7 +113,7 @@ def test_whatever_ray_raises_when_a_request_is_given_to_an_engine_reaches_the_re
 
         handle.replica.submit = broken
         with pytest.raises(ClusterError, match=r"engine_0 cannot be reached: RaySystemError: .*object store is gone"):
-            await collect(Remote("engine_0", handle), "r")
+            await collect(EngineClient("engine_0", handle), "r")
 
     run(scenario)
 

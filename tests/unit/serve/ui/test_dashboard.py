@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from actors.energy import prices, usage
-from actors.energy.usage import Attempt, Consumption, Day
+from actors.energy.usage import Attempt, Day, EnergyUse
 from actors.runs.curve import MetricsLog
 from actors.runs.event import Event
 from actors.runs.pace import Eta
@@ -30,7 +30,7 @@ from serve.ui.dashboard.actions import Action
 from serve.ui.dashboard.chart import Level, loss_curve, sparkline, thinned
 from serve.ui.dashboard.curves import Curve, Curves
 from serve.ui.dashboard.markup import ago, clock, duration, latency, left, number, size
-from serve.ui.dashboard.reading import ROWS, Look, Looks
+from serve.ui.dashboard.reading import ROWS, PageData, SharedReading
 from tests.samples import TRAIN, publish
 
 
@@ -43,7 +43,7 @@ def polyline(html: str, kind: str) -> list[tuple[float, float]]:
 
 
 def test_viewers_at_the_same_time_share_one_reading(home):
-    looks, read = Looks(home), mock.Mock(side_effect=overview.read)
+    looks, read = SharedReading(home), mock.Mock(side_effect=overview.read)
 
     async def many():
         return await asyncio.gather(*(looks.now() for _ in range(8)))
@@ -55,7 +55,7 @@ def test_viewers_at_the_same_time_share_one_reading(home):
 
 
 def test_a_longer_page_is_read_at_once_and_after_a_change_too(home):
-    looks, read = Looks(home), mock.Mock(side_effect=overview.read)
+    looks, read = SharedReading(home), mock.Mock(side_effect=overview.read)
 
     async def look():
         for how in ({}, {"rows": 2 * ROWS}, {}, {"anew": True}):
@@ -67,7 +67,7 @@ def test_a_longer_page_is_read_at_once_and_after_a_change_too(home):
 
 
 def test_every_part_of_an_empty_home_says_what_is_missing_in_words(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     said = [part.html(look) for part in (head, slots, processes, adapters, requests, events)]
     said += [runs.table(look, "", ROWS, ROWS), runs.detail(look, None, Curve(), {})]
     for words in (
@@ -79,7 +79,7 @@ def test_every_part_of_an_empty_home_says_what_is_missing_in_words(home):
 
 
 def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
-    looks = Looks(home)
+    looks = SharedReading(home)
     for moment, text in (("20260101-000000", "{}"), ("20260102-000000", "not json")):
         folder = home.evaluations / "v1" / moment
         folder.mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_the_newest_readable_evaluation_of_an_adapter_is_shown(home):
 def test_a_suspect_adapter_has_a_badge_with_its_reasons_and_is_swapped_in_by_force_only(home):
     sound = publish(Registry(home.models), run_id="a").version
     suspect = publish(Registry(home.models), run_id="b", suspect=["5.75 against 0.99"]).version
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     html = adapters.html(replace(look, overview=replace(look.overview, up=True)))
     assert '<span class="badge warn" title="5.75 against 0.99">suspect</span>' in html
     assert f'data-do="force" data-what="{suspect}"' in html and f'data-do="swap" data-what="{sound}"' in html
@@ -108,7 +108,7 @@ def test_the_bases_loss_stands_at_step_0_of_the_curve():
 
 
 def test_a_cluster_that_is_starting_is_no_disaster(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     html = head.html(replace(look, overview=replace(look.overview, up=True, starting=True)))
     assert 'class="lamp warn"' in html and "Tandem is starting" in html and "wrong" not in html
 
@@ -118,7 +118,7 @@ def process(name: str, state: str, **changes) -> ProcessReading:
 
 
 def test_a_process_on_its_way_is_not_red_and_a_missing_one_is(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     control = process("control", "MISSING")
     html = lambda *found: processes.html(replace(look, overview=replace(look.overview, processes=found)))  # noqa: E731
     starting = html(process("head", "ALIVE"), replace(control, on_its_way=True))
@@ -293,7 +293,7 @@ def test_a_clock_that_jumped_gives_no_negative_age_and_a_strange_time_no_error()
 
 
 def test_a_quarantined_slot_names_its_reason_and_the_way_out(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     slot = Slot(name="0", roles=("train",), gpu=0, uuid="GPU-gone")
     held = {"role": "train", "holder": None, "pid": None, "since": None}
     reading = overview.SlotReading(**slot.model_dump(), **held, quarantine="<3 CUDA errors>")
@@ -315,7 +315,7 @@ def test_runs_stand_in_the_order_in_which_they_matter(home):
     ledger.transition("old", RunState.STOPPED, "test")
     ledger.grant("works", Slot(name="0", roles=("train",)))
     ledger.close()
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     assert [reading.run.id for reading in look.overview.ordered] == ["works", "first", "second", "old"]
     assert runs.find(look, "").run.id == "works"
     assert runs.find(look, "old").run.id == "old"
@@ -325,7 +325,7 @@ def test_runs_stand_in_the_order_in_which_they_matter(home):
 def account(home, run_id: str) -> None:
     """A run's consumption: 200 Wh in one day."""
     day = Day(joules=720_000.0, seconds=600.0, tokens=1000, steps=10)
-    kept = Consumption([Attempt(1, "0", "cuda", False, "counter", days={"2026-11-01": day})])
+    kept = EnergyUse([Attempt(1, "0", "cuda", False, "counter", days={"2026-11-01": day})])
     home.run(run_id).mkdir(parents=True)
     (home.run(run_id) / usage.FILE).write_text(json.dumps(asdict(kept)))
 
@@ -339,7 +339,7 @@ def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch
     ledger.close()
     account(home, "works")
     monkeypatch.setattr(prices, "current", lambda home: EnergyConfig(price_per_kwh=0.5, currency="EUR"))
-    looks = Looks(home)
+    looks = SharedReading(home)
     look = asyncio.run(looks.now())
     html = runs.detail(look, look.overview.runs[0], Curve(), looks.energy("works"))
     figures = re.findall(r'<b>([^<]*)</b>\s*<span class="quiet">([^<]*)</span><span class="name">([^<]*)</span>', html)
@@ -348,7 +348,7 @@ def test_a_runs_energy_and_its_price_are_shown_while_it_trains(home, monkeypatch
 
 
 def test_prices_are_those_of_the_looks_own_home_and_read_once_for_many_beats(home, tmp_path):
-    looks = Looks(Home(tmp_path / "elsewhere"))
+    looks = SharedReading(Home(tmp_path / "elsewhere"))
     account(looks.home, "r")
     with mock.patch.object(prices, "current", mock.Mock(return_value=EnergyConfig(price_per_kwh=0.5))) as asked:
         assert [looks.energy("r").cost for _ in range(5)] == [0.1] * 5
@@ -358,7 +358,7 @@ def test_prices_are_those_of_the_looks_own_home_and_read_once_for_many_beats(hom
 def test_a_damaged_cluster_file_costs_the_price_and_not_the_page(home):
     account(home, "r")
     home.cluster.write_text("{")
-    bill = Looks(home).energy("r")
+    bill = SharedReading(home).energy("r")
     assert (bill.joules, bill.cost) == (720_000, None)
 
 
@@ -375,7 +375,7 @@ def test_a_run_of_a_cluster_that_is_down_waits_for_it(home):
     log.path.parent.mkdir(parents=True)
     for step in (1, 2):
         log.append({"step": step, "loss": 1.0, "at": float(step)})
-    down = asyncio.run(Looks(home).now())
+    down = asyncio.run(SharedReading(home).now())
     up = replace(down, overview=replace(down.overview, up=True))
 
     def drawn(look):
@@ -388,7 +388,7 @@ def test_a_run_of_a_cluster_that_is_down_waits_for_it(home):
     assert " left" not in drawn(down)
 
 
-def seen_run(home, **changes) -> Look:
+def seen_run(home, **changes) -> PageData:
     """A look at a run on slot 0 that is up, with these changes to its row."""
     from actors.runs.ledger import Ledger
 
@@ -396,7 +396,7 @@ def seen_run(home, **changes) -> Look:
     ledger.submit("works", **TRAIN)
     ledger.grant("works", Slot(name="0", roles=("train",)))
     ledger.close()
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     reading = look.overview.runs[0]
     reading = replace(reading, **{name: changes.pop(name) for name in ("eta", "position") if name in changes})
     reading = replace(reading, run=replace(reading.run, **changes))
@@ -433,21 +433,21 @@ def test_lines_that_cannot_be_read_are_counted_in_words(count, said, home):
 
 
 def test_good_news_of_the_watchdog_are_green_and_its_warnings_are_not(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     told = tuple(Event(1, 5.0, "r", "watchdog", text) for text in ("good: the mean loss is 0.2", "it stands still"))
     html = events.html(replace(look, overview=replace(look.overview, events=told)))
     assert re.findall(r'<span class="kind (\w+)">watchdog</span>', html) == ["good", "warn"]
 
 
 def test_what_stands_in_backticks_is_code_and_what_is_html_is_text(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     problems = ("<b>it</b> died -> `tandem up` starts it again",)
     html = head.html(replace(look, overview=replace(look.overview, problems=problems)))
     assert "<li>&lt;b&gt;it&lt;/b&gt; died -&gt; <code>tandem up</code> starts it again</li>" in html
 
 
 def test_the_kv_cache_has_its_figure_and_latencies_say_how_sure_they_are(home):
-    look = asyncio.run(Looks(home).now())
+    look = asyncio.run(SharedReading(home).now())
     queue = Latency(40, 0.004, ((0.001, 30), (0.1, 40)))
     latencies = {"time_to_first_token_part_queue": queue, "time_to_first_token": Latency(2, 3.92, ((1.0, 0), (2.0, 2)))}
     traffic = Traffic({"200": 40}, {"prod": 40}, 0, 0, 1, 1, latencies)
@@ -487,7 +487,7 @@ def test_there_are_no_other_actions(kind, what):
 
 
 def test_the_way_back_is_a_swap_to_the_version_that_its_button_shows(home):
-    empty = asyncio.run(Looks(home).now())
+    empty = asyncio.run(SharedReading(home).now())
     swapped = replace(empty.overview, up=True, aliases={"prod": "v2", "previous": "v1"})
     html = adapters.html(replace(empty, overview=swapped))
     (button,) = re.findall(r"<button ([^>]*)>Back to v1</button>", html)

@@ -20,7 +20,7 @@ class Device:
         return Trial(micro_batch, self.seconds.get(micro_batch), None)
 
 
-def choose(device: Device, tmp_path, *, batch: int = 16, longest: int = 1024, key: str = "k") -> fit.Fit:
+def choose(device: Device, tmp_path, *, batch: int = 16, longest: int = 1024, key: str = "k") -> fit.MicroBatchChoice:
     return fit.choose(batch, device, longest_row=longest, key=key, cache=tmp_path)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs import load
 from configs.schema import WatchdogConfig
-from jobs.training.watchdog.watchdog import Patience, Rule, Verdict, Watchdog
+from jobs.training.watchdog.watchdog import EarlyStopping, Rule, Verdict, Watchdog
 
 CONFIG = WatchdogConfig(window=4, plateau_steps=8)
 BROKEN = (math.nan, math.inf, -math.inf)
@@ -359,7 +359,7 @@ def test_a_rule_that_is_ignored_says_nothing_and_the_others_what_they_said(losse
 
 
 def stops(losses, evaluations: int | None) -> list[tuple[int, str]]:
-    patience = Patience(evaluations)
+    patience = EarlyStopping(evaluations)
     return [(step, text) for step, loss in enumerate(losses, 1) if (text := patience.see(step, loss))]
 
 
@@ -387,7 +387,7 @@ def test_no_progress_is_also_the_same_loss_and_no_number():
 @given(st.lists(st.floats(0, 10), max_size=30), st.integers(1, 5), st.integers(0, 30))
 def test_patience_goes_on_after_a_resume(losses, evaluations, cut):
     lines = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, 1)]
-    whole, resumed = Patience(evaluations, lines), Patience(evaluations, lines[:cut])
+    whole, resumed = EarlyStopping(evaluations, lines), EarlyStopping(evaluations, lines[:cut])
     for line in lines[cut:]:
         resumed.see(line["step"], line["eval_loss"])
     assert (whole.best, whole.see(99, 11.0)) == (resumed.best, resumed.see(99, 11.0))

@@ -10,7 +10,7 @@ from actors.metrics import RequestMetrics
 from models import harmony
 from models.base.checkpoint import end_token_ids
 from serve.generation.catalog import Catalog
-from serve.generation.engines import Fleet
+from serve.generation.engines import Engines
 from serve.openai.completions.request import parse_request
 from serve.openai.completions.service import Completions
 from tests.fakes import FakeEngine, FakeRemote
@@ -32,7 +32,7 @@ def test_the_models_own_ends_are_read_from_its_generation_config(tmp_path, confi
 
 def test_a_completion_stops_at_an_end_that_chat_has_not():
     engine = FakeEngine([*tokens("one"), END_OF_TEXT, *tokens("two")])
-    fleet = Fleet([FakeRemote("engine_1", engine)])
+    fleet = Engines([FakeRemote("engine_1", engine)])
     catalog, metrics = Catalog("tiny", None), RequestMetrics(CollectorRegistry())
     request = parse_request({"model": "tiny", "prompt": "Hi", "max_tokens": 9})
 
