@@ -29,8 +29,9 @@ from actors.runs.lifecycle import RunLifecycle
 from actors.runs.quarantine import GpuWatch
 from actors.runs.run import Grant, Run, RunState, Submission, check_run_id
 from actors.runs.slot_health import SlotWatch
+from configs import paths
 from configs.errors import ClusterError, NotFoundError, StateError, TandemError
-from configs.paths import Home, home
+from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 
 TICK_S = 0.5
@@ -359,14 +360,14 @@ class Control:
             self._changed.notify_all()
 
 
-def start(place: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
+def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
     """Create the control actor in the connected cluster and wait for it. Returns its handle."""
     import ray
 
     options = {"name": NAME, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
     options |= {"num_cpus": 0, "max_restarts": -1}
     handle = ray.remote(Control).options(**options, max_task_retries=3, max_concurrency=1000).remote(
-        place, slots, config, RayJobs(dashboard, place.token)
+        home, slots, config, RayJobs(dashboard, home.token)
     )  # fmt: skip
     ray.get(handle.ready.remote())
     return handle
@@ -374,7 +375,7 @@ def start(place: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard
 
 def main() -> None:
     """`start` in the running cluster of TANDEM_HOME, as a program of its own: what `tandem up` calls."""
-    place = home()
-    running = cluster.find(place)
-    cluster.connect(place, running)
-    start(place, running.slots, running.config, running.dashboard)
+    home = paths.home()
+    running = cluster.find(home)
+    cluster.connect(home, running)
+    start(home, running.slots, running.config, running.dashboard)

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from actors import client, logs, trainer
 from actors.runs.run import Grant, Outcome, Run, RunKind, RunState, check_run_id
+from configs import paths
 from configs.errors import ClusterError, StateError, TandemError
-from configs.paths import home
 
 _NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): \S")
 
@@ -52,7 +52,7 @@ def enter(job: Job, find_run: Callable[[str], str]) -> NoReturn:
 
         ray.init(address="auto", namespace=client.NAMESPACE, log_to_driver=False, logging_level="error")
         run_id = check_run_id(find_run(job_id))
-        logs.begin(home(), "driver", run=run_id, names=logs.OWN)
+        logs.begin(paths.home(), "driver", run=run_id, names=logs.OWN)
         state = drive(job, run_id)
     except TandemError as error:
         raise SystemExit(f"error: {_words(error)}") from None
@@ -74,9 +74,9 @@ def drive(job: Job, run_id: str) -> RunState:
     slot, attempt, run = grant.slot, grant.attempt, control.run(run_id)
     print(f"run {run_id}: slot {slot.name}, attempt {attempt}", flush=True)
     log.info("slot %s, attempt %d", slot.name, attempt)
-    place = home()
-    pinned = trainer.start(slot, run_id, place, neighbours=len(control.slots()))
-    work = pinned.run.remote(job.task, run, place)
+    home = paths.home()
+    pinned = trainer.start(slot, run_id, home, neighbours=len(control.slots()))
+    work = pinned.run.remote(job.task, run, home)
     try:
         outcome = _follow(control.within(FINISH_TIMEOUT_S), run_id, work, stopping)
     except ray.exceptions.RayTaskError as error:

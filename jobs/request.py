@@ -113,7 +113,7 @@ def resolve(
 
 
 def default_profile() -> str:
-    return "standard" if gpus.gpus() else "tiny"
+    return "standard" if gpus.readings() else "tiny"
 
 
 def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:

@@ -63,14 +63,14 @@ class Gateway:
         self.sampling = model_defaults(base)
         self.registry = Registry(home().models)
         self.control = client.Client(client.find())
-        self.fleet = Engines([EngineClient(f"engine_{slot}", handle) for slot, handle in engines.items()])
+        self.engines = Engines([EngineClient(f"engine_{slot}", handle) for slot, handle in engines.items()])
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
         self.scrape = CollectorRegistry()
         self.requests = RequestMetrics(self.scrape)
         self.engine_metrics = EngineMetrics(self.scrape, described.name)
         self.scrape.register(ClusterCollector(home()))
         tokenizer = checkpoint.load_tokenizer(base)
-        parts = (tokenizer, self.catalog, self.fleet, self.requests, config.max_context)
+        parts = (tokenizer, self.catalog, self.engines, self.requests, config.max_context)
         self.chat = Chat(*parts)
         self.kept, background = open_kept(config.responses, home()), Background()
         self.responses = Responses(self.chat, self.kept, background)
@@ -80,9 +80,9 @@ class Gateway:
         self.tokens = Tokens(tokenizer, self.chat)
         self.completions = Completions(*parts, end_ids=checkpoint.end_token_ids(base))
         self.swapper = Swapper(
-            self.control, self.fleet, self.catalog, self.registry, described.fingerprint, self.requests
+            self.control, self.engines, self.catalog, self.registry, described.fingerprint, self.requests
         )  # fmt: skip
-        self.holds = KeptAdapters(self.swapper, self.fleet, self.catalog)
+        self.kept_adapters = KeptAdapters(self.swapper, self.engines, self.catalog)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self, in_serve=True)
@@ -98,7 +98,7 @@ class Gateway:
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether an engine answers, and each engine's state."""
-        stats = await self.fleet.stats()
+        stats = await self.engines.stats()
         ready = any(not isinstance(value, str) for value in stats.values())
         return ready, {"ready": ready, "base": self.catalog.base, "engines": describe(stats)}
 
@@ -111,7 +111,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         with contextlib.suppress(ClusterError):
             await gateway.control.gateway_starts()
             await gateway.catalog.refresh()
-        lasting = (gateway.catalog.follow(), gateway.holds.watch(), gateway.kept.sweep())
+        lasting = (gateway.catalog.follow(), gateway.kept_adapters.watch(), gateway.kept.sweep())
         background = [asyncio.create_task(each) for each in lasting]
         yield
         for task in background:
@@ -133,7 +133,9 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.include_router(tokens.routes(gateway))
     app.include_router(health.routes(gateway))
     app.include_router(responses.routes(gateway))
-    app.include_router(admin.routes(gateway.control, gateway.fleet, gateway.catalog, gateway.swapper, gateway.holds))
+    app.include_router(
+        admin.routes(gateway.control, gateway.engines, gateway.catalog, gateway.swapper, gateway.kept_adapters)
+    )
     app.add_exception_handler(TandemError, _tandem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(400, _unreadable)

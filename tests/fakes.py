@@ -134,7 +134,7 @@ class FakeHandle:
 
     def restart(self, engine: FakeEngine) -> None:
         self.replica = EngineReplica.__new__(EngineReplica)
-        self.replica._engine, self.replica._outboxes = engine, {}
+        self.replica._engine, self.replica._muxes = engine, {}
         self.died = asyncio.Event()
 
     def kill(self) -> None:

@@ -71,7 +71,7 @@ class HostReading:
     """Bytes."""
 
 
-def gpus() -> list[GpuReading]:
+def readings() -> list[GpuReading]:
     """Every GPU that the NVIDIA driver knows, whatever CUDA_VISIBLE_DEVICES says; empty if no driver answers."""
     import pynvml
 
@@ -139,7 +139,7 @@ def device_name(device: str) -> str:
 def own_gpu() -> GpuReading | None:
     """The GPU whose UUID CUDA_VISIBLE_DEVICES is, as in an actor on a slot; without that variable the first."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return next((reading for reading in gpus() if visible in (None, reading.uuid)), None)
+    return next((reading for reading in readings() if visible in (None, reading.uuid)), None)
 
 
 class _Load:

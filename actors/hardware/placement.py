@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from actors.hardware import gpus as monitor
+from actors.hardware import gpus
 from configs.errors import ConfigError, PlacementError
 from configs.schema import ClusterConfig, Role, Slot
 
@@ -24,23 +24,23 @@ def resolve_slots(config: ClusterConfig) -> tuple[Slot, ...]:
 
     Raises ConfigError for a slot whose GPU does not exist or has another UUID.
     """
-    gpus = {gpu.index: gpu for gpu in monitor.gpus()}
+    by_index = {gpu.index: gpu for gpu in gpus.readings()}
     if config.slots != "auto":
-        return tuple(_with_uuid(slot, gpus) for slot in config.slots)
-    if not gpus:
+        return tuple(_with_uuid(slot, by_index) for slot in config.slots)
+    if not by_index:
         return Slot(name="0", roles=("train",)), Slot(name="1", roles=("serve",))
-    if len(gpus) == 1:
-        return (_with_uuid(Slot(name="0", gpu=0, roles=("train", "serve")), gpus),)
-    return tuple(_with_uuid(Slot(name=str(i), gpu=i, roles=(r,)), gpus) for i, r in ((0, "train"), (1, "serve")))
+    if len(by_index) == 1:
+        return (_with_uuid(Slot(name="0", gpu=0, roles=("train", "serve")), by_index),)
+    return tuple(_with_uuid(Slot(name=str(i), gpu=i, roles=(r,)), by_index) for i, r in ((0, "train"), (1, "serve")))
 
 
-def _with_uuid(slot: Slot, gpus: dict[int, monitor.GpuReading]) -> Slot:
+def _with_uuid(slot: Slot, by_index: dict[int, gpus.GpuReading]) -> Slot:
     if slot.gpu is None:
         return slot
-    if slot.gpu not in gpus:
-        seen = ", ".join(map(str, gpus)) or "none"
+    if slot.gpu not in by_index:
+        seen = ", ".join(map(str, by_index)) or "none"
         raise ConfigError(f"slot {slot.name} names gpu {slot.gpu}; this machine has {seen}", hint="mend cluster.yaml")
-    uuid = gpus[slot.gpu].uuid
+    uuid = by_index[slot.gpu].uuid
     if slot.uuid not in (None, uuid):
         raise ConfigError(f"slot {slot.name} wants GPU {slot.uuid}; gpu {slot.gpu} is {uuid}", hint="mend cluster.yaml")
     return slot.model_copy(update={"uuid": uuid})
@@ -48,7 +48,7 @@ def _with_uuid(slot: Slot, gpus: dict[int, monitor.GpuReading]) -> Slot:
 
 def default_base() -> str:
     """The base model that this machine serves unless told otherwise: gpt-oss-20b in 4 bit, or `tiny` without a GPU."""
-    return GPU_BASE if monitor.gpus() else CPU_BASE
+    return GPU_BASE if gpus.readings() else CPU_BASE
 
 
 def cluster_resources(slots: tuple[Slot, ...]) -> dict[str, float]:

@@ -37,9 +37,9 @@ class ClusterCollector:
         alive = found is not None and found.is_alive
         yield GaugeMetricFamily("tandem_up", "1 while the cluster's head process lives.", value=float(alive))
         yield _heartbeat_timeout(found)
-        yield from scrape.part("host", hardware.host)
+        yield from scrape.part("host", hardware.host_families)
         yield from scrape.part("disk", lambda: hardware.disk(self._home.root))
-        yield from scrape.part("gpus", hardware.gpus)
+        yield from scrape.part("gpus", hardware.gpu_families)
         yield from scrape.part("slot_gpus", lambda: _slot_gpus(found))
         yield from self._ledger(scrape, found, alive)
         yield scrape.errors()
@@ -121,7 +121,7 @@ def _slots(found: Cluster | None, ledger: Ledger) -> Iterator[Metric]:
 
 def _slot_gpus(found: Cluster | None) -> Iterator[Metric]:
     family = GaugeMetricFamily("tandem_slot_gpu_up", "1 if the driver finds the slot's GPU.", labels=["slot", "uuid"])
-    present = {(gpu.index, gpu.uuid) for gpu in gpus.gpus()}
+    present = {(gpu.index, gpu.uuid) for gpu in gpus.readings()}
     for slot in found.slots if found else ():
         if slot.gpu is not None:
             there = any(slot.uuid == uuid if slot.uuid else slot.gpu == index for index, uuid in present)

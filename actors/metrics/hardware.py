@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from actors.hardware import gpus as monitor
+from actors.hardware import gpus
 
 GPU_LABELS = ("gpu", "uuid", "name")
 
 
-def host() -> Iterator[Metric]:
-    reading = monitor.host()
+def host_families() -> Iterator[Metric]:
+    reading = gpus.host()
     yield GaugeMetricFamily("tandem_host_cpus", "Logical processors of the head node.", value=reading.cpu_count)
     yield GaugeMetricFamily(
         "tandem_host_cpu_utilization_ratio", "Busy part of all processors, 0 to 1.", value=reading.cpu_utilization
@@ -30,7 +30,7 @@ def disk(folder: Path) -> Iterator[Metric]:
     yield GaugeMetricFamily("tandem_disk_free_bytes", "Free space for TANDEM_HOME.", value=usage.free)
 
 
-def gpus() -> Iterator[Metric]:
+def gpu_families() -> Iterator[Metric]:
     """What the driver tells; a reading that it refuses is left out."""
     families = {
         "memory_used": _gauge("memory_used_bytes", "GPU memory in use by all processes."),
@@ -45,7 +45,7 @@ def gpus() -> Iterator[Metric]:
             "tandem_gpu_energy_joules", "Energy that the GPU used since its driver was loaded.", labels=GPU_LABELS
         ),
     }
-    for reading in monitor.gpus():
+    for reading in gpus.readings():
         where = [str(reading.index), reading.uuid, reading.name]
         for field, family in families.items():
             if (value := getattr(reading, field)) is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from actors.hardware import gpus as monitor
+from actors.hardware import gpus
 from actors.hardware.gpus import GpuHealth
 from actors.runs.ledger import Quarantine
 from actors.runs.run import Run
@@ -78,8 +78,8 @@ class GpuWatch:
 
     def look_once(self) -> dict[str, GpuFault | None]:
         """The same with this one look alone."""
-        gpus = monitor.health() if self._slots else None
-        return {} if gpus is None else {slot.name: judge(slot, gpus) for slot in self._slots}
+        found = gpus.health() if self._slots else None
+        return {} if found is None else {slot.name: judge(slot, found) for slot in self._slots}
 
 
 @dataclass

@@ -15,10 +15,9 @@ from typing import Any
 
 from actors import cluster
 from actors.cluster import Cluster
-from actors.hardware import gpus as monitor
+from actors.hardware import gpus
 from actors.hardware.gpus import GpuReading, HostReading
-from actors.runs import curve, pace
-from actors.runs import quarantine as health
+from actors.runs import curve, pace, quarantine
 from actors.runs.adapter_state import AdapterState
 from actors.runs.event import Event
 from actors.runs.ledger import PROD, Ledger, Quarantine, Swap
@@ -185,7 +184,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         problems.append(f"the cluster died: its head, process {found.head.pid}, is gone -> `tandem up` starts it again")
     said = sources.fetch(found, home.token, timeout_s) if up else Answers()
     book = _book(home, limit, problems)
-    gpus, host = monitor.gpus(), monitor.host()
+    readings, host = gpus.readings(), gpus.host()
     engines = said.status.get("engines") or {}
     running = _processes(found, said, problems) if up else ()
     starting = up and _is_starting(found, said, running, now)
@@ -203,7 +202,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         base=said.status.get("base"),
         slots=_slots(found, book) if up else (),
         quarantines=book.quarantines if book else {},
-        gpus=tuple(gpus),
+        gpus=tuple(readings),
         host=host,
         processes=running,
         engines=engines,
@@ -225,7 +224,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
 
 
 def _driver_fault(slots: Iterable[Slot]) -> str | None:
-    return monitor.driver_fault() if any(slot.gpu is not None for slot in slots) else None
+    return gpus.driver_fault() if any(slot.gpu is not None for slot in slots) else None
 
 
 def age(moment: float | None, now: float) -> float | None:
@@ -306,7 +305,7 @@ def _runs(
                 if unreadable:
                     problems.append(f"{run.id}: {unreadable} of the newest lines of metrics.jsonl cannot be read")
         queued = run.state is RunState.QUEUED
-        waits_for = health.why_waiting(run, slots, book.quarantines) if queued else None
+        waits_for = quarantine.why_waiting(run, slots, book.quarantines) if queued else None
         readings.append(RunReading(run, positions.get(run.id), eta, losses, waits_for))
     return tuple(readings)
 
@@ -388,8 +387,8 @@ def _wrong(overview: Overview, heartbeat_timeout_s: float | None) -> Iterator[st
     for slot in {slot.name: slot for slot in overview.slots}.values():
         if slot.gpu is not None and slot.uuid not in seen and not overview.driver_fault:
             yield f"GPU {slot.gpu} of slot {slot.name} ({slot.uuid}) is gone: the driver does not show it any more"
-    for name, quarantine in overview.quarantines.items():
-        yield f"slot {name} is in quarantine: {quarantine.reason}"
+    for name, bad in overview.quarantines.items():
+        yield f"slot {name} is in quarantine: {bad.reason}"
     for adapter in overview.adapters:
         if adapter.manifest.suspect and PROD in adapter.aliases:
             yield f"prod answers with an adapter that is suspect; {adapter.manifest.doubts}"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.chat import options
-from configs import durable
+from configs import durable, paths
 from configs.errors import DataError, NotFoundError
-from configs.paths import Home, home
+from configs.paths import Home
 
 if TYPE_CHECKING:
     from cli.chat.session import Chat
@@ -49,13 +49,13 @@ def chat(
     """
     if resume and name:
         raise click.UsageError("--continue and --load exclude each other")
-    endpoint, place = options.endpoint(url), home()
-    chat = _assembled(endpoint, place, plain=plain, thinking=thinking)
+    endpoint, home = options.endpoint(url), paths.home()
+    chat = _assembled(endpoint, home, plain=plain, thinking=thinking)
     _open(chat, resume=resume, name=name)
     return asyncio.run(_run(chat, options.chosen(model, effort, **sampling), system))
 
 
-def _assembled(endpoint: "Endpoint", place: Home, *, plain: bool, thinking: bool) -> "Chat":
+def _assembled(endpoint: "Endpoint", home: Home, *, plain: bool, thinking: bool) -> "Chat":
     from cli.chat import commands
     from cli.chat.prompt import EditedPrompt, PlainPrompt
     from cli.chat.screen import Screen, is_capable
@@ -64,12 +64,12 @@ def _assembled(endpoint: "Endpoint", place: Home, *, plain: bool, thinking: bool
 
     screen = Screen.of_process(plain=plain, thinking=thinking)
     if screen.live and is_capable(sys.stdin):
-        durable.private_folder(place.root)
-        prompt = EditedPrompt(place.chat_history, lambda text: commands.complete(chat, text))
+        durable.private_folder(home.root)
+        prompt = EditedPrompt(home.chat_history, lambda text: commands.complete(chat, text))
     else:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         prompt = PlainPrompt(sys.stdin)
-    chat = Chat(endpoint, prompt, screen, Conversations(place.conversations), Conversation())
+    chat = Chat(endpoint, prompt, screen, Conversations(home.conversations), Conversation())
     return chat
 
 

@@ -40,22 +40,22 @@ def up(
       tandem up --max-context 8192
       tandem up --base tiny --set dashboard_port=8266
     """
-    place = paths.home()
+    home = paths.home()
     sets = sets if port is None else (*sets, f"http_port={port}")
     settings = load.load_cluster(Path(config) if config else paths.CLUSTER_CONFIG, sets)
     changed = {"base": base, "max_context": max_context}
     serving = load.load_serve({key: value for key, value in changed.items() if value is not None})
     started = time.monotonic()
     try:
-        running = bring_up(place, settings, serving, output.say)
+        running = bring_up(home, settings, serving, output.say)
     except KeyboardInterrupt:
         raise click.exceptions.Abort("ended what was started") from None
     if as_json:
-        output.print_json({"http": running.http, "dashboard": running.dashboard, "home": str(place.root)})
+        output.print_json({"http": running.http, "dashboard": running.dashboard, "home": str(home.root)})
         return
     output.say(f"up after {time.monotonic() - started:.0f} s")
     click.echo(f"chat       {running.http}/v1  (model: prod)")
-    click.echo(f"Ray        {running.dashboard}  (its own dashboard; the token is in {place.token})")
+    click.echo(f"Ray        {running.dashboard}  (its own dashboard; the token is in {home.token})")
     click.echo("next       tandem ask 'Who are you?'    tandem train -f    tandem status")
 
 
@@ -81,6 +81,6 @@ def env() -> None:
       eval "$(tandem env)"
       ray job submit --working-dir . -- python -m jobs.train --profile tiny
     """
-    place = paths.home()
-    for key, value in cluster.client_environment(place, cluster.require(place)).items():
+    home = paths.home()
+    for key, value in cluster.client_environment(home, cluster.require(home)).items():
         click.echo(f"export {key}={shlex.quote(value)}")

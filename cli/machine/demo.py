@@ -41,29 +41,29 @@ def demo(keep: bool) -> None:
       tandem demo
     """
     started = time.monotonic()
-    place = Home(paths.home().root / "demo")
-    os.environ["TANDEM_HOME"] = str(place.root)
+    home = Home(paths.home().root / "demo")
+    os.environ["TANDEM_HOME"] = str(home.root)
     paths.home()  # the folder's name must not be too long
-    if (found := cluster.find(place)) and found.is_alive:
+    if (found := cluster.find(home)) and found.is_alive:
         raise ClusterError(f"another demo is running at {found.http}", hint="wait for it to end")
-    cluster.end_processes(place)
-    shutil.rmtree(place.root, ignore_errors=True)
+    cluster.end_processes(home)
+    shutil.rmtree(home.root, ignore_errors=True)
     http, dashboard = cluster.free_ports(2)
     ports = (f"http_port={http}", f"dashboard_port={dashboard}")
     settings = load.load_cluster(sets=(*ports, f"slots={CPU_SLOTS}"))
-    running = bring_up(place, settings, load.load_serve({"base": "tiny"}), _say(started))
+    running = bring_up(home, settings, load.load_serve({"base": "tiny"}), _say(started))
     try:
-        report = _main_job(place, running, _say(started))
+        report = _main_job(home, running, _say(started))
     finally:
-        cluster.stop(place)
+        cluster.stop(home)
         if not keep:
-            shutil.rmtree(place.root, ignore_errors=True)
+            shutil.rmtree(home.root, ignore_errors=True)
     for name, text in report:
         click.echo(f"{name:<10} {text}")
     click.echo(f"DEMO OK in {time.monotonic() - started:.0f} s")
 
 
-def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str]]:
+def _main_job(home: Home, running: cluster.Cluster, say) -> list[tuple[str, str]]:
     """Everything between `up` and `down`. Returns the report; raises TandemError if any of it is not as it must be."""
     from cli.api import Api
 
@@ -76,7 +76,7 @@ def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str
         run_id = new_run_id("tiny")
         config = load.load_run("tiny").model_dump(mode="json")
         api.post("/api/runs", {"run_id": run_id, "config": config})
-        run = _watch(place, run_id, clients)
+        run = _watch(home, run_id, clients)
         while_training = clients.answered
         say(f"swapping {run.adapter} in")
         swapped = api.post("/api/aliases/prod", {"adapter": "latest"})
@@ -89,7 +89,7 @@ def _main_job(place: Home, running: cluster.Cluster, say) -> list[tuple[str, str
     _require(again == before, f"after the way back the answer is {again!r}, not {before!r}")
     _require(clients.lost == 0 and clients.answered > 0, f"{clients.lost} requests were lost: {clients.problems[:3]}")
     _require(during > 0, "no request was answered during the swaps, so they prove nothing")
-    losses = _losses(place, run_id)
+    losses = _losses(home, run_id)
     return [
         ("question", QUESTION),
         ("before", before),
@@ -163,9 +163,9 @@ def ask(running: cluster.Cluster, question: str, max_tokens: int | None = None) 
     return text
 
 
-def _watch(place: Home, run_id: str, clients: Load) -> Run:
+def _watch(home: Home, run_id: str, clients: Load) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"))
-    ledger = Ledger(place.ledger, read_only=True)
+    ledger = Ledger(home.ledger, read_only=True)
     elapsed = (TextColumn("elapsed"), TimeElapsedColumn())
     with Progress(*columns, *elapsed, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("queued", total=None, news="")
@@ -180,10 +180,10 @@ def _watch(place: Home, run_id: str, clients: Load) -> Run:
             time.sleep(0.2)
 
 
-def _losses(place: Home, run_id: str) -> list[float]:
+def _losses(home: Home, run_id: str) -> list[float]:
     from actors.runs.curve import MetricsLog
 
-    return [line["loss"] for line in MetricsLog(place.run(run_id) / "metrics.jsonl").losses()]
+    return [line["loss"] for line in MetricsLog(home.run(run_id) / "metrics.jsonl").losses()]
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -12,8 +12,9 @@ from actors.logs import reading
 from actors.logs.reading import LEVELS, Line, LineFilter, Source
 from actors.runs.ledger import Ledger
 from cli.printable import printable
+from configs import paths
 from configs.errors import ConfigError, NotFoundError
-from configs.paths import Home, home
+from configs.paths import Home
 
 POLL_S = 0.3
 SHOWN_NAMES = 5
@@ -55,21 +56,21 @@ def logs(
       tandem logs --level warning --since 1h
       tandem logs --request 0b7c2f5e-6a5d-4a55-8ce6-0f1c2a5f7f10 --json
     """
-    place = home()
+    home = paths.home()
     if request == "":
         raise ConfigError("--request names no request", hint="is the variable that should hold its id empty?")
-    run_id = _run(place, run) if run else None
+    run_id = _run(home, run) if run else None
     began = time.time() - _seconds(since) if since else None
     wanted = LineFilter(run_id, request, level and level.lower(), began)
-    sources = _sources(place, actor, run_id)
+    sources = _sources(home, actor, run_id)
     lines = reading.merged([source.newest(count, wanted) for source in sources.values()])
     if request and not lines and not follow:
-        raise _no_such_request(place, request)
+        raise _no_such_request(home, request)
     show(lines[-count:] if count else [], as_json)
     with contextlib.suppress(KeyboardInterrupt):
         while follow:
             time.sleep(POLL_S)
-            sources = _sources(place, actor, run_id) | sources
+            sources = _sources(home, actor, run_id) | sources
             show(reading.merged([source.coming(wanted) for source in sources.values()]), as_json)
 
 
@@ -78,22 +79,22 @@ def show(lines: Iterable[Line], as_json: bool) -> None:
         click.echo(_json(line) if as_json else _readable(line))
 
 
-def _sources(place: Home, actor: str | None, run_id: str | None) -> dict[str, Source]:
+def _sources(home: Home, actor: str | None, run_id: str | None) -> dict[str, Source]:
     """The logs to read, by name. Raises NotFoundError for an actor that never logged, or if nobody did."""
-    names = reading.actors(place)
+    names = reading.actors(home)
     if not names and run_id is None:
-        raise NotFoundError(f"nothing has been logged in {place.logs}", hint="`tandem up` begins")
+        raise NotFoundError(f"nothing has been logged in {home.logs}", hint="`tandem up` begins")
     if actor is not None and actor not in names and not (actor == "trainer" and run_id):
         raise NotFoundError(f"no actor {actor!r} has logged", hint=f"actors: {', '.join(names)}")
-    chosen = {name: reading.of_actor(place, name) for name in names if actor in (None, name)}
+    chosen = {name: reading.of_actor(home, name) for name in names if actor in (None, name)}
     if run_id is not None and actor in (None, "trainer"):
-        chosen["its own output"] = reading.of_run(place, run_id)
+        chosen["its own output"] = reading.of_run(home, run_id)
     return chosen
 
 
-def _run(place: Home, wanted: str) -> str:
+def _run(home: Home, wanted: str) -> str:
     """A run's id. Raises NotFoundError with the newest ones for a run that there is not."""
-    ledger = Ledger(place.ledger, read_only=True) if place.ledger.exists() else None
+    ledger = Ledger(home.ledger, read_only=True) if home.ledger.exists() else None
     try:
         newest = [run.id for run in ledger.runs(limit=SHOWN_NAMES)] if ledger else []
         if wanted == "latest" and newest:
@@ -108,8 +109,8 @@ def _run(place: Home, wanted: str) -> str:
     raise NotFoundError(f"no run {wanted!r}", hint=hint)
 
 
-def _no_such_request(place: Home, wanted: str) -> NotFoundError:
-    found = reading.of_actor(place, "gateway").newest(100, LineFilter())
+def _no_such_request(home: Home, wanted: str) -> NotFoundError:
+    found = reading.of_actor(home, "gateway").newest(100, LineFilter())
     known = dict.fromkeys(
         line.values["request"] for line in reversed(found) if line.values and "request" in line.values
     )

@@ -6,8 +6,9 @@ from actors import cluster
 from actors.cluster import Cluster
 from actors.runs.ledger import Ledger
 from cli import output
+from configs import paths
 from configs.errors import ConfigError, NotFoundError
-from configs.paths import Home, home
+from configs.paths import Home
 
 
 @click.group()
@@ -24,7 +25,7 @@ def list_slots(as_json: bool) -> None:
     Example:
       tandem slots list --json
     """
-    rows = _rows(home())
+    rows = _rows(paths.home())
     if as_json:
         output.print_json(rows)
         return
@@ -86,11 +87,11 @@ def release(slot: str, as_json: bool) -> None:
         output.say(f"its GPU still says: {answer['accepted']}; that is accepted until it changes")
 
 
-def _rows(place: Home) -> list[dict]:
-    ledger = Ledger(place.ledger, read_only=True) if place.ledger.exists() else None
+def _rows(home: Home) -> list[dict]:
+    ledger = Ledger(home.ledger, read_only=True) if home.ledger.exists() else None
     quarantines = ledger.quarantines() if ledger else {}
     leases = ledger.leases() if ledger else []
-    found: Cluster | None = cluster.find(place)
+    found: Cluster | None = cluster.find(home)
     rows = [
         {
             "slot": slot.name,

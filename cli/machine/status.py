@@ -16,7 +16,8 @@ from actors.status import overview
 from actors.status.overview import AdapterReading, Overview, RunReading
 from cli import output
 from cli.screens.board import NARROWEST, Board
-from configs.paths import Home, home
+from configs import paths
+from configs.paths import Home
 
 TIMEOUT_S = 6
 """A person rather waits so long than reads that a busy machine does not answer."""
@@ -32,8 +33,8 @@ def status(as_json: bool) -> None:
       tandem status
       tandem status --json
     """
-    _require_readable(home())
-    seen = overview.read(home(), timeout_s=TIMEOUT_S)
+    _require_readable(paths.home())
+    seen = overview.read(paths.home(), timeout_s=TIMEOUT_S)
     if as_json:
         output.print_json(report(seen))
     else:
@@ -44,11 +45,11 @@ def status(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _require_readable(place: Home) -> None:
+def _require_readable(home: Home) -> None:
     """Raises ClusterError for a damaged file: what is up, or what ran, cannot be told from it."""
-    cluster.find(place)
-    if place.ledger.exists():
-        with closing(Ledger(place.ledger, read_only=True)) as ledger:
+    cluster.find(home)
+    if home.ledger.exists():
+        with closing(Ledger(home.ledger, read_only=True)) as ledger:
             ledger.aliases()
 
 

@@ -7,7 +7,7 @@ import click
 
 from actors.energy import cost, prices
 from actors.runs.ledger import Ledger
-from actors.status import daily as days
+from actors.status import daily
 from actors.status.daily import Summary
 from cli import output
 from cli.training.runs import ledger
@@ -32,11 +32,11 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
       tandem summary --days 7 --json
     """
     last = moment.date() if moment else date.today()
-    if not days.FIRST_DAY + timedelta(days=count) <= last <= days.LAST_DAY:
+    if not daily.FIRST_DAY + timedelta(days=count) <= last <= daily.LAST_DAY:
         raise ConfigError(f"--date {last} is no day that can be summarised", hint="from 1972 to 9000")
     book, priced = ledger(), prices.current(home())
     wanted = [last - timedelta(days=back) for back in reversed(range(count))]
-    found = [days.read(home(), book, day, priced) for day in wanted]
+    found = [daily.read(home(), book, day, priced) for day in wanted]
     if as_json:
         output.print_json({"days": [asdict(each) for each in found]})
         return
@@ -56,7 +56,7 @@ def _outside(book: Ledger, last: date) -> str | None:
     """Why nothing can have happened up to `last`, or on it."""
     if last > date.today():
         return f"{last} is in the future"
-    if not book.runs_between(0, days.midnight(last + timedelta(days=1))):
+    if not book.runs_between(0, daily.midnight(last + timedelta(days=1))):
         return f"{last} is before the first run" if book.runs(limit=1) else "there is no run yet -> tandem train"
     return None
 

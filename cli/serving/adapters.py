@@ -11,9 +11,8 @@ import click
 from actors.runs.ledger import Ledger
 from actors.runs.run import new_run_id
 from cli import output
-from configs import load, units
+from configs import load, paths, units
 from configs.errors import ConfigError
-from configs.paths import home
 from configs.schema import ExportConfig, ExportFormat
 from jobs.exporting import exporter
 from models.lora import adapter
@@ -29,10 +28,10 @@ def adapters() -> None:
 @output.json_option
 def list_adapters(as_json: bool) -> None:
     """List published adapters, newest first, with the aliases that point to them."""
-    place = home()
+    home = paths.home()
     aliases, states = _ledger_words()
     rows = []
-    for manifest in Registry(place.models).list():
+    for manifest in Registry(home.models).list():
         state, _ = states.get(manifest.version, ("PUBLISHED", ""))
         pointing = [alias for alias, version in aliases.items() if version == manifest.version]
         rows.append((manifest, str(state), pointing))
@@ -64,13 +63,13 @@ def show(version: str, as_json: bool) -> None:
     """
     from jobs.evaluation import report as evaluation_report  # reads data sets: pyarrow
 
-    registry = Registry(home().models)
+    registry = Registry(paths.home().models)
     manifest = adapter.validate(registry.path(registry.resolve(version)))
     state, reason = _ledger_words()[1].get(manifest.version, ("PUBLISHED", ""))
     if as_json:
         output.print_json({**asdict(manifest), "state": str(state), "reason": reason})
         return
-    evaluated = evaluation_report.newest(home(), manifest.version)
+    evaluated = evaluation_report.newest(paths.home(), manifest.version)
     facts = [
         ("state", output.state(str(state), reason)),
         ("suspect", "; ".join(manifest.suspect) or None),
@@ -114,12 +113,12 @@ def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priori
 
     gguf and gguf-lora need llama.cpp's converters: TANDEM_LLAMA_CPP names its folder.
     """
-    place = home()
-    wanted = {"adapter": Registry(place.models).resolve(version), "to": to, "out": str(out.expanduser().absolute())}
+    home = paths.home()
+    wanted = {"adapter": Registry(home.models).resolve(version), "to": to, "out": str(out.expanduser().absolute())}
     config = load.validate(ExportConfig, wanted | how, source="the command line")
-    if doubts := Registry(place.models).doubts(wanted["adapter"]):
+    if doubts := Registry(home.models).doubts(wanted["adapter"]):
         output.say(f"note: {doubts}")
-    for note in exporter.check(config, place).notes:
+    for note in exporter.check(config, home).notes:
         output.say(f"note: {note}")
     from cli.api import Api
 
@@ -129,7 +128,7 @@ def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priori
     if follow:
         from cli.training.follow import follow as follow_run
 
-        sys.exit(follow_run(place, run_id))
+        sys.exit(follow_run(home, run_id))
     output.say(f"queued; follow it with: tandem runs logs -f {run_id}")
 
 
@@ -154,7 +153,7 @@ def swap(version: str | None, back: bool, force: bool, as_json: bool) -> None:
         raise ConfigError("name an adapter or --back, one of the two", hint="tandem swap latest, or tandem swap --back")
     from cli.api import Api
 
-    if version == LATEST and (doubts := Registry(home().models).passed_over()):
+    if version == LATEST and (doubts := Registry(paths.home().models).passed_over()):
         output.say(f"note: {doubts}; {LATEST} is the newest that is not")
     wanted = {"back": True} if back else {"adapter": version}
     result = Api().post("/api/aliases/prod", wanted | {"force": force})
@@ -166,8 +165,8 @@ def swap(version: str | None, back: bool, force: bool, as_json: bool) -> None:
 
 def _ledger_words() -> tuple[dict, dict]:
     """Aliases and adapter states; both empty before the first `tandem up`."""
-    place = home()
-    if not place.ledger.exists():
+    home = paths.home()
+    if not home.ledger.exists():
         return {}, {}
-    ledger = Ledger(place.ledger, read_only=True)
+    ledger = Ledger(home.ledger, read_only=True)
     return ledger.aliases(), ledger.adapter_states()

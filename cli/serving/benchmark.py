@@ -19,7 +19,7 @@ from configs.paths import home
 
 if TYPE_CHECKING:
     from jobs.benchmark.benchmark import Benchmark, Settings
-    from jobs.benchmark.figures import Figures
+    from jobs.benchmark.figures import Distribution, Figures
 
 DEFAULT_CONCURRENCY = (1, 4)
 DEFAULT_PROMPT = (128,)

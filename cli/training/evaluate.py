@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import output
 from cli.api import Api
+from configs import paths
 from configs.errors import TandemError
-from configs.paths import Home, home
+from configs.paths import Home
 from models.base import checkpoint
 from models.lora import adapter
 from models.lora.registry import Registry
@@ -60,13 +61,13 @@ def evaluate(
       tandem evaluate latest --dataset other.jsonl --rows 100 --prompts questions.jsonl
       tandem evaluate latest --compare-base --json --out report
     """
-    place = home()
+    home = paths.home()
     api = Api()
-    registry = Registry(place.models)
+    registry = Registry(home.models)
     manifest = adapter.read_manifest(registry.path(registry.resolve(version)))
     from jobs.evaluation import answers, judged  # read data: pyarrow
 
-    chosen = judged.choose(place, manifest, dataset, split, rows)
+    chosen = judged.choose(home, manifest, dataset, split, rows)
     questions = [*(answers.read(Path(prompts)) if prompts else answers.BUILT_IN), *map(answers.of_row, chosen.rows)]
     with held(api, manifest.version) as name, _bar() as bar:
         from jobs.evaluation.endpoint import Endpoint
@@ -94,7 +95,7 @@ def evaluate(
                 )
 
         found = asyncio.run(work())
-    _show(found, place, Path(out) if out else None, as_json)
+    _show(found, home, Path(out) if out else None, as_json)
 
 
 @contextlib.contextmanager
@@ -131,10 +132,10 @@ def _bar() -> Progress:
     return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _show(found: "Evaluation", place: Home, out: Path | None, as_json: bool) -> None:
+def _show(found: "Evaluation", home: Home, out: Path | None, as_json: bool) -> None:
     from jobs.evaluation import report as evaluation_report
 
-    saved = evaluation_report.save(found, out or evaluation_report.folder_of(place, found), shared=bool(out))
+    saved = evaluation_report.save(found, out or evaluation_report.folder_of(home, found), shared=bool(out))
     if as_json:
         output.print_json(found.to_json() | {"report": {"json": str(saved.json), "html": str(saved.html)}})
         return

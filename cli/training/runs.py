@@ -22,7 +22,7 @@ from cli.training.watch import watch
 from configs import units
 from configs.paths import home
 from configs.schema import ExportConfig
-from jobs.reports import comparison as comparing
+from jobs.reports import comparison
 from models.lora.registry import Registry
 
 LATEST = "latest"
@@ -73,7 +73,7 @@ def show(run_id: str, smooth: int, png: Path | None, as_json: bool) -> None:
     """
     run = ledger().run(resolve(run_id))
     log = MetricsLog(home().run(run.id) / "metrics.jsonl")
-    losses, evaluations = comparing.curves(log, run.id)
+    losses, evaluations = comparison.curves(log, run.id)
     _say_damaged(log)
     events = ledger().events(run_id=run.id)
     if png is not None:
@@ -123,7 +123,7 @@ def compare(run_ids: tuple[str, ...], smooth: int, png: Path | None, as_json: bo
       tandem runs compare RUN1 RUN2 RUN3 --smooth 10 --png curves.png
     """
     run_ids = tuple(resolve(run_id) for run_id in run_ids)
-    found = comparing.compare(home(), ledger(), run_ids, prices.current(home()))
+    found = comparison.compare(home(), ledger(), run_ids, prices.current(home()))
     for run_id in dict.fromkeys(run_ids):
         _say_damaged(MetricsLog(home().run(run_id) / "metrics.jsonl"))
     if png is not None:

@@ -12,7 +12,8 @@ from actors.runs.ledger import Ledger
 from actors.runs.run import new_run_id
 from cli import output
 from cli.training import prediction
-from configs.paths import Home, home
+from configs import paths
+from configs.paths import Home
 from jobs import request
 from jobs.data import dataset
 from jobs.data.dataset import Rows
@@ -41,43 +42,43 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
 
     With -f the exit code is the run's own: 0 succeeded, 1 failed, 3 stopped. Ctrl-C stops following, not the run.
     """
-    place = home()
-    wanted = request.resolve(place, **flags)
+    home = paths.home()
+    wanted = request.resolve(home, **flags)
     if not dry_run:
-        cluster.require(place)  # before data is read and anything is predicted
-    predicted = _predicted(place, wanted, validate or dry_run)
+        cluster.require(home)  # before data is read and anything is predicted
+    predicted = _predicted(home, wanted, validate or dry_run)
     prediction.tell(predicted)
     if dry_run:
         _report(wanted, predicted, as_json)
         return
-    run_id = _submit(place, wanted, predicted)
+    run_id = _submit(home, wanted, predicted)
     if as_json:
         output.print_json({"run": run_id})
     else:
         click.echo(run_id)
-    _say_if_it_waits(place, run_id)
+    _say_if_it_waits(home, run_id)
     if follow:
         from cli.training.follow import follow as follow_run
 
-        sys.exit(follow_run(place, run_id))
+        sys.exit(follow_run(home, run_id))
     output.say(f"queued; follow it with: tandem runs logs -f {run_id}")
 
 
-def _submit(place: Home, wanted: TrainRequest, predicted: Prediction) -> str:
+def _submit(home: Home, wanted: TrainRequest, predicted: Prediction) -> str:
     """Queue the run and keep its prediction. Raises TrainingError for one that cannot fit."""
     from cli.api import Api
 
     predicted.check()
     run_id = new_run_id(wanted.config.profile)
     queued = Api().post("/api/runs", wanted.body(run_id))["id"]
-    predicted.save(place.run(queued))
+    predicted.save(home.run(queued))
     return queued
 
 
-def _say_if_it_waits(place: Home, run_id: str) -> None:
+def _say_if_it_waits(home: Home, run_id: str) -> None:
     """A run whose slots are all in quarantine would wait in silence."""
-    found = cluster.find(place)
-    with closing(Ledger(place.ledger, read_only=True)) as ledger:
+    found = cluster.find(home)
+    with closing(Ledger(home.ledger, read_only=True)) as ledger:
         why = quarantine.why_waiting(ledger.run(run_id), found.slots if found else (), ledger.quarantines())
     if why:
         output.say(f"not started: {why}")
@@ -92,16 +93,16 @@ def _report(wanted: TrainRequest, predicted: Prediction, as_json: bool) -> None:
     predicted.check()
 
 
-def _predicted(place: Home, wanted: TrainRequest, validate: bool = False) -> Prediction:
+def _predicted(home: Home, wanted: TrainRequest, validate: bool = False) -> Prediction:
     """From the data as the tokenizer has it: a row that its template refuses is named before anything is queued.
 
     The hub is not asked for the sake of a run that cannot fit. Raises what the run would fail with.
     """
     rows = _rows(wanted) if dataset.locate(wanted.config.data.dataset) is not None else None
-    predicted = estimate.predict(place, wanted, _size(wanted, rows))
+    predicted = estimate.predict(home, wanted, _size(wanted, rows))
     if predicted.refusal and not (validate and model_shape.is_here(wanted.config.model.base)):
         return predicted
-    return estimate.predict(place, wanted, _rendered(wanted, rows, validate))
+    return estimate.predict(home, wanted, _rendered(wanted, rows, validate))
 
 
 def _size(wanted: TrainRequest, rows: Rows | None) -> DataSize:
@@ -132,17 +133,17 @@ def _rendered(wanted: TrainRequest, rows: Rows | None, validate: bool) -> DataSi
     return data_size.tokenised(report, wanted.config)
 
 
-def resume(place: Home, run_id: str, follow: bool) -> None:
+def resume(home: Home, run_id: str, follow: bool) -> None:
     """Queue a run that continues `run_id` with its own configuration."""
     flags = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "priority": 0, "sets": ()}
-    wanted = request.resolve(place, resume=run_id, **flags)
-    cluster.require(place)
-    predicted = _predicted(place, wanted)
+    wanted = request.resolve(home, resume=run_id, **flags)
+    cluster.require(home)
+    predicted = _predicted(home, wanted)
     prediction.tell(predicted)
-    new = _submit(place, wanted, predicted)
+    new = _submit(home, wanted, predicted)
     click.echo(new)
-    _say_if_it_waits(place, new)
+    _say_if_it_waits(home, new)
     if follow:
         from cli.training.follow import follow as follow_run
 
-        sys.exit(follow_run(place, new))
+        sys.exit(follow_run(home, new))

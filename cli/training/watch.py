@@ -25,8 +25,8 @@ from cli.screens import live, meter
 from cli.screens.board import NARROWEST, Sanitized, rule
 from cli.training.follow import ended, follow, is_up, left
 from cli.training.run_lookup import ledger, resolve
-from configs import units
-from configs.paths import Home, home
+from configs import paths, units
+from configs.paths import Home
 
 LOG_BYTES = 16 * 2**20
 """About 80,000 steps; of a longer run the newest are drawn."""
@@ -55,25 +55,25 @@ def watch(run_id: str, smooth: int, interval: float) -> None:
     Example:
       tandem runs watch tiny-20260101-120000-ab12 --smooth 5
     """
-    place = home()
+    home = paths.home()
     book, run_id = ledger(), resolve(run_id)
     book.run(run_id)
     if not live.is_screen():
-        raise SystemExit(follow(place, run_id))
-    screen = _Screen(place, book, run_id, smooth)
+        raise SystemExit(follow(home, run_id))
+    screen = _Screen(home, book, run_id, smooth)
     if not live.run(screen.look, screen.draw, interval):
         raise SystemExit(left(run_id))
     console = Console(highlight=False)
     console.print(screen.draw(console.width, LOWEST_PLOT + 24))
-    raise SystemExit(ended(place, screen.run))
+    raise SystemExit(ended(home, screen.run))
 
 
 class _Screen:
     """What is known of the run, and how it is drawn."""
 
-    def __init__(self, place: Home, book: Ledger, run_id: str, smooth: int) -> None:
-        self.place, self.book, self.run_id, self.smooth = place, book, run_id, smooth
-        self.log = _Log(place.run(run_id) / "metrics.jsonl")
+    def __init__(self, home: Home, book: Ledger, run_id: str, smooth: int) -> None:
+        self.home, self.book, self.run_id, self.smooth = home, book, run_id, smooth
+        self.log = _Log(home.run(run_id) / "metrics.jsonl")
         self.run: Run
         self.events: list[Event] = []
         self.position: int | None = None
@@ -104,7 +104,7 @@ class _Screen:
         line = Text.assemble((run.id, "bold"), "  ", output.state(run.state))
         if self.position is not None:
             line.append(f"  {'next' if self.position == 1 else f'{self.position}.'} in the queue")
-        if not run.state.is_terminal and not is_up(self.place):
+        if not run.state.is_terminal and not is_up(self.home):
             line.append("  Tandem is down: it goes on after `tandem up`", "bold red")
         line.append(f"  {run.stage}" if run.stage else "", "yellow")
         if run.state.holds_slot:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from jobs.benchmark import prompts as asking
+from jobs.benchmark import prompts
 from jobs.benchmark.endpoint import Endpoint
 from jobs.benchmark.figures import Figures, figures
 from jobs.benchmark.load import CellLimit, Level, Run
@@ -119,7 +119,7 @@ async def measure(
 
 async def _synthetic(endpoint: Endpoint, settings: Settings, found: Benchmark) -> list[Prompts]:
     """Prompts of every wanted length, each tried once. Raises RequestError for one that the server refuses."""
-    vocabulary = await asking.calibrate(endpoint)
+    vocabulary = await prompts.calibrate(endpoint)
     kinds = [vocabulary.prompts(tokens, settings.seed) for tokens in settings.prompt_tokens]
     for kind in kinds:
         counted = (await endpoint.probe(next(kind.prompts("probe")), 1)).prompt_tokens

@@ -14,14 +14,13 @@ from configs.errors import DataError
 from configs.schema import DataConfig
 from jobs.data import gate, split
 from jobs.data.encoding import Encoded, Encoder
-from jobs.data.files import arrow, content
-from jobs.data.files import rows as row_files
+from jobs.data.files import arrow, content, rows
 from jobs.data.layouts import formats, values
 from jobs.data.layouts.dialogue import Dialogue
 
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 SHOWN_PROBLEMS = 5
-FILE_SUFFIXES = (*row_files.SUFFIXES, *content.PACKED, *row_files.FOREIGN, ".txt")
+FILE_SUFFIXES = (*rows.SUFFIXES, *content.PACKED, *rows.FOREIGN, ".txt")
 """What makes a name a file's; other dots are part of a hub name, as in owner/data-v1.5."""
 
 
@@ -66,7 +65,7 @@ def locate(name: str) -> Path | None:
         known = ", ".join(BUNDLED)
         raise DataError(
             f"no data set '{name}'",
-            hint=f"a {', '.join(row_files.SUFFIXES)} file, a folder, a hub name like owner/name, or {known}",
+            hint=f"a {', '.join(rows.SUFFIXES)} file, a folder, a hub name like owner/name, or {known}",
         )
     return None
 
@@ -78,7 +77,7 @@ def read(config: DataConfig) -> Rows:
     """
     formats.check_columns(config.columns)
     path = locate(config.dataset)
-    found = row_files.rows(path, config.split, config.encoding) if path else arrow.hub(config.dataset, config.split)
+    found = rows.rows(path, config.split, config.encoding) if path else arrow.hub(config.dataset, config.split)
     keep_tokens = config.special_tokens == "text"
     dialogues: list[Dialogue] = []
     bad: list[str] = []

@@ -22,9 +22,9 @@ from jobs.prediction.data_size import DataSize
 from jobs.prediction.target_slot import TargetSlot
 from jobs.request import TrainRequest
 from jobs.training import checkpoints
-from jobs.training.memory import micro_batch as fit
+from jobs.training.memory import micro_batch
 from jobs.training.memory.ladder import divisors
-from models.base.model_shape import ModelShape, outline
+from models.base.model_shape import ModelShape, model_shape
 
 BASELINES = "measured baselines, scaled to this device"
 
@@ -86,7 +86,7 @@ def predict(home: Home, wanted: TrainRequest, size: DataSize) -> Prediction:
         longest_row=size.longest_row,
         steps=_steps(home, wanted, size.rows),
     )
-    if (base := outline(config.model.base)) is None:
+    if (base := model_shape(config.model.base)) is None:
         return prediction
     case = _Case(base, config, where, size)
     prediction = case.from_costs(prediction)
@@ -191,7 +191,7 @@ class _Case:
         """The shipped profiles that would most likely fit here with this data."""
         found = {}
         for name, config in ((name, load.load_run(name)) for name in load.profiles()):
-            if (base := outline(config.model.base)) is not None:
+            if (base := model_shape(config.model.base)) is not None:
                 case = replace(self, base=base, config=config)
                 if case._memory(case._choices[0]).likely <= self.where.budget:
                     found[name] = config
@@ -203,7 +203,7 @@ class _Case:
         training = self.config.training
         if training.micro_batch != "auto":
             return [training.micro_batch]
-        return divisors(training.effective_batch, fit.MOST)
+        return divisors(training.effective_batch, micro_batch.MOST)
 
     def _largest(self, end: str) -> int:
         """The largest micro-batch of which this end of the range is within the budget."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from actors.hardware import gpus as monitor
-from actors.hardware import placement
+from actors.hardware import gpus, placement
 from configs import load
 from configs.errors import ConfigError
 from configs.paths import Home
@@ -30,17 +29,17 @@ class TargetSlot:
 
 def choose(home: Home, config: RunConfig, slot_wanted: str | None) -> TargetSlot:
     """Of the slots that the run may have, the one with the most memory for it."""
-    gpus = {gpu.index: gpu for gpu in monitor.gpus()}
-    host = Device("CPU", False, monitor.host().memory_total)
-    places = []
+    by_index = {gpu.index: gpu for gpu in gpus.readings()}
+    host = Device("CPU", False, gpus.host().memory_total)
+    slots = []
     for slot in _slots(home):
-        if "train" in slot.roles and slot_wanted in (None, slot.name) and (slot.gpu is None or slot.gpu in gpus):
-            gpu = gpus.get(slot.gpu)
+        if "train" in slot.roles and slot_wanted in (None, slot.name) and (slot.gpu is None or slot.gpu in by_index):
+            gpu = by_index.get(slot.gpu)
             device = Device(gpu.name, True, gpu.memory_total) if gpu else host
-            places.append(TargetSlot(device, slot, _budget(device, slot, config)))
+            slots.append(TargetSlot(device, slot, _budget(device, slot, config)))
     return max(
-        places,
-        key=lambda place: place.budget,
+        slots,
+        key=lambda slot: slot.budget,
         default=TargetSlot(host, None, host.memory_total * (1 - micro_batch.CUSHION)),
     )
 

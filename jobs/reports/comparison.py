@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from actors.energy import cost as energy_cost
-from actors.energy import usage
+from actors.energy import cost, usage
 from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, check_run_id
@@ -150,7 +149,7 @@ def _energy(home: Home, run: Run, measured: Mapping[str, Any], prices: EnergyCon
     found = usage.read(home.run(run.id))
     joules = found.joules if found else measured.get("energy_joules")  # of its last attempt, in an older run
     tokens = found.tokens if found else None
-    bill = energy_cost.bill(joules, found.measured_tokens if found else None, prices)
+    bill = cost.bill(joules, found.measured_tokens if found else None, prices)
     return {
         "energy_joules": joules,
         "energy_remarks": tuple(found.remarks()) if found else (),

@@ -36,15 +36,17 @@ class AlreadyTrained(Exception):
 class Progress(TrainerCallback):
     """Writes the curve, asks watchdog and control actor, keeps checkpoints few."""
 
-    def __init__(self, work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> None:
-        self.work, self.plan, self.begin = work, plan, begin.step if begin else 0
-        history = work.log.lines()
-        vocabulary = getattr(work.model.config, "vocab_size", None)
-        self.watchdog = Watchdog(work.config.watchdog, history, rollbacks=work.log.rollbacks(), vocabulary=vocabulary)
-        self.patience = EarlyStopping(work.config.training.patience, history)
+    def __init__(self, context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> None:
+        self.context, self.plan, self.begin = context, plan, begin.step if begin else 0
+        history = context.log.lines()
+        vocabulary = getattr(context.model.config, "vocab_size", None)
+        self.watchdog = Watchdog(
+            context.config.watchdog, history, rollbacks=context.log.rollbacks(), vocabulary=vocabulary
+        )
+        self.patience = EarlyStopping(context.config.training.patience, history)
         self.evaluating = self.stopped = False
         self.early: str | None = None
-        self.movement: GradientCheck | None = None
+        self.gradient_check: GradientCheck | None = None
         self.seen = (time.monotonic(), 0)
         self.beat = 0.0
 
@@ -52,32 +54,32 @@ class Progress(TrainerCallback):
         self.evaluating = False
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
-        if self.movement:
-            self.movement.look(self.work.model)
+        if self.gradient_check:
+            self.gradient_check.look(self.context.model)
 
     def on_prediction_step(self, args, state, control, **kwargs) -> None:
         """A sign of life during a long evaluation, and an ear for a stop, which takes effect after it."""
         if time.monotonic() - self.beat > BEAT_S:
             self.beat = time.monotonic()
-            self.stopped |= self.work.link.starting() is Directive.STOP and state.global_step < state.max_steps
+            self.stopped |= self.context.link.starting() is Directive.STOP and state.global_step < state.max_steps
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
-        self.seen = (time.monotonic(), self.work.tokens)
+        self.seen = (time.monotonic(), self.context.tokens)
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
-        self.movement = GradientCheck(self.work.model)  # here a checkpoint's weights are in it
+        self.gradient_check = GradientCheck(self.context.model)  # here a checkpoint's weights are in it
         self.evaluating = args.eval_on_start
-        self.work.record.begins("evaluate base" if args.eval_on_start else self._first_step)
-        _set_learning_rate(optimizer, lr_scheduler, self.work.learning_rate)
+        self.context.record.begins("evaluate base" if args.eval_on_start else self._first_step)
+        _set_learning_rate(optimizer, lr_scheduler, self.context.learning_rate)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         done, last = state.global_step - self.begin, state.global_step >= state.max_steps
         if done == 1:
-            self.work.record.first_step(time.monotonic() - self.seen[0])
-        if self.movement and (done >= self.work.config.training.movement_steps or (last and done > 1)):
-            self.movement.check(self.work.model, done)
-            self.movement = None
-        if last and self.work.evaluates:
+            self.context.record.first_step(time.monotonic() - self.seen[0])
+        if self.gradient_check and (done >= self.context.config.training.movement_steps or (last and done > 1)):
+            self.gradient_check.check(self.context.model, done)
+            self.gradient_check = None
+        if last and self.context.evaluates:
             control.should_evaluate = True
         self.evaluating = bool(control.should_evaluate)
 
@@ -85,18 +87,18 @@ class Progress(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
-        now, tokens = time.monotonic(), self.work.tokens
+        now, tokens = time.monotonic(), self.context.tokens
         rate = (tokens - self.seen[1]) / max(now - self.seen[0], 1e-9)
         line = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": logs.get("learning_rate")}
         line |= {"tokens_per_s": rate} | self._consumed(tokens - self.seen[1])
         self.seen = (now, tokens)
-        self.work.log.append(line | {"at": time.time()})
+        self.context.log.append(line | {"at": time.time()})
         print(f"step {step}/{state.max_steps} loss {loss:.4f} {rate:.0f} tok/s")
         self._heed(self.watchdog.see(step, loss, grad_norm))
-        directive = self.work.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
+        directive = self.context.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)
         if directive is Directive.STOP and step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-        elif self.watchdog.wants_check and self.work.evaluates:
+        elif self.watchdog.wants_check and self.context.evaluates:
             self.evaluating = control.should_evaluate = True
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
@@ -105,39 +107,39 @@ class Progress(TrainerCallback):
         step, kind = state.global_step, "eval_loss" if "eval_loss" in metrics else "check_loss"
         loss = metrics[kind]
         if step == 0:
-            self.work.record.took("evaluate base", time.monotonic() - self.seen[0])
-            self.work.record.begins(self._first_step)
+            self.context.record.took("evaluate base", time.monotonic() - self.seen[0])
+            self.context.record.begins(self._first_step)
         line = {"step": step, kind: loss, "at": time.time()}
-        self.work.log.append(line if step else line | self.plan.measure)
+        self.context.log.append(line if step else line | self.plan.measure)
         print(f"step {step}/{state.max_steps} {'evaluation' if kind == 'eval_loss' else 'check'} loss {loss:.4f}")
         self._heed((self.watchdog.see_evaluation if kind == "eval_loss" else self.watchdog.see_check)(step, loss))
         if self.stopped:
             control.should_save = control.should_training_stop = True
         if kind == "eval_loss" and step > 0:
             self._be_patient(step, loss, state, control)
-        self.seen = (time.monotonic(), self.work.tokens)
+        self.seen = (time.monotonic(), self.context.tokens)
 
     def _be_patient(self, step: int, loss: float, state, control) -> None:
         if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
             self.early = enough
             control.should_training_stop = True
-            self.work.say(EventKind.EARLY, f"stopping early: {enough}")
+            self.context.say(EventKind.EARLY, f"stopping early: {enough}")
 
     def on_save(self, args, state, control, **kwargs) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
-        checkpoints.rotate(self.work.checkpoints, self.work.config.training.keep_checkpoints, spare=best)
-        self.seen = (time.monotonic(), self.work.tokens)
+        checkpoints.rotate(self.context.checkpoints, self.context.config.training.keep_checkpoints, spare=best)
+        self.seen = (time.monotonic(), self.context.tokens)
 
     @property
     def _first_step(self) -> str:
-        return "compile" if self.work.device == "cuda" else "first step"
+        return "compile" if self.context.device == "cuda" else "first step"
 
     def _consumed(self, tokens: int) -> dict[str, float | int | None]:
         """What the run has come to with this step."""
-        if self.work.consumption is None:
+        if self.context.consumption is None:
             return {}
-        self.work.consumption.step(tokens)
-        return {"tokens": self.work.consumption.tokens, "energy_joules": self.work.consumption.joules}
+        self.context.consumption.step(tokens)
+        return {"tokens": self.context.consumption.tokens, "energy_joules": self.context.consumption.joules}
 
     def _heed(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
@@ -147,7 +149,7 @@ class Progress(TrainerCallback):
                 raise TrainingError(
                     f"stopped by the watchdog ({verdict.rule}): {verdict.text}", hint="nothing was published"
                 )
-            self.work.say(EventKind.WATCHDOG, verdict.text)
+            self.context.say(EventKind.WATCHDOG, verdict.text)
 
 
 def _set_learning_rate(optimizer, scheduler, rate: float) -> None:

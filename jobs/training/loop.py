@@ -44,38 +44,38 @@ class _OutOfMemory:
     evaluating: bool
 
 
-def train(work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd:
+def train(context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd:
     """Train from `begin`, or from the fresh adapter, to the last step.
 
     Raises TrainingError if the watchdog stops the run or nothing more can be given up for memory.
     """
-    if work.device == "cuda":
+    if context.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     first = begin  # a resumed run's is its parent's
     while True:
-        work.log.begin_after(begin.step if begin else 0)
-        ended = _stretch(work, plan, begin)
+        context.log.begin_after(begin.step if begin else 0)
+        ended = _stretch(context, plan, begin)
         if isinstance(ended, TrainingEnd):
             return ended
-        work.model.zero_grad(set_to_none=True)  # of a step that was broken off
+        context.model.zero_grad(set_to_none=True)  # of a step that was broken off
         free_memory()
         if isinstance(ended, _OutOfMemory):
-            plan = _give_up_something(work, plan, ended)
-            begin = checkpoints.newest(work.checkpoints) or first
+            plan = _give_up_something(context, plan, ended)
+            begin = checkpoints.newest(context.checkpoints) or first
         else:
-            begin = checkpoints.newest(work.checkpoints, before=ended.step) or first
-            checkpoints.drop_after(work.checkpoints, begin.step if begin else 0)
-            _note_rollback(work, ended, begin)
+            begin = checkpoints.newest(context.checkpoints, before=ended.step) or first
+            checkpoints.drop_after(context.checkpoints, begin.step if begin else 0)
+            _note_rollback(context, ended, begin)
         if begin is None:
-            work.reset()
+            context.reset()
 
 
-def _stretch(work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd | _OutOfMemory | Verdict:
+def _stretch(context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd | _OutOfMemory | Verdict:
     """One trainer's life. What it held on the GPU is free once this has returned."""
-    with work.record.stage("build trainer"):
-        work.log.keep_base(**plan.measure)
-        progress = Progress(work, plan, begin)
-        trainer = _trainer(work, plan, progress)
+    with context.record.stage("build trainer"):
+        context.log.keep_base(**plan.measure)
+        progress = Progress(context, plan, begin)
+        trainer = _trainer(context, plan, progress)
     try:
         with contextlib.suppress(AlreadyTrained):
             trainer.train(resume_from_checkpoint=str(begin.path) if begin else None)
@@ -85,30 +85,32 @@ def _stretch(work: TrainingContext, plan: Plan, begin: Checkpoint | None) -> Tra
         return back.verdict
     best, last = progress.patience.best, trainer.state.global_step
     taken = last
-    if progress.early or (work.config.training.patience and not progress.stopped and best):
-        taken = _load_best(work, best, last)
+    if progress.early or (context.config.training.patience and not progress.stopped and best):
+        taken = _load_best(context, best, last)
     return TrainingEnd(last, progress.stopped, progress.early, taken)
 
 
-def _give_up_something(work: TrainingContext, plan: Plan, ended: _OutOfMemory) -> Plan:
-    may_shorten = work.config.training.allow_shorter_rows
+def _give_up_something(context: TrainingContext, plan: Plan, ended: _OutOfMemory) -> Plan:
+    may_shorten = context.config.training.allow_shorter_rows
     lower = ladder.one_rung_down(plan, evaluating=ended.evaluating, may_shorten=may_shorten)
     if lower.micro_batch != plan.micro_batch:
-        work.forget_fit()
+        context.forget_fit()
     where = "an evaluation" if ended.evaluating else "a step"
-    work.say(EventKind.MEMORY, f"out of memory in {where} after step {ended.step} with {plan}; going on with {lower}")
+    context.say(
+        EventKind.MEMORY, f"out of memory in {where} after step {ended.step} with {plan}; going on with {lower}"
+    )
     return lower
 
 
-def _note_rollback(work: TrainingContext, verdict: Verdict, begin: Checkpoint | None) -> None:
+def _note_rollback(context: TrainingContext, verdict: Verdict, begin: Checkpoint | None) -> None:
     step = begin.step if begin else 0
-    work.log.begin_after(step)
-    work.log.append({"step": step, "rollback": verdict.text, "from": verdict.step, "at": time.time()})
-    rate = work.learning_rate
-    work.say(EventKind.ROLLBACK, f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
+    context.log.begin_after(step)
+    context.log.append({"step": step, "rollback": verdict.text, "from": verdict.step, "at": time.time()})
+    rate = context.learning_rate
+    context.say(EventKind.ROLLBACK, f"back to step {step} with the learning rate {rate:g}, because {verdict.text}")
 
 
-def _load_best(work: TrainingContext, best: tuple[int, float] | None, last: int) -> int:
+def _load_best(context: TrainingContext, best: tuple[int, float] | None, last: int) -> int:
     """Take the adapter of the checkpoint with the lowest evaluation loss, this run's or its parent's; which step it is
     of."""
     from peft import set_peft_model_state_dict
@@ -118,7 +120,7 @@ def _load_best(work: TrainingContext, best: tuple[int, float] | None, last: int)
         raise TrainingError("the evaluation loss was never a number", hint="look for a broken row in the data")
     if best[0] == last:
         return last
-    places = (work.checkpoints, *work.parents)
+    places = (context.checkpoints, *context.parents)
     found = [Checkpoint(best[0], folder / f"checkpoint-{best[0]}") for folder in places]
     whole = next((checkpoint for checkpoint in found if not checkpoint.fault()), None)
     if whole is None:
@@ -126,45 +128,45 @@ def _load_best(work: TrainingContext, best: tuple[int, float] | None, last: int)
             f"the checkpoint of step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest, is gone or damaged",
             hint="train on without training.patience to publish the last step",
         )
-    loaded = set_peft_model_state_dict(work.model, load_file(whole.path / "adapter_model.safetensors"))
+    loaded = set_peft_model_state_dict(context.model, load_file(whole.path / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise TrainingError(f"{whole.path} holds other tensors than the adapter: {loaded.unexpected_keys[0]}")
-    work.say(EventKind.BEST, f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
+    context.say(EventKind.BEST, f"publishing step {best[0]}, whose evaluation loss {best[1]:.4f} is the lowest")
     return best[0]
 
 
-def _trainer(work: TrainingContext, plan: Plan, progress: Progress) -> SFTTrainer:
-    config, training = work.config, work.config.training
-    rows, held_out = work.rows(plan.max_seq_length)
-    work.evaluates = True
-    evaluation = {"eval_on_start": progress.begin == 0 and work.log.base_loss() is None}
+def _trainer(context: TrainingContext, plan: Plan, progress: Progress) -> SFTTrainer:
+    config, training = context.config, context.config.training
+    rows, held_out = context.rows(plan.max_seq_length)
+    context.evaluates = True
+    evaluation = {"eval_on_start": progress.begin == 0 and context.log.base_loss() is None}
     if held_out:
         evaluation |= {"eval_strategy": "steps", "eval_steps": training.eval_steps}
     arguments = arguments_of(
-        work,
+        context,
         plan,
-        output_dir=str(work.checkpoints),
+        output_dir=str(context.checkpoints),
         max_steps=training.max_steps or -1,
         num_train_epochs=training.epochs,
-        learning_rate=work.learning_rate,
+        learning_rate=context.learning_rate,
         lr_scheduler_type=training.scheduler,
         warmup_steps=training.warmup_steps,
         logging_steps=1,
         save_steps=training.save_steps,
         report_to=[name for name in training.report_to if name != "tensorboard"] or "none",
-        run_name=work.folder.name,
+        run_name=context.folder.name,
         project=f"tandem-{config.profile}",
         **evaluation,
     )
     looked_at = held_out or rows[:: -(-len(rows) // LOOKED_AT)]
-    trainer = new_trainer(trainer_class(work), work, arguments, rows, looked_at, progress)
+    trainer = new_trainer(trainer_class(context), context, arguments, rows, looked_at, progress)
     if "tensorboard" in training.report_to:
-        trainer.add_callback(TensorBoardCallback(_tensorboard(work, progress.begin)))
+        trainer.add_callback(TensorBoardCallback(_tensorboard(context, progress.begin)))
     return trainer
 
 
-def _tensorboard(work: TrainingContext, step: int):
+def _tensorboard(context: TrainingContext, step: int):
     """A writer whose curves go on after `step`, whatever an interrupted attempt wrote beyond it."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(work.folder / "tensorboard"), purge_step=step + 1)
+    return SummaryWriter(str(context.folder / "tensorboard"), purge_step=step + 1)

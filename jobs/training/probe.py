@@ -17,23 +17,23 @@ from jobs.training.trainers import arguments_of, new_trainer, trainer_class
 SEED = 0
 
 
-def probe(work: TrainingContext, plan: Plan) -> Trial:
+def probe(context: TrainingContext, plan: Plan) -> Trial:
     """What `plan` takes on this device: a step over the longest rows for the memory, then the same typical rows twice.
 
     Only the last step is timed: every shape that comes for the first time is compiled on a GPU. The adapter is as
     before afterwards. A plan that does not fit is a Trial without seconds.
     """
-    rows, _ = work.rows(plan.max_seq_length)
+    rows, _ = context.rows(plan.max_seq_length)
     longest = sorted(rows, key=lambda row: -len(row["input_ids"]))
     typical = random.Random(SEED).choices(rows, k=plan.effective_batch)
     batch = (longest * plan.effective_batch)[: plan.effective_batch] + 2 * typical
-    timing = _Timing(work.device)
+    timing = _Timing(context.device)
     try:
-        _probing_trainer(work, plan, batch, timing).train()
+        _probing_trainer(context, plan, batch, timing).train()
     except torch.OutOfMemoryError:
         return Trial(plan.micro_batch, None, None)
     finally:
-        work.reset()
+        context.reset()
         free_memory()
     return Trial(plan.micro_batch, round(timing.seconds[-1], 4), timing.peak_bytes)
 
@@ -62,12 +62,12 @@ class _Timing(TrainerCallback):
             torch.cuda.synchronize()
 
 
-def _probing_trainer(work: TrainingContext, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
-    class InOrder(trainer_class(work)):
+def _probing_trainer(context: TrainingContext, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
+    class InOrder(trainer_class(context)):
         def _get_train_sampler(self, *args) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
-    folder = str(work.checkpoints / ".probing")
+    folder = str(context.checkpoints / ".probing")
     quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 1000, "learning_rate": 0.0}
-    arguments = arguments_of(work, plan, output_dir=folder, max_steps=3, **quiet)
-    return new_trainer(InOrder, work, arguments, rows, [], timing)
+    arguments = arguments_of(context, plan, output_dir=folder, max_steps=3, **quiet)
+    return new_trainer(InOrder, context, arguments, rows, [], timing)

@@ -22,7 +22,7 @@ from configs.paths import Home
 from configs.schema import RunConfig
 from jobs.data import dataset
 from jobs.training import checkpoints, provenance
-from jobs.training.memory import micro_batch as fit
+from jobs.training.memory import micro_batch
 from jobs.training.memory.ladder import first_plan
 from jobs.training.run_record import RunRecord
 from jobs.training.watchdog import verdict
@@ -56,25 +56,25 @@ def _execute(run: Run, home: Home, device: str, link: ControlLink, consumption: 
     base, model, tokenizer = load(config, device, link.share, record)
     with record.stage("prepare data"):
         data = dataset.prepare(rows, tokenizer, config.data, config.model.max_seq_length)
-    work = _work(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
-    work.consumption = consumption
-    work.parents = (home.run(run.parent) / "checkpoints",) if run.parent else ()
+    context = _context(run, folder, config, base, model, tokenizer, rows, data, device, link, record)
+    context.consumption = consumption
+    context.parents = (home.run(run.parent) / "checkpoints",) if run.parent else ()
     print(f"base {base.name}; data: {data.report}")
-    begin = _begin(run, home, work.origin)
-    plan = _plan(work, home, base, data.report)
+    begin = _begin(run, home, context.origin)
+    plan = _plan(context, home, base, data.report)
     if link.training() is Directive.STOP:
         return Outcome(RunState.STOPPED, "stopped before the first step")
     from jobs.training import loop
 
     try:
-        ended = loop.train(work, plan, begin)
+        ended = loop.train(context, plan, begin)
     finally:
         record.measured(**_peak(device))
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
-    doubts = _doubts(work, ended.taken, data.report)
+    doubts = _doubts(context, ended.taken, data.report)
     with record.stage("publish"):
-        manifest = _publish(work, run, home, base, ended, doubts, seconds=time.monotonic() - began)
+        manifest = _publish(context, run, home, base, ended, doubts, seconds=time.monotonic() - began)
     record.measured(**_peak(device))
     early = f", early: {ended.early}" if ended.early else ""
     suspect = f" as suspect: {'; '.join(manifest.suspect)}" if manifest.suspect else ""
@@ -106,11 +106,11 @@ def _cap_memory(config: RunConfig, share: float) -> None:
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory
-    budget = fit.budget_bytes(total, share, config.training.vram_gib)
+    budget = micro_batch.budget_bytes(total, share, config.training.vram_gib)
     torch.cuda.set_per_process_memory_fraction(budget / total)
 
 
-def _work(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: RunRecord):
+def _context(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: RunRecord):
     """What the loop works on; also writes what the run is made of."""
     from jobs.training.context import TrainingContext
     from models.base import trainable
@@ -156,33 +156,34 @@ def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
     return begin
 
 
-def _plan(work, home: Home, base, report):
+def _plan(context, home: Home, base, report):
     """How to cut the work: as configured, or as measured on this device."""
-    training = work.config.training
+    training = context.config.training
     if training.micro_batch != "auto":
-        return first_plan(work.config, training.micro_batch)
+        return first_plan(context.config, training.micro_batch)
     from jobs.training import probe
 
-    config = work.config.model_dump(mode="json", include={"profile", "model", "lora"})
+    config = context.config.model_dump(mode="json", include={"profile", "model", "lora"})
     how = {"batch": training.effective_batch, "checkpointing": training.gradient_checkpointing}
-    how |= {"optimizer": training.optimizer, "memory": _memory_limit(work.device)}
-    key = fit.key_of(
-        config=config, how=how, base=base.fingerprint, versions=provenance.versions(), on=work.origin["device"]
+    how |= {"optimizer": training.optimizer, "memory": _memory_limit(context.device)}
+    key = micro_batch.key_of(
+        config=config, how=how, base=base.fingerprint, versions=provenance.versions(), on=context.origin["device"]
     )
 
-    def measure(micro_batch: int) -> fit.Trial:
-        work.link.starting()  # a sign of life: on a new GPU every size compiles first
-        return probe.probe(work, first_plan(work.config, micro_batch))
+    def measure(rows: int) -> micro_batch.Trial:
+        context.link.starting()  # a sign of life: on a new GPU every size compiles first
+        return probe.probe(context, first_plan(context.config, rows))
 
-    longest = min(report.longest_row, work.config.model.max_seq_length)
-    with work.record.stage("probe"):
-        chosen = fit.choose(training.effective_batch, measure, longest_row=longest, key=key, cache=home.cache / "fit")
-    work.record.measured(
+    longest = min(report.longest_row, context.config.model.max_seq_length)
+    with context.record.stage("probe"):
+        cache = home.cache / "fit"
+        chosen = micro_batch.choose(training.effective_batch, measure, longest_row=longest, key=key, cache=cache)
+    context.record.measured(
         fit={"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": [vars(t) for t in chosen.trials]}
     )
-    work.forget_fit = lambda: fit.forget(home.cache / "fit", key)
-    work.say(EventKind.FIT, str(chosen))
-    return first_plan(work.config, chosen.micro_batch)
+    context.forget_fit = lambda: micro_batch.forget(cache, key)
+    context.say(EventKind.FIT, str(chosen))
+    return first_plan(context.config, chosen.micro_batch)
 
 
 def _memory_limit(device: str) -> int | None:
@@ -211,38 +212,38 @@ def _peak(device: str) -> dict:
     return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
 
 
-def _doubts(work, taken: int, data) -> tuple[str, ...]:
+def _doubts(context, taken: int, data) -> tuple[str, ...]:
     """Why the adapter is to be published as suspect. Raises TrainingError if the profile wants none of these."""
-    action = work.config.watchdog.on_doubt
-    reasons = () if action == "ignore" else verdict.doubts(work.log, taken, data)
+    action = context.config.watchdog.on_doubt
+    reasons = () if action == "ignore" else verdict.doubts(context.log, taken, data)
     if reasons and action == "stop":
         hint = "nothing was published; watchdog.on_doubt=suspect publishes it as suspect"
         raise TrainingError(f"the result is not to be trusted: {'; '.join(reasons)}", hint=hint)
     for reason in reasons:
-        work.say(EventKind.SUSPECT, reason)
+        context.say(EventKind.SUSPECT, reason)
     return reasons
 
 
-def _publish(work, run: Run, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
+def _publish(context, run: Run, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
     from models.base import trainable
     from models.lora.registry import Registry
 
-    config, lines = work.config, work.log.losses()
+    config, lines = context.config, context.log.losses()
     metrics = {"steps": ended.step}
     if lines:
-        metrics |= {"loss": lines[-1]["loss"], "mean_loss": work.log.mean_loss()}
-    held_out = {line["step"]: line["eval_loss"] for line in work.log.evaluations()}
+        metrics |= {"loss": lines[-1]["loss"], "mean_loss": context.log.mean_loss()}
+    held_out = {line["step"]: line["eval_loss"] for line in context.log.evaluations()}
     measured = {"eval_loss": held_out.get(ended.taken), "base_eval_loss": held_out.get(0)}
     metrics |= {name: loss for name, loss in measured.items() if loss is not None}
     return Registry(home.models).publish(
-        lambda folder: work.model.save_pretrained(folder, safe_serialization=True),
+        lambda folder: context.model.save_pretrained(folder, safe_serialization=True),
         base=config.model.base,
         base_fingerprint=base.fingerprint,
         rank=config.lora.r,
         alpha=config.lora.alpha,
         target_modules=list(config.lora.target_modules),
         train_experts=config.lora.train_experts,
-        trainable=trainable.counts(work.model),
+        trainable=trainable.counts(context.model),
         run_id=run.id,
         profile=config.profile,
         metrics=metrics | {"seconds": round(seconds, 1)},

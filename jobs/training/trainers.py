@@ -23,8 +23,8 @@ from jobs.training.context import Rows, TrainingContext, free_memory
 from jobs.training.memory.ladder import Plan
 
 
-def arguments_of(work: TrainingContext, plan: Plan, **more: Any) -> SFTConfig:
-    training, cpu = work.config.training, work.device == "cpu"
+def arguments_of(context: TrainingContext, plan: Plan, **more: Any) -> SFTConfig:
+    training, cpu = context.config.training, context.device == "cpu"
     optimizer = "adamw_torch" if cpu else training.optimizer
     return SFTConfig(
         per_device_train_batch_size=plan.micro_batch,
@@ -51,15 +51,15 @@ def arguments_of(work: TrainingContext, plan: Plan, **more: Any) -> SFTConfig:
 
 
 def new_trainer(
-    kind: type, work: TrainingContext, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
+    kind: type, context: TrainingContext, arguments: SFTConfig, rows: Rows, held_out: Rows, callback: TrainerCallback
 ) -> SFTTrainer:
     trainer = kind(
-        model=work.model,
+        model=context.model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(held_out) if held_out else None,
-        processing_class=work.tokenizer,
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=work.tokenizer.pad_token_id),
+        processing_class=context.tokenizer,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=context.tokenizer.pad_token_id),
         callbacks=[callback],
     )
     for printing in (PrinterCallback, ProgressCallback):
@@ -67,14 +67,14 @@ def new_trainer(
     return trainer
 
 
-def trainer_class(work: TrainingContext) -> type[SFTTrainer]:
+def trainer_class(context: TrainingContext) -> type[SFTTrainer]:
     """SFTTrainer with checkpoints written aside, and on a CPU the model's own loss."""
 
     class Whole(SFTTrainer):
         _aside: Path | None = None
 
         def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
-            work.tokens += inputs["input_ids"].numel()  # the trainer's own count waits for the GPU at every batch
+            context.tokens += inputs["input_ids"].numel()  # the trainer's own count waits for the GPU at every batch
             return super().training_step(model, inputs, *args, **kwargs)
 
         def _get_output_dir(self, trial) -> str:
@@ -82,9 +82,9 @@ def trainer_class(work: TrainingContext) -> type[SFTTrainer]:
 
         def _save_checkpoint(self, model, trial) -> None:
             started = time.monotonic()
-            with checkpoints.writing(work.checkpoints, self.state.global_step, work.origin) as self._aside:
+            with checkpoints.writing(context.checkpoints, self.state.global_step, context.origin) as self._aside:
                 super()._save_checkpoint(model, trial)
-            work.record.took("checkpoints", time.monotonic() - started)
+            context.record.took("checkpoints", time.monotonic() - started)
 
         def _save(self, output_dir=None, state_dict=None) -> None:
             """Without the tokenizer: 27 MB that the base has already."""
@@ -109,14 +109,14 @@ def trainer_class(work: TrainingContext) -> type[SFTTrainer]:
                 if isinstance(error, torch.OutOfMemoryError) and self.args.per_device_eval_batch_size > 1:
                     raise  # there is a rung for it
                 reason = f"the evaluation after step {self.state.global_step} broke: {type(error).__name__}: {error}"
-                if work.config.training.patience:
+                if context.config.training.patience:
                     raise TrainingError(reason, hint="train without training.patience") from error
-            work.say(EventKind.EVALUATION, f"{reason}; going on without evaluations")
+            context.say(EventKind.EVALUATION, f"{reason}; going on without evaluations")
             self.args.eval_strategy = IntervalStrategy.NO
-            work.evaluates = self.control.should_evaluate = False
+            context.evaluates = self.control.should_evaluate = False
             free_memory()
             return {}
 
-    if work.device == "cpu":  # TRL 1.15 computes the loss in a Triton kernel
+    if context.device == "cpu":  # TRL 1.15 computes the loss in a Triton kernel
         Whole.compute_loss = Trainer.compute_loss
     return Whole

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from configs.errors import CheckpointError, ConfigError
 from models import harmony
-from models.base import checkpoint, hub
-from models.base import files as place
+from models.base import checkpoint, files, hub
 from models.base.files import ModelFiles
 from models.base.hub import Hashes, HubFile
 
@@ -92,7 +91,7 @@ def check(name: str, *, quick: bool = False, like: str | None = None, hashes: Ha
     `quick` compares no contents; `like` is the hub name of what a folder holds. Raises CheckpointError only if `name`
     can be no model, ConfigError if `like` does not fit.
     """
-    return _report(place.locate(name, like), None if quick else hashes or Hashes())
+    return _report(files.locate(name, like), None if quick else hashes or Hashes())
 
 
 def fetch(name: str, *, say: Callable[[str], None], hashes: Hashes | None = None) -> Report:
@@ -101,7 +100,7 @@ def fetch(name: str, *, say: Callable[[str], None], hashes: Hashes | None = None
     `say` is told what is removed and why, before it is. Raises CheckpointError if the hub cannot be asked, the disk is
     too small, or what came is not what the hub promised; ConfigError if `name` is a folder.
     """
-    hashes, here = hashes or Hashes(), place.locate(name)
+    hashes, here = hashes or Hashes(), files.locate(name)
     if here.kind == "folder":
         raise ConfigError(f"{name} is a folder, and fetch takes a hub name", hint="`tandem model check` looks into it")
     before = _report(here, hashes)
@@ -110,9 +109,9 @@ def fetch(name: str, *, say: Callable[[str], None], hashes: Hashes | None = None
     hub.refuse_offline(name, f"; {before.problems[0]}")
     revision, listing = hub.ask(name, here.revision or None)
     known = here.repository.revision == revision
-    _make_room(place.at(here.repository, revision, listing), hashes, say)
+    _make_room(files.at(here.repository, revision, listing), hashes, say)
     hub.download(name, revision if known else None)
-    return _proven(place.at(here.repository, revision, listing), hashes, say)
+    return _proven(files.at(here.repository, revision, listing), hashes, say)
 
 
 def _make_room(here: ModelFiles, hashes: Hashes, say: Callable[[str], None]) -> None:
@@ -159,10 +158,10 @@ def _remove(here: ModelFiles, damaged: list[FileReport], say: Callable[[str], No
 
 
 def _report(here: ModelFiles, hashes: Hashes | None) -> Report:
-    files = tuple(_look(here, name, entry, hashes) for name, entry in here.entries.items())
-    files = _estimated(files, place.index(here.folder))
-    wrong = [file for file in files if not file.state.is_good]
-    layout, architecture, unfit = ("", "", []) if wrong or not files else _model(here.folder)
+    found = tuple(_look(here, name, entry, hashes) for name, entry in here.entries.items())
+    found = _estimated(found, files.index(here.folder))
+    wrong = [file for file in found if not file.state.is_good]
+    layout, architecture, unfit = ("", "", []) if wrong or not found else _model(here.folder)
     problems = (*here.problems, *map(_words, wrong), *unfit)
     lengths = [file.download_bytes for file in wrong]
     known = here.is_listed or not problems or (lengths and here.revision)
@@ -173,11 +172,11 @@ def _report(here: ModelFiles, hashes: Hashes | None) -> Report:
         revision=here.revision,
         layout=layout,
         architecture=architecture,
-        files=files,
+        files=found,
         problems=problems,
         notes=here.notes,
         compared_with=here.source if hashes else "",
-        good_bytes=sum(file.bytes for file in files if file.state.is_good),
+        good_bytes=sum(file.bytes for file in found if file.state.is_good),
         download_bytes=sum(lengths) if known and None not in lengths and here.kind == "hub" else None,
         free_bytes=hub.free_bytes(here.folder),
     )

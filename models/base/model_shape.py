@@ -68,8 +68,8 @@ GPT_OSS_20B = ModelShape(
 KNOWN = {"unsloth/gpt-oss-20b-unsloth-bnb-4bit": GPT_OSS_20B}
 
 
-def outline(name: str) -> ModelShape | None:
-    """The outline of the base that `checkpoint.resolve` finds under `name`; None if it is not here or not readable."""
+def model_shape(name: str) -> ModelShape | None:
+    """The shape of the base that `checkpoint.resolve` finds under `name`; None if it is not here or not readable."""
     folder = _folder(name)
     try:
         return _read(folder) if folder else KNOWN.get(name)

@@ -38,9 +38,9 @@ class KeptAdapter:
 class KeptAdapters:
     """The holds of one gateway. Loading and dropping wait for swaps and make them wait."""
 
-    def __init__(self, swapper: Swapper, fleet: Engines, catalog: Catalog) -> None:
+    def __init__(self, swapper: Swapper, engines: Engines, catalog: Catalog) -> None:
         self._swapper = swapper
-        self._fleet = fleet
+        self._engines = engines
         self._catalog = catalog
         self._holds: dict[str, KeptAdapter] = {}
         self._undropped = False
@@ -61,7 +61,7 @@ class KeptAdapters:
         if hold:
             hold.until = time.monotonic() + seconds  # at once: a swap may keep the rest waiting
         async with self._swapper.one_at_a_time:
-            if version not in self._catalog.live() and not await self._fleet.has(version):
+            if version not in self._catalog.live() and not await self._engines.has(version):
                 await self._load(version)
             hold = KeptAdapter(hold_id or f"hold-{uuid.uuid4().hex}", version, time.monotonic() + seconds)
             self._holds[hold.id] = hold
@@ -70,7 +70,7 @@ class KeptAdapters:
 
     async def keep(self, version: str) -> KeptAdapter:
         """Hold a version until `let_go`. Raises what `take` raises, and StateError if it is kept and loaded already."""
-        if _kept_id(version) in self._holds and await self._fleet.has(version):
+        if _kept_id(version) in self._holds and await self._engines.has(version):
             raise StateError(f"the adapter {version} has been loaded already", hint="unload it first, or just use it")
         return await self.take(version, math.inf, _kept_id(version))
 
@@ -87,7 +87,7 @@ class KeptAdapters:
     async def _load(self, version: str) -> None:
         folder = self._swapper.registry.path(version)
         await asyncio.to_thread(adapter.validate, folder, self._swapper.fingerprint)
-        await self._fleet.load(version, folder)
+        await self._engines.load(version, folder)
 
     async def release(self, name: str, hold_id: str) -> KeptAdapter:
         """End a hold of `name`; the adapter is dropped if nothing else keeps it.
@@ -136,7 +136,7 @@ class KeptAdapters:
         return True
 
     async def _restore(self, hold: KeptAdapter) -> None:
-        if await self._fleet.has(hold.version):
+        if await self._engines.has(hold.version):
             return
         async with self._swapper.one_at_a_time:
             if hold.id in self._holds:
@@ -145,7 +145,7 @@ class KeptAdapters:
     async def _drop(self) -> None:
         self._tell()
         async with self._swapper.one_at_a_time:
-            await self._fleet.retain(self._catalog.kept())
+            await self._engines.retain(self._catalog.kept())
 
     def _tell(self) -> None:
         self._catalog.held = {hold.version for hold in self._holds.values()}

@@ -40,11 +40,11 @@ class Swapper:
     """Swaps of one gateway, one at a time."""
 
     def __init__(
-        self, control: Client, fleet: Engines, catalog: Catalog, registry: Registry, fingerprint: str,
+        self, control: Client, engines: Engines, catalog: Catalog, registry: Registry, fingerprint: str,
         metrics: RequestMetrics,
     ) -> None:  # fmt: skip
         self._control = control
-        self._fleet = fleet
+        self._engines = engines
         self._catalog = catalog
         self.registry = registry
         self.fingerprint = fingerprint
@@ -96,7 +96,7 @@ class Swapper:
                 await self._withdraw(new, error)
                 raise
             self._catalog.update(await self._control.aliases())
-            await self._fleet.retain(self._catalog.kept())
+            await self._engines.retain(self._catalog.kept())
             self._metrics.swap_seconds.labels("done").observe(seconds)
             return SwapResult(alias, old, new, seconds, difference)
 
@@ -116,7 +116,7 @@ class Swapper:
         async def verifying() -> None:
             await self._enter(version, AdapterState.VERIFYING, "comparing its answers with the base's")
 
-        checks = await self._fleet.load(version, folder, on_loaded=verifying)
+        checks = await self._engines.load(version, folder, on_loaded=verifying)
         return max(check.max_difference for check in checks)
 
     async def _enter(self, version: str, state: AdapterState, reason: str) -> None:
@@ -128,7 +128,7 @@ class Swapper:
             await self._give_up(version, f"not swapped in: {_words(error)}")
         with contextlib.suppress(ClusterError):  # the next swap drops it; the first reason counts
             self._catalog.update(await self._control.aliases())
-            await self._fleet.retain(self._catalog.kept())
+            await self._engines.retain(self._catalog.kept())
 
     async def _refuse(self, alias: str, version: str, error: Exception, seconds: float) -> None:
         if isinstance(error, AdapterError):

@@ -15,7 +15,7 @@ from actors.runs.ledger import PREVIOUS
 from configs.errors import NotFoundError, StateError, TandemError
 from configs.paths import home
 from configs.schema import ServeConfig, Slot
-from serve.engine.outbox import EngineMux, Event
+from serve.engine.mux import EngineMux, Event
 from serve.engine.protocol import AdapterCheck, Engine, EngineStats, GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EngineReplica:
         stay_on_loopback()
         logs.begin(home(), holder := f"engine_{slot.name}")
         self._base = base
-        self._outboxes: dict[str, EngineMux] = {}
+        self._muxes: dict[str, EngineMux] = {}
         device = check_slot(slot)
         control = client.BlockingClient()
         await asyncio.to_thread(control.take_serve_slot, slot.name, holder, ProcessId.own())
@@ -58,29 +58,29 @@ class EngineReplica:
             await asyncio.to_thread(control.note, EventKind.ERROR, text)
 
     async def stream(self, line: str) -> AsyncIterator[list[Event]]:
-        """What the requests of one gateway gain, for as long as it reads; see `EngineMux.batches`. `line` is its name."""
-        outbox = self._outboxes[line] = EngineMux(self._engine)
+        """What the requests of one gateway gain, for as long as it reads; see `EngineMux.batches`. `line` is its id."""
+        mux = self._muxes[line] = EngineMux(self._engine)
         try:
-            async with aclosing(outbox.batches()) as batches:
+            async with aclosing(mux.batches()) as batches:
                 async for batch in batches:
                     yield batch
         finally:
-            del self._outboxes[line]
+            del self._muxes[line]
 
     async def submit(self, line: str, request: GenerationRequest) -> None:
         """Begin a request whose chunks and errors go out on `line`. Raises StateError if nobody reads that here."""
-        if line not in self._outboxes:
+        if line not in self._muxes:
             raise StateError(f"no line {line} leads from this process", hint="open it with `stream`")
-        self._outboxes[line].submit(request)
+        self._muxes[line].submit(request)
 
     async def listening(self, line: str) -> None:
-        """The sign of life of the gateway that reads `line`; see `serve.engine.outbox`."""
-        if line in self._outboxes:
-            self._outboxes[line].listening()
+        """The sign of life of the gateway that reads `line`; see `serve.engine.mux`."""
+        if line in self._muxes:
+            self._muxes[line].listening()
 
     async def abort(self, line: str, request_id: str) -> None:
-        if line in self._outboxes:
-            self._outboxes[line].abort(request_id)
+        if line in self._muxes:
+            self._muxes[line].abort(request_id)
 
     async def add_adapter(self, version: str, path: Path) -> None:
         await self._engine.add_adapter(version, path)

@@ -1,7 +1,7 @@
 """One engine replica by its Serve handle. Ray's exceptions end here; `serve.generation.engines` knows engines only
 through `EngineClient`.
 
-All requests to an engine share one stream of it, the line (see `serve.engine.outbox`): it is opened with the first
+All requests to an engine share one stream of it, the line (see `serve.engine.mux`): it is opened with the first
 request, again after it broke, and what comes on it is given to whom it belongs. Nobody waits for a slow reader. While
 a line is open the engine is told so again and again, because it would not notice the end of this process.
 """
@@ -17,11 +17,11 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from configs.errors import ClusterError, StateError, TandemError
-from serve.engine.outbox import SIGN_S, Event
+from serve.engine.mux import SIGN_S, Event
 from serve.engine.protocol import GenerationRequest, TokenChunk
 
 OPENING_S = 5
-"""How long a request waits for an engine that is away, before the fleet may ask another one or this one again."""
+"""How long a request waits for an engine that is away, before `Engines` may ask another one or this one again."""
 
 AT_ONCE = 32
 """Tokens that a turn gives out. Beside those of 199 other streams a first token waits 3.0 ms of the process's time, 7.9

@@ -34,11 +34,11 @@ async def whole(answer: Callable[[], Awaitable[T]]) -> T:
 
 
 class Generations:
-    """Begins generations with one catalog and one fleet."""
+    """Begins generations with one catalog and its engines."""
 
-    def __init__(self, catalog: Catalog, fleet: Engines, metrics: RequestMetrics) -> None:
+    def __init__(self, catalog: Catalog, engines: Engines, metrics: RequestMetrics) -> None:
         self._catalog = catalog
-        self._fleet = fleet
+        self._engines = engines
         self._metrics = metrics
 
     async def begin(
@@ -53,7 +53,7 @@ class Generations:
         target = self._catalog.resolve(model)
         for last_try in (False, True):
             request = GenerationRequest(generation_id(), prompt, sampling, target.version, **how)
-            stream = self._fleet.generate(request)
+            stream = self._engines.generate(request)
             try:
                 return PinnedGeneration(target, stream, await anext(stream), self._metrics, started, again)
             except NotFoundError:

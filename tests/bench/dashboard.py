@@ -104,14 +104,14 @@ def working(machine: Machine) -> Iterator[None]:
     over = threading.Event()
     log = MetricsLog(machine.home.run(LONG_RUN) / "metrics.jsonl")
 
-    def work() -> None:
+    def context() -> None:
         step = 50
         while not over.wait(1):
             step += 1
             machine.step(LONG_RUN, log, step, LONGEST)
             machine.gateway.post()
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=context)
     worker.start()
     yield
     over.set()

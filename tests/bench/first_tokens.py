@@ -84,7 +84,7 @@ class Clients:
 
 async def measure(streams: int, new: int, rounds: int, home: Home) -> str:
     gateway, engine = await Server(home)._gateway(), Stepping()
-    gateway.fleet.engines = [engine_client.EngineClient("engine_1", FakeHandle(engine))]
+    gateway.engines.engines = [engine_client.EngineClient("engine_1", FakeHandle(engine))]
     await gateway.catalog.refresh()
     clients = Clients(build_app(gateway))
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import cluster
-from actors.hardware import gpus as monitor
+from actors.hardware import gpus
 from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState, new_run_id
@@ -115,9 +115,9 @@ def training(home: Home, run: Run) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    gpus = [{"name": gpu.name, "memory_bytes": gpu.memory_total} for gpu in monitor.gpus()]
-    host = asdict(monitor.host())
-    return {"cpus": host["cpu_count"], "memory_bytes": host["memory_total"], "cpu": _cpu_name(), "gpus": gpus}
+    cards = [{"name": gpu.name, "memory_bytes": gpu.memory_total} for gpu in gpus.readings()]
+    host = asdict(gpus.host())
+    return {"cpus": host["cpu_count"], "memory_bytes": host["memory_total"], "cpu": _cpu_name(), "gpus": cards}
 
 
 class PeakMemory:
@@ -136,8 +136,8 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._ending.wait(0.2):
-            if gpus := monitor.gpus():
-                self.peak = max(self.peak or 0, sum(gpu.memory_used for gpu in gpus))
+            if cards := gpus.readings():
+                self.peak = max(self.peak or 0, sum(gpu.memory_used for gpu in cards))
 
 
 def _wait(home: Home, run_id: str) -> Run:

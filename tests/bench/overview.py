@@ -37,11 +37,11 @@ def fill(home: Home, runs: int) -> None:
         shutil.copytree(home.models / version, home.models / f"v{index}")
 
 
-def milliseconds(work: Callable[[], object], times: int = 20) -> float:
+def milliseconds(context: Callable[[], object], times: int = 20) -> float:
     taken = []
     for _ in range(times):
         begin = time.process_time()
-        work()
+        context()
         taken.append(time.process_time() - begin)
     return median(taken) * 1000
 

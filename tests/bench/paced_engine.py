@@ -93,7 +93,7 @@ class PacedReplica(EngineReplica):
     async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
         die_with_parent()
         stay_on_loopback()
-        self._outboxes = {}
+        self._muxes = {}
         self._engine = engine_of(base)
 
     async def pace(self, gap: float) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, home: Home):
     from jobs.training import sft
 
-    device = "cuda" if gpus.gpus() else "cpu"
+    device = "cuda" if gpus.readings() else "cpu"
     tiny = options.base == "tiny"
     data = home.root / "rows.jsonl"
     own = [f"training.max_steps={STEPS}", "training.warmup_steps=0", "watchdog.on_spike=ignore"]
@@ -72,8 +72,8 @@ def measure(options: argparse.Namespace, home: Home):
     _, model, tokenizer = sft.load(config, device, 1.0, record)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(options.base)))
     prepared = dataset.prepare(dataset.read(config.data), tokenizer, config.data, config.model.max_seq_length)
-    work = _work(home, config, model, tokenizer, prepared, device, record)
-    chosen = _probe(work, home)
+    context = _work(home, config, model, tokenizer, prepared, device, record)
+    chosen = _probe(context, home)
     yield {"fit": {"micro_batch": chosen.micro_batch, "trials": [vars(trial) for trial in chosen.trials]}}
     yield {"versions": provenance.versions(), "load_seconds": record.stages}
     legs = {f"{kind} {size}": [] for size in ("auto", "2 x 8") for kind in ("plain", "tandem")}
@@ -81,11 +81,11 @@ def measure(options: argparse.Namespace, home: Home):
         for name, turns in legs.items():
             if not (options.quick and name == "tandem 2 x 8"):
                 micro_batch = 2 if name.endswith("2 x 8") else chosen.micro_batch
-                turns.append((_plain if name.startswith("plain") else _tandem)(work, micro_batch))
+                turns.append((_plain if name.startswith("plain") else _tandem)(context, micro_batch))
                 yield _summary(legs)
     if options.faults:
-        yield {"resume": _resume(work, chosen.micro_batch)}
-        yield {"out_of_memory": _out_of_memory(work)}
+        yield {"resume": _resume(context, chosen.micro_batch)}
+        yield {"out_of_memory": _out_of_memory(context)}
 
 
 def _summary(legs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -117,68 +117,68 @@ def _work(home: Home, config, model, tokenizer, prepared, device: str, record: R
     )
 
 
-def _probe(work, home: Home) -> fit.MicroBatchChoice:
+def _probe(context, home: Home) -> fit.MicroBatchChoice:
     from jobs.training import probe
 
     def trial(micro_batch: int) -> fit.Trial:
-        return probe.probe(work, first_plan(work.config, micro_batch))
+        return probe.probe(context, first_plan(context.config, micro_batch))
 
-    return fit.choose(16, trial, longest_row=work.config.model.max_seq_length, key="bench", cache=home.cache)
+    return fit.choose(16, trial, longest_row=context.config.model.max_seq_length, key="bench", cache=home.cache)
 
 
-def _tandem(work, micro_batch: int) -> dict[str, Any]:
+def _tandem(context, micro_batch: int) -> dict[str, Any]:
     from jobs.training import loop
 
-    _clear(work)
+    _clear(context)
     _reset_peak()
     began = time.time()
-    loop.train(work, first_plan(work.config, micro_batch), None)
-    ends = [line["at"] for line in work.log.losses()]
+    loop.train(context, first_plan(context.config, micro_batch), None)
+    ends = [line["at"] for line in context.log.losses()]
     return {"seconds": _between(ends), "peak_gib": _peak_gib(), "all_seconds": round(time.time() - began, 2)}
 
 
-def _out_of_memory(work) -> dict[str, Any]:
+def _out_of_memory(context) -> dict[str, Any]:
     """Train at 16 x 1 with too little memory for it: which rungs were taken, and what the loss was then."""
     import torch
 
     from jobs.training import loop
 
-    _clear(work)
-    if work.device == "cuda":
+    _clear(context)
+    if context.device == "cuda":
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(TIGHT_GIB * 2**30 / total)
-    work.link.notes.clear()
-    loop.train(work, first_plan(work.config, 16), None)
-    lines = work.log.losses()
-    return {"cap_gib": TIGHT_GIB, "rungs": work.link.said("memory"), "losses": [line["loss"] for line in lines]}
+    context.link.notes.clear()
+    loop.train(context, first_plan(context.config, 16), None)
+    lines = context.log.losses()
+    return {"cap_gib": TIGHT_GIB, "rungs": context.link.said("memory"), "losses": [line["loss"] for line in lines]}
 
 
-def _resume(work, micro_batch: int) -> dict[str, Any]:
+def _resume(context, micro_batch: int) -> dict[str, Any]:
     """The losses of a run, and those after its checkpoint in the middle once more, from that checkpoint."""
     from jobs.training import checkpoints, loop
 
-    _clear(work)
-    plan = first_plan(work.config, micro_batch)
-    whole = work.config
-    work.config = whole.model_copy(update={"training": whole.training.model_copy(update={"save_steps": 3})})
-    loop.train(work, plan, None)
-    first = {line["step"]: line["loss"] for line in work.log.losses()}
-    checkpoints.drop_after(work.checkpoints, 3)
-    work.reset()
-    loop.train(work, plan, checkpoints.newest(work.checkpoints))
-    again = {line["step"]: line["loss"] for line in work.log.losses()}
+    _clear(context)
+    plan = first_plan(context.config, micro_batch)
+    whole = context.config
+    context.config = whole.model_copy(update={"training": whole.training.model_copy(update={"save_steps": 3})})
+    loop.train(context, plan, None)
+    first = {line["step"]: line["loss"] for line in context.log.losses()}
+    checkpoints.drop_after(context.checkpoints, 3)
+    context.reset()
+    loop.train(context, plan, checkpoints.newest(context.checkpoints))
+    again = {line["step"]: line["loss"] for line in context.log.losses()}
     differences = [abs(again[step] - first[step]) for step in first]
     return {"losses": list(first.values()), "resumed": list(again.values()), "largest_difference": max(differences)}
 
 
-def _clear(work) -> None:
-    work.reset()
-    work.log.path.unlink(missing_ok=True)
-    shutil.rmtree(work.checkpoints, ignore_errors=True)
+def _clear(context) -> None:
+    context.reset()
+    context.log.path.unlink(missing_ok=True)
+    shutil.rmtree(context.checkpoints, ignore_errors=True)
 
 
-def _plain(work, micro_batch: int) -> dict[str, Any]:
+def _plain(context, micro_batch: int) -> dict[str, Any]:
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -190,10 +190,10 @@ def _plain(work, micro_batch: int) -> dict[str, Any]:
             _wait()
             ends.append(time.time())
 
-    work.reset()
+    context.reset()
     _reset_peak()
-    cpu = work.device == "cpu"
-    texts = Dataset.from_list([{"text": work.tokenizer.decode(row["input_ids"])} for row in work.rows(0)[0]])
+    cpu = context.device == "cpu"
+    texts = Dataset.from_list([{"text": context.tokenizer.decode(row["input_ids"])} for row in context.rows(0)[0]])
     arguments = SFTConfig(
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=16 // micro_batch,
@@ -201,7 +201,7 @@ def _plain(work, micro_batch: int) -> dict[str, Any]:
         learning_rate=2e-4,
         optim="adamw_torch" if cpu else "adamw_8bit",
         logging_steps=100,
-        output_dir=str(work.folder / "plain"),
+        output_dir=str(context.folder / "plain"),
         report_to="none",
         max_length=ROW_TOKENS,
         bf16=not cpu,
@@ -212,10 +212,10 @@ def _plain(work, micro_batch: int) -> dict[str, Any]:
     )
     from jobs.training import trainers
 
-    kind = trainers.trainer_class(work) if cpu else SFTTrainer
+    kind = trainers.trainer_class(context) if cpu else SFTTrainer
     kind(
-        model=work.model,
-        processing_class=work.tokenizer,
+        model=context.model,
+        processing_class=context.tokenizer,
         train_dataset=texts,
         callbacks=[Clock()],
         args=arguments,

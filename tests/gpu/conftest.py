@@ -16,7 +16,7 @@ from actors.hardware import gpus
 from configs.paths import Home
 from tests.ray.conftest import Tandem
 
-WITHOUT_GPU = [pytest.mark.gpu, pytest.mark.skipif(not gpus.gpus(), reason="no GPU")]
+WITHOUT_GPU = [pytest.mark.gpu, pytest.mark.skipif(not gpus.readings(), reason="no GPU")]
 SKIPPED = [
     *WITHOUT_GPU,
     pytest.mark.skipif(not os.environ.get("TANDEM_GPU_BASE"), reason="TANDEM_GPU_BASE names no checkpoint"),

@@ -23,7 +23,7 @@ pytestmark = WITHOUT_GPU
 
 
 def test_readings_are_in_base_units():
-    for gpu in gpus.gpus():
+    for gpu in gpus.readings():
         assert 2**30 < gpu.memory_total < 2**40 and 0 <= gpu.memory_used <= gpu.memory_total
         assert 0 <= gpu.utilization <= 1 and 10 < gpu.temperature < 110
         assert 1 < gpu.power < gpu.power_limit * 1.2 and 50 < gpu.power_limit < 2000
@@ -34,7 +34,7 @@ def test_readings_are_in_base_units():
 
 def test_a_card_that_works_is_healthy_and_one_that_is_not_there_is_not():
     known = gpus.health()
-    for gpu in gpus.gpus():
+    for gpu in gpus.readings():
         assert quarantine.judge(Slot(name="0", gpu=gpu.index, uuid=gpu.uuid, roles=("train",)), known) is None
     assert quarantine.judge(Slot(name="1", gpu=0, uuid="GPU-gone", roles=("train",)), known) is not None
 
@@ -43,7 +43,7 @@ def test_every_reading_is_a_metric(home):
     registry = CollectorRegistry()
     registry.register(ClusterCollector(home))
     families = {family.name: family for family in text_string_to_metric_families(generate_latest(registry).decode())}
-    first = gpus.gpus()[0]
+    first = gpus.readings()[0]
     names = ["memory_used_bytes", "memory_bytes", "utilization_ratio", "temperature_celsius", "power_watts"]
     for name in [*names, "power_limit_watts", "clock_hertz"]:
         samples = families[f"tandem_gpu_{name}"].samples
@@ -51,9 +51,9 @@ def test_every_reading_is_a_metric(home):
 
 
 def test_screen_and_page_show_the_card(home):
-    first = gpus.gpus()[0]
+    first = gpus.readings()[0]
     seen = overview.read(home)
-    assert [gpu.uuid for gpu in seen.gpus] == [gpu.uuid for gpu in gpus.gpus()]
+    assert [gpu.uuid for gpu in seen.gpus] == [gpu.uuid for gpu in gpus.readings()]
     command = [sys.executable, "-c", "from cli.main import main; main()", "status"]
     environment = os.environ | {"TANDEM_HOME": str(home.root), "COLUMNS": "120"}
     done = subprocess.run(command, env=environment, cwd=paths.SOURCE, capture_output=True, text=True, timeout=60)

@@ -120,7 +120,7 @@ def test_a_loss_of_0_stops_every_shipped_profile_and_names_template_and_mask():
 @answers("High GPU memory")
 def test_every_profile_for_a_gpu_recomputes_activations_and_is_predicted_to_fit_an_rtx_3090(home, monkeypatch):
     readings = [GpuReading(i, f"GPU-{i}", "NVIDIA GeForce RTX 3090", 24 * GIB, 0, None, None, None) for i in (0, 1)]
-    monkeypatch.setattr(gpus, "gpus", lambda: readings)
+    monkeypatch.setattr(gpus, "readings", lambda: readings)
     needed = {}
     for profile in set(load.profiles()) - {"tiny"}:
         config = load.load_run(profile)

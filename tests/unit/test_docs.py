@@ -292,7 +292,7 @@ def test_the_notifications_page_has_every_event_with_its_title_and_whether_it_is
 
 def test_the_api_page_has_every_route():
     app = gateway.build_app(
-        SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None, allowed_hosts=())
+        SimpleNamespace(control=None, engines=None, catalog=None, swapper=None, kept_adapters=None, allowed_hosts=())
     )
     routes = set()
     for path, methods in app.openapi()["paths"].items():

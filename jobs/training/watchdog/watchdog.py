@@ -64,7 +64,7 @@ class Watchdog:
         self._plateau: float | None = None
         guess = math.log(vocabulary) if vocabulary else math.inf
         self._usual = SpikeDetector(config.window, config.spike_factor)
-        self._yardstick = DivergenceRule(config.diverged_factor, guess)
+        self._divergence = DivergenceRule(config.diverged_factor, guess)
         self._guess = guess
         for line in history:
             if "loss" in line:
@@ -77,7 +77,7 @@ class Watchdog:
     @property
     def wants_check(self) -> bool:
         """Whether the newest steps look as if the run had diverged, so that `see_check` should be shown a look now."""
-        return self._yardstick.doubtful
+        return self._divergence.doubtful
 
     def see(self, step: int, loss: float, grad_norm: float | None = None) -> list[Verdict]:
         """Judge one optimiser step."""
@@ -85,7 +85,7 @@ class Watchdog:
         found = [self._nan(step, broken, f"the loss is {loss:.4g} and the gradient's norm {_number(grad_norm)}")]
         if not broken:
             spike = self._spike(step, loss, grad_norm)
-            self._yardstick.step(loss, grad_norm)
+            self._divergence.step(loss, grad_norm)
             self._steps.append((step, loss, grad_norm))
             found += [self._zero(step, loss), spike, self._target(step), self._overfit(step), self._standstill(step)]
         return [verdict for verdict in found if verdict and verdict.action != "ignore"]
@@ -105,7 +105,7 @@ class Watchdog:
         text = f"the evaluation loss is {loss} at step {step}; {_LOOK}"
         verdicts = [self._begins(Rule.NAN, step, broken, text, "eval")]
         if not broken:
-            words = self._yardstick.measured(step, loss)
+            words = self._divergence.measured(step, loss)
             text = f"the run has diverged: {words}; train anew with a lower training.learning_rate"
             verdicts.append(self._begins(Rule.DIVERGED, step, bool(words), text))
             verdicts.append(self._foreign(step, loss))

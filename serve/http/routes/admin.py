@@ -143,7 +143,9 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-def routes(control: Client, fleet: Engines, catalog: Catalog, swapper: Swapper, holds: KeptAdapters) -> APIRouter:
+def routes(
+    control: Client, engines: Engines, catalog: Catalog, swapper: Swapper, kept_adapters: KeptAdapters
+) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["admin"], route_class=JsonRoute)
 
     @api.get("/status")
@@ -152,10 +154,10 @@ def routes(control: Client, fleet: Engines, catalog: Catalog, swapper: Swapper, 
         return {
             "base": catalog.base,
             "slots": await control.describe_slots(),
-            "engines": describe(await fleet.stats()),
+            "engines": describe(await engines.stats()),
             "aliases": await control.aliases(),
-            "holds": holds.describe(),
-            "gpus": [asdict(gpu) for gpu in await asyncio.to_thread(gpus.gpus)],  # a lost one takes seconds
+            "holds": kept_adapters.describe(),
+            "gpus": [asdict(gpu) for gpu in await asyncio.to_thread(gpus.readings)],  # a lost one takes seconds
             "host": asdict(gpus.host()),
         }
 
@@ -167,13 +169,13 @@ def routes(control: Client, fleet: Engines, catalog: Catalog, swapper: Swapper, 
     @api.post("/adapters/{version}/load")
     async def load(version: str, body: LoadRequest) -> dict:
         """Keep an adapter loaded, and answering under its version, without pointing an alias at it."""
-        hold = await holds.take(version, body.seconds, body.hold)
+        hold = await kept_adapters.take(version, body.seconds, body.hold)
         return {"version": hold.version, "hold": hold.id, "seconds": body.seconds}
 
     @api.post("/adapters/{version}/unload")
     async def unload(version: str, body: UnloadRequest) -> dict:
         """End a hold; the adapter is dropped if nothing else keeps it."""
-        return {"version": (await holds.release(version, body.hold)).version, "hold": body.hold}
+        return {"version": (await kept_adapters.release(version, body.hold)).version, "hold": body.hold}
 
     @api.post("/runs", status_code=201)
     async def submit(body: RunRequest) -> dict:

@@ -52,7 +52,7 @@ def routes(gateway: Any) -> APIRouter:
     @health.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus metrics of requests, engines, slots, queue, runs, adapters and GPUs."""
-        for name, stats in describe(await gateway.fleet.stats()).items():
+        for name, stats in describe(await gateway.engines.stats()).items():
             gateway.engine_metrics.update(name, None if "error" in stats else stats)
         return PlainTextResponse(
             await asyncio.to_thread(generate_latest, gateway.scrape), media_type=CONTENT_TYPE_LATEST

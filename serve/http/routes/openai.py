@@ -72,14 +72,14 @@ def routes(gateway: Any) -> APIRouter:
     async def load_lora_adapter(request: Request) -> PlainTextResponse:
         """Keep a published adapter loaded, and answering under its version, until it is unloaded."""
         body = model_bodies.parse_load(await read_body(request))
-        await gateway.holds.keep(model_bodies.published(body, gateway.registry))
+        await gateway.kept_adapters.keep(model_bodies.published(body, gateway.registry))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @v1.post("/unload_lora_adapter", **documented("/v1/unload_lora_adapter", model_bodies.UnloadRequest, text=True))
     async def unload_lora_adapter(request: Request) -> PlainTextResponse:
         """Undo `load_lora_adapter`; requests that are running with it end with it."""
         body = model_bodies.parse_unload(await read_body(request))
-        await gateway.holds.let_go(body.lora_name)
+        await gateway.kept_adapters.let_go(body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return v1

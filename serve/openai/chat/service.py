@@ -28,16 +28,16 @@ from serve.openai.errors import error_body
 
 
 class Chat:
-    """Answers chat requests with one tokenizer, one catalog and one fleet, whose engines take `max_context` tokens."""
+    """Answers chat requests with one tokenizer, one catalog and engines that take `max_context` tokens."""
 
     def __init__(
-        self, tokenizer, catalog: Catalog, fleet: Engines, metrics: RequestMetrics, max_context: int | None = None
+        self, tokenizer, catalog: Catalog, engines: Engines, metrics: RequestMetrics, max_context: int | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer.backend_tokenizer).ids
         self.max_context = max_context
         self._stop_ids = harmony.stop_token_ids(tokenizer)
-        self._pinner = Generations(catalog, fleet, metrics)
+        self._generations = Generations(catalog, engines, metrics)
 
     async def prepare(self, request: ChatRequest) -> "Prepared":
         """All that can refuse the request without an engine. Raises RequestError."""
@@ -54,7 +54,7 @@ class Chat:
         how = {"started": ready.started, "constraint": ready.constraint, "logprobs": ready.request.scored}
         how |= {"prompt_logprobs": ready.request.prompt_logprobs}
         with in_own_words():
-            begun = await self._pinner.begin_all(ready.request.model, asked, **how)
+            begun = await self._generations.begin_all(ready.request.model, asked, **how)
         return Answer(self._tokenizer, ready.request, ready.prompt, begun)
 
     async def open(self, request: ChatRequest) -> "Answer":

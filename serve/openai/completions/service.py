@@ -27,7 +27,7 @@ from serve.request_log import current
 
 
 class Completions:
-    """Completes prompts with one tokenizer, one catalog and one fleet, whose engines take `max_context` tokens.
+    """Completes prompts with one tokenizer, one catalog and engines that take `max_context` tokens.
 
     Generations end where chat's do, and at `end_ids`, the model's own.
     """
@@ -36,7 +36,7 @@ class Completions:
         self,
         tokenizer,
         catalog: Catalog,
-        fleet: Engines,
+        engines: Engines,
         metrics: RequestMetrics,
         max_context: int | None = None,
         *,
@@ -46,7 +46,7 @@ class Completions:
         self._encoder = Encoder(tokenizer.backend_tokenizer)
         self._max_context = max_context
         self._stop_ids = tuple(dict.fromkeys((*harmony.stop_token_ids(tokenizer), *end_ids)))
-        self._pinner = Generations(catalog, fleet, metrics)
+        self._generations = Generations(catalog, engines, metrics)
 
     async def open(self, request: CompletionRequest) -> "Continuation":
         """All choices up to their first tokens, of one adapter version. Raises what `Generations.begin` raises."""
@@ -55,7 +55,7 @@ class Completions:
         prompts = await asyncio.to_thread(self._encode, request) if long else self._encode(request)
         samplings = request.samplings(self._stop_ids, self._encoder.ids)
         asked = [(prompt, sampling) for prompt in prompts for sampling in samplings]
-        begun = await self._pinner.begin_all(
+        begun = await self._generations.begin_all(
             request.model,
             asked,
             started=started,

@@ -1,7 +1,7 @@
 """One look at the machine for everybody who looks: at most one reading at a time, kept for a moment, none unasked.
 
-`SharedReading.now` is what the page asks at every beat. Figures that need an earlier look, rates and the GPUs' last minutes,
-are kept here, for as long as somebody looks.
+`SharedReading.now` is what the page asks at every beat. Figures that need an earlier look, rates and the GPUs' last
+minutes, are kept here, for as long as somebody looks.
 """
 
 import asyncio

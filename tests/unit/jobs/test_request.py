@@ -39,7 +39,7 @@ def test_without_a_gpu_the_profile_defaults_to_tiny(resolve):
 
 def test_with_a_gpu_the_profile_defaults_to_standard(resolve, monkeypatch):
     reading = GpuReading(0, "GPU-0", "RTX 3090", 1, 0, None, None, None)
-    monkeypatch.setattr(gpus, "gpus", lambda: [reading])
+    monkeypatch.setattr(gpus, "readings", lambda: [reading])
     assert resolve().config.profile == "standard"
 
 

@@ -31,7 +31,7 @@ class Stage:
         self.home = home
         self.registry = Registry(home.models)
         self.engines = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
-        self.fleet = Engines([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
+        self.engines = Engines([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
         self.scrape = CollectorRegistry()
 
     async def open(self) -> "Stage":
@@ -40,8 +40,8 @@ class Stage:
         self.ledger = self.control._ledger
         self.catalog = Catalog("tiny", self.control.aliases)
         metrics = RequestMetrics(self.scrape)
-        self.swapper = Swapper(self.control, self.fleet, self.catalog, self.registry, FINGERPRINT, metrics)
-        self.holds = KeptAdapters(self.swapper, self.fleet, self.catalog)
+        self.swapper = Swapper(self.control, self.engines, self.catalog, self.registry, FINGERPRINT, metrics)
+        self.kept_adapters = KeptAdapters(self.swapper, self.engines, self.catalog)
         return self
 
     def publish(self, run_id: str = "tiny-1", **about) -> str:

@@ -90,7 +90,7 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
-    assert gpus.gpus() == []
+    assert gpus.readings() == []
 
 
 def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_others(monkeypatch):
@@ -105,7 +105,7 @@ def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_others(monkeypatch):
         monkeypatch.setattr(pynvml, name, lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
-    assert [gpu.index for gpu in gpus.gpus()] == [0, 2]
+    assert [gpu.index for gpu in gpus.readings()] == [0, 2]
 
 
 def test_a_gpus_health_is_what_the_driver_counts():

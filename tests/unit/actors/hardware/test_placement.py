@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.hardware import gpus as monitor
-from actors.hardware import placement
+from actors.hardware import gpus, placement
 from actors.hardware.gpus import GpuReading
 from configs import load
 from configs.errors import ConfigError, PlacementError
@@ -16,12 +15,12 @@ AUTO = ClusterConfig()
 
 
 @pytest.fixture
-def gpus(monkeypatch):
+def pretend_gpus(monkeypatch):
     """Pretend that the machine has this many GPUs."""
 
     def pretend(count: int) -> None:
         readings = [GpuReading(i, f"GPU-{i:04}", "RTX 3090", 24 * 2**30, 0, 0.0, 30.0, 20.0) for i in range(count)]
-        monkeypatch.setattr(monitor, "gpus", lambda: readings)
+        monkeypatch.setattr(gpus, "readings", lambda: readings)
 
     return pretend
 
@@ -30,42 +29,42 @@ def shapes(slots) -> list[tuple]:
     return [(slot.name, slot.gpu, slot.uuid, slot.roles) for slot in slots]
 
 
-def test_without_gpus_there_are_two_cpu_slots(gpus):
-    gpus(0)
+def test_without_gpus_there_are_two_cpu_slots(pretend_gpus):
+    pretend_gpus(0)
     assert shapes(placement.resolve_slots(AUTO)) == [("0", None, None, ("train",)), ("1", None, None, ("serve",))]
 
 
-def test_one_gpu_does_both_half_and_half(gpus):
-    gpus(1)
+def test_one_gpu_does_both_half_and_half(pretend_gpus):
+    pretend_gpus(1)
     (slot,) = placement.resolve_slots(AUTO)
     assert shapes([slot]) == [("0", 0, "GPU-0000", ("train", "serve"))]
     assert slot.share == 0.5
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_with_two_or_more_gpus_the_first_trains_and_the_second_serves(count, gpus):
-    gpus(count)
+def test_with_two_or_more_gpus_the_first_trains_and_the_second_serves(count, pretend_gpus):
+    pretend_gpus(count)
     slots = placement.resolve_slots(AUTO)
     assert shapes(slots) == [("0", 0, "GPU-0000", ("train",)), ("1", 1, "GPU-0001", ("serve",))]
     assert [slot.share for slot in slots] == [1, 1]
 
 
-def test_written_slots_are_taken_as_they_are_with_their_uuids_filled_in(gpus):
-    gpus(3)
+def test_written_slots_are_taken_as_they_are_with_their_uuids_filled_in(pretend_gpus):
+    pretend_gpus(3)
     text = "slots=[{name: a, gpu: 2, roles: [train]}, {name: b, roles: [serve]}]"
     slots = placement.resolve_slots(load.load_cluster(sets=[text]))
     assert shapes(slots) == [("a", 2, "GPU-0002", ("train",)), ("b", None, None, ("serve",))]
 
 
-def test_a_slot_on_a_gpu_that_does_not_exist_is_refused_with_those_that_do(gpus):
-    gpus(2)
+def test_a_slot_on_a_gpu_that_does_not_exist_is_refused_with_those_that_do(pretend_gpus):
+    pretend_gpus(2)
     config = load.load_cluster(sets=["slots=[{name: a, gpu: 5, roles: [train, serve]}]"])
     with pytest.raises(ConfigError, match="slot a names gpu 5; this machine has 0, 1"):
         placement.resolve_slots(config)
 
 
-def test_a_slot_whose_gpu_was_exchanged_is_refused_with_both_uuids(gpus):
-    gpus(1)
+def test_a_slot_whose_gpu_was_exchanged_is_refused_with_both_uuids(pretend_gpus):
+    pretend_gpus(1)
     config = load.load_cluster(sets=["slots=[{name: a, gpu: 0, uuid: GPU-old, roles: [train, serve]}]"])
     with pytest.raises(ConfigError, match="slot a wants GPU GPU-old; gpu 0 is GPU-0000"):
         placement.resolve_slots(config)

@@ -251,7 +251,7 @@ def test_gpus_are_shown_in_base_units_and_unknown_readings_left_out(home, monkey
         ),
         GpuReading(1, "GPU-b", "RTX 3090", 24 * 2**30, 0, None, None, None),
     ]
-    monkeypatch.setattr(gpus, "gpus", lambda: readings)
+    monkeypatch.setattr(gpus, "readings", lambda: readings)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_gpu_memory_bytes", "0", "RTX 3090", "GPU-a")] == 24 * 2**30
     assert values[("tandem_gpu_memory_used_bytes", "0", "RTX 3090", "GPU-a")] == 2**30
@@ -272,7 +272,7 @@ def test_a_slots_gpu_that_the_driver_does_not_find_is_shown(home, monkeypatch):
         Slot(name="0", gpu=0, uuid="GPU-a", roles=("train",)),
         Slot(name="1", gpu=1, uuid="GPU-b", roles=("serve",)),
     )
-    monkeypatch.setattr(gpus, "gpus", lambda: [GpuReading(0, "GPU-b", "RTX 3090", 1, 0, None, None, None)])
+    monkeypatch.setattr(gpus, "readings", lambda: [GpuReading(0, "GPU-b", "RTX 3090", 1, 0, None, None, None)])
     note_cluster(home, slots=slots)
     values = scrape(ClusterCollector(home))
     assert values[("tandem_slot_gpu_up", "0", "GPU-a")] == 0, "another card has its index now"

@@ -532,7 +532,7 @@ def gpu_slots():
 
 def test_a_gpu_that_vanished_from_the_driver_is_a_sentence(home, up, monkeypatch):
     left = GpuReading(1, "GPU-1", "RTX 3090", 24 * 2**30, 2**30, 0.5, 61.0, 250.5)
-    monkeypatch.setattr(gpus, "gpus", lambda: [left])
+    monkeypatch.setattr(gpus, "readings", lambda: [left])
     up(slots=gpu_slots())
     seen = read(home)
     assert seen.gpus == (left,)

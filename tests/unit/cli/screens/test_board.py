@@ -91,7 +91,7 @@ def test_a_gpu_that_vanished_from_the_driver_is_named_in_machine_and_slots(monke
         monkeypatch.setattr(pynvml, name, lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
-    text = lines(Board(replace(ALL_WELL, gpus=tuple(gpus.gpus()))))
+    text = lines(Board(replace(ALL_WELL, gpus=tuple(gpus.readings()))))
     assert re.fullmatch(r"1 gone +GPU-b", one(section(text, "machine"), "1 gone"))
     assert re.match(r"1 +serve +GPU 1 gone  engine_1", one(section(text, "slots"), "1 "))
 

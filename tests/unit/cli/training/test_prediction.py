@@ -55,7 +55,7 @@ def test_before_queuing_memory_disk_and_time_are_told_on_stderr(silent_cluster, 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(silent_cluster, invoke, monkeypatch):
     readings = [GpuReading(index, f"GPU-{index}", "Small", 8 * GIB, 0, None, None, None) for index in (0, 1)]
-    monkeypatch.setattr(gpus, "gpus", lambda: readings)
+    monkeypatch.setattr(gpus, "readings", lambda: readings)
     silent_cluster()
     done = invoke("train", "--profile", "standard")
     assert (done.code, done.out) == (1, "")
@@ -66,7 +66,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_asked(silent_cluste
 
 def test_no_base_is_asked_for_to_predict_a_run_that_cannot_fit_here(invoke, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(gpus, "gpus", lambda: [GpuReading(0, "GPU-0", "Small", 8 * GIB, 0, None, None, None)])
+    monkeypatch.setattr(gpus, "readings", lambda: [GpuReading(0, "GPU-0", "Small", 8 * GIB, 0, None, None, None)])
     done = invoke("train", "--profile", "standard", "--dry-run")
     assert done.code == 1
     assert "nothing queued (--dry-run)" in done.out
@@ -79,7 +79,7 @@ def test_a_dry_run_without_a_network_says_in_one_line_where_the_base_comes_from(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     readings = [GpuReading(index, f"GPU-{index}", "Big", 80 * GIB, 0, None, None, None) for index in (0, 1)]
-    monkeypatch.setattr(gpus, "gpus", lambda: readings)
+    monkeypatch.setattr(gpus, "readings", lambda: readings)
     done = invoke("train", "--profile", "standard", "--dry-run")
     name = load.load_run("standard").model.base
     assert (done.code, done.out) == (1, "")

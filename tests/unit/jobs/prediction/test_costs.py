@@ -5,7 +5,7 @@ import pytest
 from configs import load
 from jobs.prediction import costs
 from jobs.prediction.costs import GIB, Device, Range
-from models.base.model_shape import GPT_OSS_20B, outline
+from models.base.model_shape import GPT_OSS_20B, model_shape
 
 H100 = Device("NVIDIA H100 80GB HBM3", True, 80 * GIB)
 RTX_3090 = Device("NVIDIA GeForce RTX 3090", True, 24 * GIB)
@@ -64,8 +64,8 @@ def test_the_longest_names_win_so_that_an_l4_is_no_l40():
 
 def test_the_embedded_model_costs_a_process_and_little_more():
     settings = load.load_run("tiny")
-    assert peak(settings, 8, 130, outline("tiny"), HOST).likely / 2**20 == pytest.approx(680, rel=0.15)
-    step = costs.step_seconds(outline("tiny"), settings, HOST, 8, Range.exactly(120))
+    assert peak(settings, 8, 130, model_shape("tiny"), HOST).likely / 2**20 == pytest.approx(680, rel=0.15)
+    step = costs.step_seconds(model_shape("tiny"), settings, HOST, 8, Range.exactly(120))
     assert step.low < 0.11 < step.high
 
 
@@ -92,5 +92,5 @@ def test_what_is_advised_to_save_memory_does(more, less):
 def test_an_adapter_and_a_checkpoint_have_the_sizes_that_were_measured():
     settings = config("lora.train_experts=true")
     assert costs.adapter_bytes(GPT_OSS_20B, settings).likely / 2**20 == pytest.approx(353, rel=0.01)
-    tiny = costs.checkpoint_bytes(outline("tiny"), load.load_run("tiny"), HOST)
+    tiny = costs.checkpoint_bytes(model_shape("tiny"), load.load_run("tiny"), HOST)
     assert tiny.low < 850 * 1024 < tiny.high

@@ -32,7 +32,7 @@ def gpu(monkeypatch):
 
     def install(name: str, gib: float, count: int = 2) -> None:
         readings = [GpuReading(i, f"GPU-{i}", name, int(gib * GIB), 0, None, None, None) for i in range(count)]
-        monkeypatch.setattr(gpus, "gpus", lambda: readings)
+        monkeypatch.setattr(gpus, "readings", lambda: readings)
 
     return install
 

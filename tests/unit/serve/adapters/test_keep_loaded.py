@@ -21,7 +21,7 @@ def test_a_held_adapter_answers_under_its_version_and_no_alias_moves(play):
         version = stage.publish()
         with pytest.raises(NotFoundError):
             stage.catalog.resolve(version)
-        hold = await stage.holds.take("latest", 60)
+        hold = await stage.kept_adapters.take("latest", 60)
         assert hold.version == version
         assert stage.loaded() == everywhere(version)
         target = stage.catalog.resolve(version)
@@ -29,9 +29,9 @@ def test_a_held_adapter_answers_under_its_version_and_no_alias_moves(play):
         assert version in stage.catalog.names()
         assert stage.catalog.resolve("prod").version is None
         assert stage.ledger.aliases() == {} and stage.outcomes() == []
-        assert stage.holds.describe() == [{"version": version, "hold": hold.id, "seconds_left": 60.0}]
-        await stage.holds.release(version, hold.id)
-        assert stage.loaded() == NOBODY and stage.holds.describe() == []
+        assert stage.kept_adapters.describe() == [{"version": version, "hold": hold.id, "seconds_left": 60.0}]
+        await stage.kept_adapters.release(version, hold.id)
+        assert stage.loaded() == NOBODY and stage.kept_adapters.describe() == []
         with pytest.raises(NotFoundError):
             stage.catalog.resolve(version)
 
@@ -41,14 +41,14 @@ def test_a_held_adapter_answers_under_its_version_and_no_alias_moves(play):
 def test_it_stays_until_the_last_of_its_holders_lets_go(play):
     async def scenario(stage):
         version = stage.publish()
-        first, second = await stage.holds.take(version, 60), await stage.holds.take(version, 60)
+        first, second = await stage.kept_adapters.take(version, 60), await stage.kept_adapters.take(version, 60)
         assert first.id != second.id
-        await stage.holds.release(version, first.id)
+        await stage.kept_adapters.release(version, first.id)
         assert stage.loaded() == everywhere(version)
-        await stage.holds.release(version, second.id)
+        await stage.kept_adapters.release(version, second.id)
         assert stage.loaded() == NOBODY
         with pytest.raises(NotFoundError, match="no hold"):
-            await stage.holds.release(version, second.id)
+            await stage.kept_adapters.release(version, second.id)
 
     play(scenario)
 
@@ -57,14 +57,14 @@ def test_swaps_leave_what_is_held_and_holds_leave_what_is_served(play):
     async def scenario(stage):
         served, held, next_one = stage.publish("a"), stage.publish("b"), stage.publish("c")
         await stage.swapper.swap("prod", served)
-        hold = await stage.holds.take(held, 60)
-        of_served = await stage.holds.take(served, 60)
-        await stage.holds.release(served, of_served.id)
+        hold = await stage.kept_adapters.take(held, 60)
+        of_served = await stage.kept_adapters.take(served, 60)
+        await stage.kept_adapters.release(served, of_served.id)
         assert stage.loaded() == everywhere(served, held)
         await stage.swapper.swap("prod", next_one)
         assert stage.loaded() == everywhere(held, next_one)
         await stage.swapper.swap("prod", held)
-        await stage.holds.release(held, hold.id)
+        await stage.kept_adapters.release(held, hold.id)
         assert stage.loaded() == everywhere(held), "now an alias keeps it"
 
     play(scenario)
@@ -75,13 +75,13 @@ def test_a_hold_that_is_not_renewed_ends_by_itself_and_one_that_is_goes_on(play,
 
     async def scenario(stage):
         left, kept = stage.publish("a"), stage.publish("b")
-        watching = asyncio.create_task(stage.holds.watch())
-        await stage.holds.take(left, 0.05)
-        hold = await stage.holds.take(kept, 0.05)
-        assert (await stage.holds.take(kept, 60, hold.id)).id == hold.id
+        watching = asyncio.create_task(stage.kept_adapters.watch())
+        await stage.kept_adapters.take(left, 0.05)
+        hold = await stage.kept_adapters.take(kept, 0.05)
+        assert (await stage.kept_adapters.take(kept, 60, hold.id)).id == hold.id
         while stage.loaded() != everywhere(kept):
             await asyncio.sleep(0.005)
-        assert [each["version"] for each in stage.holds.describe()] == [kept]
+        assert [each["version"] for each in stage.kept_adapters.describe()] == [kept]
         with pytest.raises(NotFoundError):
             stage.catalog.resolve(left)
         watching.cancel()
@@ -92,12 +92,12 @@ def test_a_hold_that_is_not_renewed_ends_by_itself_and_one_that_is_goes_on(play,
 def test_renewing_brings_back_what_a_restarted_engine_or_gateway_forgot(play):
     async def scenario(stage):
         version = stage.publish()
-        hold = await stage.holds.take(version, 60)
+        hold = await stage.kept_adapters.take(version, 60)
         stage.engines[0].remove_adapter(version)
-        assert (await stage.holds.take(version, 60, hold.id)).id == hold.id
+        assert (await stage.kept_adapters.take(version, 60, hold.id)).id == hold.id
         assert stage.loaded() == everywhere(version)
-        await stage.holds.release(version, hold.id)
-        again = await stage.holds.take(version, 60, hold.id)
+        await stage.kept_adapters.release(version, hold.id)
+        again = await stage.kept_adapters.take(version, 60, hold.id)
         assert again.id == hold.id and stage.loaded() == everywhere(version)
 
     play(scenario)
@@ -110,10 +110,10 @@ def test_a_broken_or_foreign_adapter_is_not_held(play):
         weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
         for version in (broken, foreign):
             with pytest.raises(AdapterError):
-                await stage.holds.take(version, 60)
+                await stage.kept_adapters.take(version, 60)
         with pytest.raises(NotFoundError, match="no adapter 'nope'"):
-            await stage.holds.take("nope", 60)
-        assert stage.loaded() == NOBODY and stage.holds.describe() == [] and stage.catalog.held == set()
+            await stage.kept_adapters.take("nope", 60)
+        assert stage.loaded() == NOBODY and stage.kept_adapters.describe() == [] and stage.catalog.held == set()
 
     play(scenario)
 
@@ -127,8 +127,8 @@ def test_an_engine_that_dies_while_loading_leaves_no_hold(play, monkeypatch):
 
         monkeypatch.setattr(stage.engines[1], "add_adapter", dies)
         with pytest.raises(EngineLostError):
-            await stage.holds.take(version, 60)
-        assert stage.loaded() == NOBODY and stage.holds.describe() == []
+            await stage.kept_adapters.take(version, 60)
+        assert stage.loaded() == NOBODY and stage.kept_adapters.describe() == []
 
     play(scenario)
 
@@ -138,13 +138,13 @@ def test_a_hold_is_of_one_version_and_there_are_only_so_many(play, monkeypatch):
 
     async def scenario(stage):
         one, other = stage.publish("a"), stage.publish("b")
-        hold = await stage.holds.take(one, 60)
+        hold = await stage.kept_adapters.take(one, 60)
         with pytest.raises(StateError, match=f"hold {hold.id} is of {one}, not of {other}"):
-            await stage.holds.take(other, 60, hold.id)
+            await stage.kept_adapters.take(other, 60, hold.id)
         with pytest.raises(NotFoundError, match=f"no hold '{hold.id}' of {other}"):
-            await stage.holds.release(other, hold.id)
+            await stage.kept_adapters.release(other, hold.id)
         with pytest.raises(StateError, match="1 adapters are held already"):
-            await stage.holds.take(other, 60)
+            await stage.kept_adapters.take(other, 60)
         assert stage.loaded() == everywhere(one)
 
     play(scenario)

@@ -86,7 +86,7 @@ def test_a_running_request_keeps_its_version_through_a_swap(play):
         first, second = stage.publish("a"), stage.publish("b")
         await stage.swapper.swap("prod", first)
         target = stage.catalog.resolve("prod")
-        stream = stage.fleet.generate(GenerationRequest("r", list(range(20)), adapter=target.version))
+        stream = stage.engines.generate(GenerationRequest("r", list(range(20)), adapter=target.version))
         tokens = [*(await anext(stream)).ids]
         await stage.swapper.swap("prod", second)
         tokens += [token async for chunk in stream for token in chunk.ids]
@@ -246,13 +246,13 @@ def test_an_adapter_that_one_engine_refuses_is_refused_and_the_old_one_goes_on(s
 def test_an_engine_that_dies_while_loading_is_no_fault_of_the_adapter(play):
     async def scenario(stage):
         version = stage.publish()
-        stage.fleet.engines[1].dead = True
+        stage.engines.engines[1].dead = True
         with pytest.raises(EngineLostError):
             await stage.swapper.swap("prod", version)
         assert stage.state(version) is AdapterState.PUBLISHED
         assert "could not be loaded: engine engine_1 died" in stage.ledger.adapter_states()[version][1]
         assert stage.engines[0].adapters() == ()
-        stage.fleet.engines[1].dead = False
+        stage.engines.engines[1].dead = False
         assert (await stage.swapper.swap("prod", version)).new == version
 
     play(scenario)
@@ -261,13 +261,13 @@ def test_an_engine_that_dies_while_loading_is_no_fault_of_the_adapter(play):
 def test_an_alias_that_somebody_else_moved_meanwhile_is_left_where_it_is(play):
     async def scenario(stage):
         mine, theirs = stage.publish("a"), stage.publish("b")
-        real = stage.fleet.load
+        real = stage.engines.load
 
         async def slow_load(version, path, **how):
             go_live(stage.ledger, theirs, reason="by another gateway")
             return await real(version, path, **how)
 
-        stage.fleet.load = slow_load
+        stage.engines.load = slow_load
         with pytest.raises(StateError, match=f"alias prod moved to {theirs} meanwhile"):
             await stage.swapper.swap("prod", mine)
         assert stage.ledger.aliases()["prod"] == theirs
@@ -397,7 +397,11 @@ def test_one_version_asked_for_twice_at_once_comes_in_once(play):
 def test_a_version_that_is_swapped_in_and_kept_loaded_at_once_is_both(play):
     async def scenario(stage):
         version = stage.publish()
-        work = [stage.swapper.swap("prod", version), stage.holds.take(version, 60), stage.holds.take(version, 60)]
+        work = [
+            stage.swapper.swap("prod", version),
+            stage.kept_adapters.take(version, 60),
+            stage.kept_adapters.take(version, 60),
+        ]
         result, first, second = await asyncio.gather(*work)
         assert (result.new, first.version, second.version) == (version,) * 3
         assert stage.loaded() == [(version,)] * 2 and stage.state(version) is AdapterState.LIVE

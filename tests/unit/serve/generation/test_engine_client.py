@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import pytest
 
 from configs.errors import ClusterError, NotFoundError, OverloadError, TandemError
-from serve.engine.outbox import EngineMux
+from serve.engine.mux import EngineMux
 from serve.engine.protocol import FirstToken, GenerationRequest, TokenChunk, TokenLogprob
 from serve.engine.sampling import SamplingParams
 from serve.generation.engine_client import EngineClient, EngineLostError
@@ -90,11 +90,11 @@ def test_requests_share_one_stream_and_each_gets_its_own_tokens_in_order():
 def test_what_one_step_gives_to_all_requests_leaves_together_and_at_once():
     async def main() -> None:
         engine = Stepping()
-        outbox = EngineMux(engine)
-        batches = outbox.batches()
+        mux = EngineMux(engine)
+        batches = mux.batches()
         assert await anext(batches) == []
         for name in "abc":
-            outbox.submit(request(name))
+            mux.submit(request(name))
         await until(lambda: len(engine.queues) == 3)
         for token in (5, 6):
             engine.step(token)
@@ -189,7 +189,7 @@ def test_a_request_that_is_left_while_it_is_being_submitted_is_aborted_too():
         await asyncio.gather(asked, return_exceptions=True)
         await until(lambda: bool(engine.requests))
         await until(lambda: not engine._running)
-        assert not handle.replica._outboxes[remote._line.id]._requests
+        assert not handle.replica._muxes[remote._line.id]._requests
 
     play(engine, scenario)
 
@@ -206,14 +206,14 @@ def test_a_gateway_that_is_gone_leaves_no_request_running():
         await until(lambda: len(engine._running) == 2)
         await stream.aclose()
         await until(lambda: not engine._running)
-        assert replica._outboxes == {}
+        assert replica._muxes == {}
 
     asyncio.run(main())
 
 
 def test_a_gateway_that_falls_silent_is_given_up_with_all_its_requests(monkeypatch):
     engine = FakeEngine(delay=0.002)
-    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.01)
+    monkeypatch.setattr("serve.engine.mux.SIGN_S", 0.01)
 
     async def main() -> None:
         replica = FakeHandle(engine).replica
@@ -229,7 +229,7 @@ def test_a_gateway_that_falls_silent_is_given_up_with_all_its_requests(monkeypat
             seen += batch
         assert len(seen) < 2 * len(LONG)
         await until(lambda: not engine._running)
-        assert replica._outboxes == {}
+        assert replica._muxes == {}
         await replica.listening("line")  # too late, and no error
 
     asyncio.run(main())
@@ -237,7 +237,7 @@ def test_a_gateway_that_falls_silent_is_given_up_with_all_its_requests(monkeypat
 
 def test_the_end_of_a_gateway_whose_stream_nobody_takes_from_is_noticed_too(monkeypatch):
     engine = FakeEngine(delay=0.002)
-    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+    monkeypatch.setattr("serve.engine.mux.SIGN_S", 0.005)
 
     async def main() -> None:
         replica = FakeHandle(engine).replica
@@ -252,7 +252,7 @@ def test_the_end_of_a_gateway_whose_stream_nobody_takes_from_is_noticed_too(monk
 
 
 def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
-    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+    monkeypatch.setattr("serve.engine.mux.SIGN_S", 0.005)
     monkeypatch.setattr("serve.generation.engine_client.SIGN_S", 0.005)
 
     async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
@@ -265,7 +265,7 @@ def test_a_gateway_that_reads_says_so_and_goes_on_being_answered(monkeypatch):
 
 
 def test_a_gateway_that_was_given_up_and_is_there_after_all_may_ask_again(monkeypatch):
-    monkeypatch.setattr("serve.engine.outbox.SIGN_S", 0.005)
+    monkeypatch.setattr("serve.engine.mux.SIGN_S", 0.005)
 
     async def scenario(remote: EngineClient, handle: FakeHandle) -> None:
         with pytest.raises(EngineLostError, match="gave the answer up, because it did not hear") as caught:

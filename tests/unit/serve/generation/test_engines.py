@@ -11,7 +11,7 @@ from actors.status import sources
 from configs.errors import AdapterError, ClusterError, NotFoundError, OverloadError
 from serve.engine.protocol import AdapterCheck, GenerationRequest
 from serve.engine.sampling import SamplingParams
-from serve.generation import engines as fleet_module
+from serve.generation import engines as engines_module
 from serve.generation.engines import EngineClient, EngineLostError, Engines, describe
 from tests.fakes import FakeEngine, FakeRemote
 from tests.gateway_server import Server
@@ -38,7 +38,7 @@ class Refusing(FakeEngine):
         return await super().verify_adapter(version)
 
 
-def fleet_of(*engines: FakeEngine, dies_after: int | None = None) -> Engines:
+def engines_of(*engines: FakeEngine, dies_after: int | None = None) -> Engines:
     remotes = [FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(engines)]
     remotes[0].dies_after = dies_after
     return Engines(remotes)
@@ -48,8 +48,8 @@ def request(name: str = "r", prompt=(1, 2, 3), adapter: str | None = None) -> Ge
     return GenerationRequest(name, list(prompt), SamplingParams(max_tokens=100), adapter)
 
 
-async def collect(fleet: Engines, wanted: GenerationRequest) -> list[int]:
-    return [token async for chunk in fleet.generate(wanted) for token in chunk.ids]
+async def collect(engines: Engines, wanted: GenerationRequest) -> list[int]:
+    return [token async for chunk in engines.generate(wanted) for token in chunk.ids]
 
 
 # Generating
@@ -57,44 +57,44 @@ async def collect(fleet: Engines, wanted: GenerationRequest) -> list[int]:
 
 def test_a_request_is_answered_by_one_engine_whole_and_in_order():
     first, second = FakeEngine(), FakeEngine()
-    assert asyncio.run(collect(fleet_of(first, second), request())) == [1, 2, 3]
+    assert asyncio.run(collect(engines_of(first, second), request())) == [1, 2, 3]
     assert len(first.requests) + len(second.requests) == 1
 
 
 def test_requests_go_to_the_engine_with_the_fewest():
     engines = [FakeEngine(delay=0.01), FakeEngine(delay=0.01)]
-    fleet = fleet_of(*engines)
+    engines = engines_of(*engines)
 
     async def main() -> None:
-        await asyncio.gather(*(collect(fleet, request(f"r{number}")) for number in range(6)))
+        await asyncio.gather(*(collect(engines, request(f"r{number}")) for number in range(6)))
 
     asyncio.run(main())
     assert [len(engine.requests) for engine in engines] == [3, 3]
 
 
 def test_an_engine_that_dies_before_the_first_token_is_tried_again(monkeypatch):
-    monkeypatch.setattr(fleet_module.asyncio, "sleep", no_wait(asyncio.sleep))
+    monkeypatch.setattr(engines_module.asyncio, "sleep", no_wait(asyncio.sleep))
     engine = FakeEngine()
-    fleet = fleet_of(engine, dies_after=0)
-    assert asyncio.run(collect(fleet, request())) == [1, 2, 3]
+    engines = engines_of(engine, dies_after=0)
+    assert asyncio.run(collect(engines, request())) == [1, 2, 3]
     assert len(engine.requests) == 2
 
 
 def test_while_one_engine_is_dead_the_other_answers(monkeypatch):
-    monkeypatch.setattr(fleet_module, "ENGINE_RETURN_S", 0.3)
-    monkeypatch.setattr(fleet_module.asyncio, "sleep", no_wait(asyncio.sleep))
-    fleet = fleet_of(FakeEngine(), FakeEngine())
-    fleet.engines[0].dead = True
-    assert asyncio.run(collect(fleet, request())) == [1, 2, 3]
+    monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0.3)
+    monkeypatch.setattr(engines_module.asyncio, "sleep", no_wait(asyncio.sleep))
+    engines = engines_of(FakeEngine(), FakeEngine())
+    engines.engines[0].dead = True
+    assert asyncio.run(collect(engines, request())) == [1, 2, 3]
 
 
 def test_an_engine_that_dies_after_a_token_ends_the_stream_with_an_error():
     engine = FakeEngine()
-    fleet = fleet_of(engine, dies_after=2)
+    engines = engines_of(engine, dies_after=2)
     seen = []
 
     async def main() -> None:
-        async for chunk in fleet.generate(request()):
+        async for chunk in engines.generate(request()):
             seen.extend(chunk.ids)
 
     with pytest.raises(EngineLostError, match="engine_0 died while answering"):
@@ -104,11 +104,11 @@ def test_an_engine_that_dies_after_a_token_ends_the_stream_with_an_error():
 
 
 def test_an_engine_that_does_not_come_back_in_time_is_an_error(monkeypatch):
-    monkeypatch.setattr(fleet_module, "ENGINE_RETURN_S", 0)
-    fleet = fleet_of(FakeEngine())
-    fleet.engines[0].dead = True
+    monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0)
+    engines = engines_of(FakeEngine())
+    engines.engines[0].dead = True
     with pytest.raises(EngineLostError):
-        asyncio.run(collect(fleet, request()))
+        asyncio.run(collect(engines, request()))
 
 
 @pytest.mark.parametrize("error", [OverloadError("full"), NotFoundError("not loaded", param="model")])
@@ -121,22 +121,22 @@ def test_an_engines_own_refusal_is_passed_on_and_not_tried_again(error):
 
     engine = Full()
     with pytest.raises(type(error), match=error.message):
-        asyncio.run(collect(fleet_of(engine), request()))
+        asyncio.run(collect(engines_of(engine), request()))
     assert len(engine.requests) == 1
 
 
 def test_leaving_a_stream_early_ends_the_request_and_frees_its_place():
     engine, other = FakeEngine(delay=0.001), FakeEngine(delay=0.001)
-    fleet = fleet_of(engine, other)
+    engines = engines_of(engine, other)
 
     async def main() -> None:
         for number in range(3):
-            stream = fleet.generate(request(f"r{number}", prompt=range(50)))
+            stream = engines.generate(request(f"r{number}", prompt=range(50)))
             await anext(stream)
             assert engine.stats().running == 1
             await stream.aclose()
             assert engine.stats().running == 0
-        assert set(fleet._mine.values()) == {0}
+        assert set(engines._mine.values()) == {0}
 
     asyncio.run(main())
     assert len(engine.requests) == 3, "its place was free each time"
@@ -146,10 +146,10 @@ def test_leaving_a_stream_early_ends_the_request_and_frees_its_place():
 
 
 def test_an_adapter_is_loaded_and_verified_on_every_engine():
-    fleet = fleet_of(FakeEngine(), FakeEngine())
-    checks = asyncio.run(fleet.load("v1", HERE))
+    engines = engines_of(FakeEngine(), FakeEngine())
+    checks = asyncio.run(engines.load("v1", HERE))
     assert [check.max_difference for check in checks] == [1.0, 1.0]
-    assert [remote.engine.adapters() for remote in fleet.engines] == [("v1",), ("v1",)]
+    assert [remote.engine.adapters() for remote in engines.engines] == [("v1",), ("v1",)]
 
 
 @pytest.mark.parametrize("stage", ["add", "verify"])
@@ -157,19 +157,19 @@ def test_an_adapter_is_loaded_and_verified_on_every_engine():
 def test_an_adapter_that_one_engine_refuses_stays_on_none(stage, bad):
     engines = [FakeEngine(), FakeEngine()]
     engines[bad] = Refusing(stage)
-    fleet = fleet_of(*engines)
+    engines = engines_of(*engines)
     with pytest.raises(AdapterError, match="v1 is broken"):
-        asyncio.run(fleet.load("v1", HERE))
+        asyncio.run(engines.load("v1", HERE))
     assert [engine.adapters() for engine in engines] == [(), ()]
 
 
 def test_an_engine_that_is_still_loading_when_another_refuses_does_not_keep_the_adapter():
     engines = [Refusing("add"), Refusing("never", delay=0.05)]
-    fleet = fleet_of(*engines)
+    engines = engines_of(*engines)
 
     async def main() -> None:
         with pytest.raises(AdapterError, match="v1 is broken"):
-            await fleet.load("v1", HERE)
+            await engines.load("v1", HERE)
         await asyncio.sleep(0.1)
 
     asyncio.run(main())
@@ -178,7 +178,7 @@ def test_an_engine_that_is_still_loading_when_another_refuses_does_not_keep_the_
 
 def test_a_refusal_keeps_its_reason_even_if_another_engine_is_dead():
     engines = [Refusing("verify"), FakeEngine()]
-    fleet = fleet_of(*engines)
+    engines = engines_of(*engines)
 
     class DiesAfterLoading(FakeRemote):
         async def call(self, method, *args):
@@ -186,42 +186,42 @@ def test_a_refusal_keeps_its_reason_even_if_another_engine_is_dead():
                 self.dead = True
             return await super().call(method, *args)
 
-    fleet.engines[1] = DiesAfterLoading("engine_1", engines[1])
+    engines.engines[1] = DiesAfterLoading("engine_1", engines[1])
     with pytest.raises(AdapterError, match="v1 is broken"):
-        asyncio.run(fleet.load("v1", HERE))
+        asyncio.run(engines.load("v1", HERE))
 
 
 def test_unloading_what_is_not_loaded_is_no_error():
-    fleet = fleet_of(FakeEngine())
-    asyncio.run(fleet.unload("v1"))
-    assert fleet.engines[0].engine.adapters() == ()
+    engines = engines_of(FakeEngine())
+    asyncio.run(engines.unload("v1"))
+    assert engines.engines[0].engine.adapters() == ()
 
 
 def test_only_the_adapters_that_are_wanted_are_kept():
-    fleet = fleet_of(FakeEngine(), FakeEngine())
+    engines = engines_of(FakeEngine(), FakeEngine())
 
     async def main() -> None:
         for version in ("v1", "v2", "v3"):
-            await fleet.load(version, HERE)
-        await fleet.retain({"v2", "not loaded"})
+            await engines.load(version, HERE)
+        await engines.retain({"v2", "not loaded"})
 
     asyncio.run(main())
-    assert [remote.engine.adapters() for remote in fleet.engines] == [("v2",), ("v2",)]
+    assert [remote.engine.adapters() for remote in engines.engines] == [("v2",), ("v2",)]
 
 
 # Statistics
 
 
 def test_statistics_say_which_engine_does_not_answer_and_why(monkeypatch):
-    monkeypatch.setattr(fleet_module, "STATS_S", 0.02)
+    monkeypatch.setattr(engines_module, "STATS_S", 0.02)
 
     class Slow(FakeRemote):
         async def call(self, method, *args):
             await asyncio.sleep(1)
 
-    fleet = Engines([FakeRemote("well", FakeEngine()), FakeRemote("dead", FakeEngine()), Slow("slow", FakeEngine())])
-    fleet.engines[1].dead = True
-    stats = describe(asyncio.run(fleet.stats()))
+    engines = Engines([FakeRemote("well", FakeEngine()), FakeRemote("dead", FakeEngine()), Slow("slow", FakeEngine())])
+    engines.engines[1].dead = True
+    stats = describe(asyncio.run(engines.stats()))
     assert stats["well"]["running"] == 0
     assert stats["dead"] == {"error": "engine dead died"}
     assert stats["slow"] == {"error": "no answer within 0.02 s: loading its model, or restarting"}
@@ -238,7 +238,7 @@ def test_an_engine_that_hangs_does_not_keep_the_gateways_own_figures_from_a_dash
         server.remote.call = hangs
         answer = httpx.get(f"{server.url}{path}", timeout=sources.TIMEOUT_S)
     assert (answer.status_code, own in answer.text) == (200, True)
-    assert fleet_module.STATS_S < sources.TIMEOUT_S / 2
+    assert engines_module.STATS_S < sources.TIMEOUT_S / 2
 
 
 # Ray's exceptions end at Remote

@@ -10,7 +10,7 @@ from serve.adapters import keep_loaded as holds_module
 from serve.engine.protocol import GenerationRequest
 from serve.engine.sampling import SamplingParams
 from serve.generation import engine_client as remote_module
-from serve.generation import engines as fleet_module
+from serve.generation import engines as engines_module
 from serve.generation.engine_client import EngineClient, EngineLostError
 from serve.generation.engines import Engines
 from tests.fakes import FakeEngine, FakeHandle
@@ -63,7 +63,7 @@ def run(scenario) -> None:
 
 def test_a_request_to_an_engine_that_stays_away_ends_when_it_was_said_to(monkeypatch):
     monkeypatch.setattr(remote_module, "OPENING_S", 0.02)
-    monkeypatch.setattr(fleet_module, "ENGINE_RETURN_S", 0.1)
+    monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0.1)
 
     async def scenario() -> None:
         engine = FakeEngine()
@@ -128,13 +128,13 @@ async def swept(condition) -> None:
 
 def test_an_engine_that_does_not_answer_does_not_stop_the_sweep(play, monkeypatch):
     monkeypatch.setattr(holds_module, "SWEEP_S", 0.005)
-    monkeypatch.setattr(fleet_module, "PROBE_S", 0.02)
+    monkeypatch.setattr(engines_module, "PROBE_S", 0.02)
 
     async def scenario(stage):
         kept, brief = stage.publish("a"), stage.publish("b")
-        await stage.holds.keep(kept)
-        await stage.holds.take(brief, 0.05)
-        engine = stage.fleet.engines[0]
+        await stage.kept_adapters.keep(kept)
+        await stage.kept_adapters.take(brief, 0.05)
+        engine = stage.engines.engines[0]
         call, waiting = engine.call, asyncio.Event()
 
         async def silent(method: str, *args):
@@ -143,10 +143,10 @@ def test_an_engine_that_does_not_answer_does_not_stop_the_sweep(play, monkeypatc
             return await call(method, *args)
 
         engine.call = silent
-        watching = asyncio.create_task(stage.holds.watch())
+        watching = asyncio.create_task(stage.kept_adapters.watch())
         with pytest.raises(ClusterError, match="which adapters it has"):
-            await stage.fleet.has(kept)
-        await swept(lambda: [each["version"] for each in stage.holds.describe()] == [kept])
+            await stage.engines.has(kept)
+        await swept(lambda: [each["version"] for each in stage.kept_adapters.describe()] == [kept])
         assert brief in stage.engines[0].adapters(), "nobody could be asked"
         waiting.set()
         await swept(lambda: stage.loaded() == [(kept,), (kept,)])
@@ -160,16 +160,16 @@ def test_a_fault_of_the_sweep_is_logged_and_the_next_one_goes_on(play, monkeypat
 
     async def scenario(stage):
         version = stage.publish()
-        await stage.holds.take(version, 0.02)
-        retain, faults = stage.fleet.retain, [ZeroDivisionError("a bug")]
+        await stage.kept_adapters.take(version, 0.02)
+        retain, faults = stage.engines.retain, [ZeroDivisionError("a bug")]
 
         async def faulty(versions):
             if faults:
                 raise faults.pop()
             await retain(versions)
 
-        monkeypatch.setattr(stage.fleet, "retain", faulty)
-        watching = asyncio.create_task(stage.holds.watch())
+        monkeypatch.setattr(stage.engines, "retain", faulty)
+        watching = asyncio.create_task(stage.kept_adapters.watch())
         await swept(lambda: stage.loaded() == [(), ()])
         assert not watching.done()
         watching.cancel()

@@ -18,7 +18,7 @@ from serve.openai.responses.request import ResponsesRequest
 from tests.samples import publish
 
 APP = gateway.build_app(
-    SimpleNamespace(control=None, fleet=None, catalog=None, swapper=None, holds=None, allowed_hosts=())
+    SimpleNamespace(control=None, engines=None, catalog=None, swapper=None, kept_adapters=None, allowed_hosts=())
 )
 TOLD = APP.openapi()
 SHOWN = [pytest.param(path, body, id=f"{path}: {title}") for path, of in EXAMPLES.items() for title, body in of.items()]

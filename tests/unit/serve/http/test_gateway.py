@@ -14,7 +14,7 @@ from actors.hardware import gpus
 from actors.runs.run import RunState
 from configs.errors import OverloadError
 from serve.engine.protocol import GenerationRequest
-from serve.generation import engines as fleet_module
+from serve.generation import engines as engines_module
 from serve.http.routes.generating import MOST_BODY_BYTES
 from tests.gateway_server import ASK, BASIC, HELLO, TOKENIZER, tokens
 from tests.samples import RUN_CONFIG, publish
@@ -227,7 +227,7 @@ def test_a_driver_that_takes_its_time_holds_up_no_other_request(refusing, monkey
         assert answered.wait(5), "the other request waits for the driver"
         return []
 
-    monkeypatch.setattr(gpus, "gpus", slow)
+    monkeypatch.setattr(gpus, "readings", slow)
     with ThreadPoolExecutor(1) as pool:
         status = pool.submit(refusing.get, "/api/status")
         assert asked.wait(5)
@@ -327,7 +327,7 @@ def test_overload_is_a_429_with_retry_after(server):
 
 
 def test_an_engine_that_stays_away_is_a_503_with_retry_after(server, monkeypatch):
-    monkeypatch.setattr(fleet_module, "ENGINE_RETURN_S", 0)
+    monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0)
     server.remote.dead = True
     response = server.post()
     assert (response.status_code, response.headers["retry-after"]) == (503, "2")

@@ -32,12 +32,12 @@ def test_the_models_own_ends_are_read_from_its_generation_config(tmp_path, confi
 
 def test_a_completion_stops_at_an_end_that_chat_has_not():
     engine = FakeEngine([*tokens("one"), END_OF_TEXT, *tokens("two")])
-    fleet = Engines([FakeRemote("engine_1", engine)])
+    engines = Engines([FakeRemote("engine_1", engine)])
     catalog, metrics = Catalog("tiny", None), RequestMetrics(CollectorRegistry())
     request = parse_request({"model": "tiny", "prompt": "Hi", "max_tokens": 9})
 
     def text(**how) -> tuple[str, str]:
-        done = asyncio.run(Completions(TOKENIZER, catalog, fleet, metrics, **how).complete(request))
+        done = asyncio.run(Completions(TOKENIZER, catalog, engines, metrics, **how).complete(request))
         return done.choices[0].text, done.choices[0].finish_reason
 
     assert text() == ("onetwo", "length")
