@@ -5,7 +5,7 @@ help:
 	@echo "make demo    set up, then train, serve and swap on the embedded model"
 	@echo "make test    set up, lint, then the whole suite"
 	@echo "make lint    ruff's checks and format"
-	@echo "make format  let ruff mend what it can"
+	@echo "make format  let ruff fix what it can"
 	@echo "make clean   remove .venv and caches; state in TANDEM_HOME stays"
 
 demo: .venv/tandem-setup

@@ -161,15 +161,15 @@ class Control:
         raise StateError(f"run {run_id} is {run.state}: {run.reason}")
 
     async def stop(self, run_id: str, reason: str = "stopped by request") -> Run:
-        """Stop a run wherever it is. Returns the run as it is now; one that is stopping already is no error.
+        """Stop a run wherever it is. Returns the run as it is now; one that is stopping already is not an error.
 
-        Raises StateError if it has ended, ClusterError while `tandem down` is at work, whose signals drivers pass on.
+        Raises StateError if it has ended, ClusterError while `tandem down` is running, whose signals drivers pass on.
         """
         run = self._ledger.run(run_id)
         if run.state.is_terminal:
             raise StateError(f"run {run_id} has ended already: {run.state}", hint=f"`tandem runs show {run_id}`")
         if locks.is_ending(self._home):
-            raise ClusterError(f"`tandem down` is at work; run {run_id} goes on after `tandem up`", hint="stop it then")
+            raise ClusterError(f"`tandem down` is running; run {run_id} goes on after `tandem up`", hint="stop it then")
         if run.state in (RunState.QUEUED, RunState.INTERRUPTED):
             self._ledger.transition(run_id, RunState.STOPPED, reason)
         elif run.state is not RunState.STOPPING:

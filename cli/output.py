@@ -163,7 +163,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def _cell(value: Any) -> Text:
-    """Plain text, so that brackets in a reason or a path are no markup to Rich and no control character reaches the
+    """Plain text, so that brackets in a reason or a path are not markup to Rich and no control character reaches the
     terminal; a Text is taken as it is."""
     if isinstance(value, Text):
         return value

@@ -8,7 +8,7 @@ from configs.errors import ConfigError
 def base_url(url: str) -> str:
     """What an OpenAI client calls base_url: without a last slash; /v1 where `url` has no path.
 
-    Raises ConfigError for what is no http address.
+    Raises ConfigError for what is not an http address.
     """
     try:
         parts = urlsplit(url)
@@ -16,5 +16,5 @@ def base_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"--url '{url}' is no address", hint="such as http://127.0.0.1:8000/v1")
+        raise ConfigError(f"--url '{url}' is not an address", hint="such as http://127.0.0.1:8000/v1")
     return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")

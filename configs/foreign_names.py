@@ -114,7 +114,7 @@ OPTIONS = {
     "--since": "after from",
     "--level": "log_level severity",
 }
-"""The same for options of commands that are no settings."""
+"""The same for options of commands that are not settings."""
 
 COMMANDS = {
     "up": "start serve server launch run deploy",

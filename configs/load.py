@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{line} is not YAML: {problem}", hint="mend the file") from None
+        raise ConfigError(f"{path}{line} is not YAML: {problem}", hint="fix the file") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -128,7 +128,7 @@ def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
     begin = checkpoints.newest(*folders, say=lambda text: None)
     if begin is None:
         raise StateError(
-            f"run {run_id} left no whole checkpoint", hint=f"train anew: tandem train --profile {run.profile}"
+            f"run {run_id} left no complete checkpoint", hint=f"train anew: tandem train --profile {run.profile}"
         )
     config = load.override(RunConfig, run.config, flags, source=f"run {run_id}")
     provenance.refuse_other(begin.origin(), provenance.of_config(config))

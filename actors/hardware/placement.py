@@ -39,10 +39,10 @@ def _with_uuid(slot: Slot, by_index: dict[int, gpus.GpuReading]) -> Slot:
         return slot
     if slot.gpu not in by_index:
         seen = ", ".join(map(str, by_index)) or "none"
-        raise ConfigError(f"slot {slot.name} names gpu {slot.gpu}; this machine has {seen}", hint="mend cluster.yaml")
+        raise ConfigError(f"slot {slot.name} names gpu {slot.gpu}; this machine has {seen}", hint="fix cluster.yaml")
     uuid = by_index[slot.gpu].uuid
     if slot.uuid not in (None, uuid):
-        raise ConfigError(f"slot {slot.name} wants GPU {slot.uuid}; gpu {slot.gpu} is {uuid}", hint="mend cluster.yaml")
+        raise ConfigError(f"slot {slot.name} wants GPU {slot.uuid}; gpu {slot.gpu} is {uuid}", hint="fix cluster.yaml")
     return slot.model_copy(update={"uuid": uuid})
 
 

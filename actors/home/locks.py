@@ -23,7 +23,7 @@ def at_work(home: Home) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClusterError("another `tandem up` or `tandem down` is at work", hint="wait for it to end") from None
+            raise ClusterError("another `tandem up` or `tandem down` is running", hint="wait for it to end") from None
         yield
 
 
@@ -48,7 +48,7 @@ def ending(home: Home) -> Iterator[None]:
 
 
 def is_ending(home: Home) -> bool:
-    """Whether somebody is `ending` the cluster, so that a process of it that is gone is no fault of anybody's."""
+    """Whether somebody is `ending` the cluster, so that a process of it that is gone is not a fault of anybody's."""
     with contextlib.suppress(FileNotFoundError), _ending_file(home).open() as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -80,7 +80,7 @@ def _take(descriptor: int, kind: int, home: Home) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"a cluster of another container, pid namespace or user is at work in {home.root}",
+                    f"a cluster of another container, pid namespace or user is running in {home.root}",
                     hint="`tandem down` there ends it; or point TANDEM_HOME at another folder",
                 ) from None
         time.sleep(0.05)

@@ -36,7 +36,7 @@ class Line:
     text: str
     """As it is in the file."""
     values: dict[str, Any] | None = None
-    """The fields; None for text that is no record."""
+    """The fields; None for text that is not a record."""
     at: float | None = None
     """Unix seconds; None if the line does not say."""
     run: str | None = None

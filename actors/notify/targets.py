@@ -179,6 +179,6 @@ def check(config: NotifyConfig) -> None:
 
 
 def _scheme(url: str) -> str:
-    """`slack` of `slack://token`; nothing of a text that is no URL, for it may be the secret itself."""
+    """`slack` of `slack://token`; nothing of a text that is not a URL, for it may be the secret itself."""
     scheme, mark, _ = url.partition("://")
     return scheme if mark and re.fullmatch(r"[a-z0-9]{1,20}", scheme) else "not a URL"

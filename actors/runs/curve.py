@@ -19,7 +19,7 @@ NUMBERS_OR_NULL = ("grad_norm", "learning_rate", "tokens_per_s", "tokens", "ener
 
 
 def parse(text: bytes) -> dict[str, Any] | None:
-    """One line; None for what is no JSON, has no step, or has something else where a number belongs."""
+    """One line; None for what is not JSON, has no step, or has something else where a number belongs."""
     line = _object(text)
     if line is None:
         return None
@@ -29,7 +29,7 @@ def parse(text: bytes) -> dict[str, Any] | None:
 
 
 def number(value: Any) -> float | None:
-    """A value of a line as a float; None for what is no number, or an integer that no float can hold."""
+    """A value of a line as a float; None for what is not a number, or an integer that no float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -43,7 +43,7 @@ def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]
 
     A line has a step and a time; any other value may be odd, so that one of them costs no look at the rest.
 
-    No file is no lines. Raises OSError for one that cannot be read.
+    A file that is not there has no lines. Raises OSError for one that cannot be read.
     """
     try:
         with path.open("rb") as handle:

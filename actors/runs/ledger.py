@@ -321,7 +321,7 @@ class Ledger:
             raise StateError(f"slot {slot} ({role}) is held by {other}", hint="wait for it or stop it") from None
 
     def release(self, holder: str, reason: str) -> None:
-        """Give back whatever `holder` holds. Nothing held is no error."""
+        """Give back whatever `holder` holds. Nothing held is not an error."""
         with self._transaction() as db:
             if db.execute("DELETE FROM leases WHERE holder = ?", (holder,)).rowcount:
                 _event(db, None, EventKind.LEASE, f"{holder} gave its slot back: {reason}")

@@ -87,7 +87,7 @@ class Traffic:
 
 
 def parse(text: str) -> Traffic:
-    """Read the gateway's `/metrics`. Raises ValueError if it is no exposition."""
+    """Read the gateway's `/metrics`. Raises ValueError if it is not exposition."""
     wanted = (line for line in text.splitlines() if _is_wanted(line))
     counts: dict[str, dict[str, float]] = {}
     histograms: dict[str, dict[str, dict[float, float]]] = {}

@@ -49,7 +49,7 @@ def endpoint(url: str | None) -> "Endpoint":
     """The one at `url`, with the key in OPENAI_API_KEY; without a URL that of the running cluster, wherever `tandem up`
     may start it next.
 
-    Raises ClusterError if nothing runs, ConfigError for what is no URL.
+    Raises ClusterError if nothing runs, ConfigError for what is not a URL.
     """
     address = None
     if url is None:

@@ -34,7 +34,7 @@ class Screen:
 
     @classmethod
     def of_process(cls, *, plain: bool, thinking: bool) -> Self:
-        """On stdout and stderr; live unless `plain` or stdout is no capable terminal."""
+        """On stdout and stderr; live unless `plain` or stdout is not a capable terminal."""
         live = not plain and is_capable(sys.stdout)
         if live:
             out = Console(highlight=False)

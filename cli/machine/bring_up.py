@@ -40,7 +40,7 @@ PATIENCE_S = 180
 """For Ray and Serve to take what they are given, on a machine that is busy."""
 SERVE = "/api/serve/applications/"
 """Where Ray's REST API takes and shows what Serve runs."""
-MEND = "mend it and `tandem up` again"
+FIX = "fix it and `tandem up` again"
 TOO_BUSY = "is the machine busy? `tandem up` again; TANDEM_HOME/ray/session_latest/logs has more"
 
 
@@ -163,7 +163,7 @@ def _await_ready(ray: httpx.Client, running: Cluster, home: Home, say: Callable[
             status, problem = while_alive(running, "the endpoint was starting", partial(_progress, ray))
             if problem:
                 raise ClusterError(
-                    f"the endpoint could not be deployed: {problem}", hint="mend it and `tandem up` again"
+                    f"the endpoint could not be deployed: {problem}", hint="fix it and `tandem up` again"
                 )
             front.check(status)
             if status != told:
@@ -187,7 +187,7 @@ class Front:
         self._failing_since = (self._failing_since or now) if why else None
         self._silent_since = (self._silent_since or now) if status == "RUNNING" else None
         if self._failing_since and now - self._failing_since > FRONT_PATIENCE_S:
-            raise ClusterError(f"HAProxy cannot listen on the endpoint's port: {why}", hint=MEND)
+            raise ClusterError(f"HAProxy cannot listen on the endpoint's port: {why}", hint=FIX)
         if self._silent_since and now - self._silent_since > PATIENCE_S:
             raise ClusterError(f"the endpoint runs, but its port does not answer after {PATIENCE_S} s", hint=TOO_BUSY)
 

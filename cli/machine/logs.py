@@ -122,7 +122,7 @@ def _seconds(age: str) -> float:
     """Raises ConfigError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", age.strip())
     if not found:
-        raise ConfigError(f"--since {age} is no age", hint="for example 90s, 10m, 2h or 1d")
+        raise ConfigError(f"--since {age} is not an age", hint="for example 90s, 10m, 2h or 1d")
     return float(found[1]) * UNITS[found[2]]
 
 

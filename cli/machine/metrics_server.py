@@ -25,9 +25,7 @@ class Exporter(ThreadingHTTPServer):
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except PermissionError:
-            raise ClusterError(
-                f"port {port} is for root alone", hint="tandem metrics --port <another above 1023>"
-            ) from None
+            raise ClusterError(f"port {port} needs root", hint="tandem metrics --port <another above 1023>") from None
         except OSError:
             raise ClusterError(f"port {port} is in use", hint="tandem metrics --port <another>") from None
 

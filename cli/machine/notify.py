@@ -32,7 +32,7 @@ def test(config: str | None, as_json: bool) -> None:
     settings = _settings(config)
     if not settings.is_on:
         raise ConfigError(
-            "nobody is to be told: notify.urls and notify.command are empty", hint="docs/notifications.md"
+            "no notification target is set: notify.urls and notify.command are empty", hint="docs/notifications.md"
         )
     results = [(target.name, _try(target)) for target in targets.targets(settings)]
     if as_json:

@@ -33,7 +33,7 @@ def summary(moment: datetime | None, count: int, as_json: bool) -> None:
     """
     last = moment.date() if moment else date.today()
     if not daily.FIRST_DAY + timedelta(days=count) <= last <= daily.LAST_DAY:
-        raise ConfigError(f"--date {last} is no day that can be summarised", hint="from 1972 to 9000")
+        raise ConfigError(f"--date {last} is not a day that can be summarised", hint="from 1972 to 9000")
     book, priced = ledger(), prices.current(home())
     wanted = [last - timedelta(days=back) for back in reversed(range(count))]
     found = [daily.read(home(), book, day, priced) for day in wanted]

@@ -71,7 +71,7 @@ def ask(
 
 
 def _piped() -> str:
-    """All of stdin if it is a pipe, a file or a socket. Bytes that are no UTF-8 become U+FFFD."""
+    """All of stdin if it is a pipe, a file or a socket. Bytes that are not UTF-8 become U+FFFD."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (AttributeError, OSError, io.UnsupportedOperation):  # closed, or a test's

@@ -44,7 +44,7 @@ def _take_event(text: bytes, now: float, timing: Timing) -> None:
                 timing.arrivals.append(now)
             timing.finish_reason = choice.get("finish_reason") or timing.finish_reason
     except (ValueError, AttributeError, TypeError):
-        timing.failure = Failure("not_a_completion", f"the stream has an event that is no chunk: {text[:80]!r}")
+        timing.failure = Failure("not_a_completion", f"the stream has an event that is not a chunk: {text[:80]!r}")
 
 
 def read_whole(text: str, timing: Timing) -> None:
@@ -55,7 +55,7 @@ def read_whole(text: str, timing: Timing) -> None:
         choice = answer["choices"][0]
         message = choice["message"]
     except (ValueError, KeyError, TypeError, IndexError):
-        timing.failure = Failure("not_a_completion", f"the answer is no completion: {text[:80]!r}")
+        timing.failure = Failure("not_a_completion", f"the answer is not a completion: {text[:80]!r}")
         return
     _take_counts(answer, timing)
     timing.finish_reason = choice.get("finish_reason")

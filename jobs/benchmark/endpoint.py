@@ -136,7 +136,7 @@ class Endpoint:
             ignored = found.completion_tokens is not None and found.completion_tokens > max_tokens
             if ignored and self.dialect.limit != "max_tokens":
                 self.dialect = replace(self.dialect, limit="max_tokens")
-            elif found.failure is None or found.failure.kind == "empty":  # one token of a header is no text yet
+            elif found.failure is None or found.failure.kind == "empty":  # one token of a header is not text yet
                 return found
             elif (simpler := self._simpler(found.failure)) == self.dialect:
                 raise self._refusal(found.failure)

@@ -118,7 +118,7 @@ def measure(rows: Rows, tokenizer, config: DataConfig, max_seq_length: int) -> M
     )
     check_bad(bad, config)
     if not training and not held_out:
-        raise DataError(f"no row can be rendered: {_listed(bad)}", hint="mend these rows")
+        raise DataError(f"no row can be rendered: {_listed(bad)}", hint="fix these rows")
     return Measured(training, held_out, gate.measure(training, held_out, bad, encoder))
 
 
@@ -127,7 +127,7 @@ def check_bad(bad: Sequence[str], config: DataConfig) -> None:
     if len(bad) > config.max_bad_rows:
         allowed = f"; {len(bad)} bad rows, {config.max_bad_rows} allowed" if config.max_bad_rows else ""
         raise DataError(
-            f"{_listed(bad)}{allowed}", hint=f"mend or remove these rows, or leave them out: --max-bad-rows {len(bad)}"
+            f"{_listed(bad)}{allowed}", hint=f"fix or remove these rows, or leave them out: --max-bad-rows {len(bad)}"
         )
 
 

@@ -213,7 +213,7 @@ def _prompt(question: Question, tokenizer, data: DataConfig) -> list[int]:
             current_date=date.fromisoformat(data.current_date),
         )
     except RequestError as error:
-        raise DataError(f"{question.where}: {error.message}", hint="mend or remove this prompt") from None
+        raise DataError(f"{question.where}: {error.message}", hint="fix or remove this prompt") from None
 
 
 async def _naming(where: str, work: Awaitable[Any]) -> Any:

@@ -45,6 +45,6 @@ def _put_in_place(aside: Path, out: Path) -> None:
         durable.fsync(path)
     durable.fsync(aside)
     if out.exists():
-        raise ExportError(f"{out} was made by somebody else meanwhile", hint="name another --out")
+        raise ExportError(f"{out} was created by another process meanwhile", hint="name another --out")
     aside.rename(out)
     durable.fsync(out.parent)

@@ -150,7 +150,7 @@ class _Progress:
 def execute(run: Run, home: Home, device: str, link: ControlLink) -> Outcome:
     """Export as `run.config` says, on the CPU whatever `device` is.
 
-    Raises TandemError for what a person can mend; then nothing is left.
+    Raises TandemError for what a person can fix; then nothing is left.
     """
     config = ExportConfig(**run.config)
     out, progress = Path(config.out), _Progress(link)

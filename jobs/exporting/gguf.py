@@ -115,5 +115,5 @@ def tensors(file: Path) -> int:
     with file.open("rb") as handle:
         head = handle.read(24)
     if len(head) < 24 or head[:4] != b"GGUF":
-        raise ExportError(f"{file.name} is no GGUF file", hint="see the run's log for what the converter did")
+        raise ExportError(f"{file.name} is not a GGUF file", hint="see the run's log for what the converter did")
     return struct.unpack("<4sIQQ", head)[2]

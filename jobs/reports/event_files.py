@@ -47,7 +47,7 @@ class _Copied:
 def copy(metrics: Path, folder: Path) -> int:
     """Bring the event file in `folder` up to date with `metrics`; the number of lines that were new.
 
-    A curve of which a part was taken back is written anew. Lines that are no metrics are left out.
+    A curve of which a part was taken back is written anew. Lines that are not metrics are left out.
     """
     copied = _read_state(folder)
     try:

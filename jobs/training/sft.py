@@ -31,7 +31,7 @@ from jobs.training.watchdog import verdict
 def execute(run: Run, home: Home, device: str, link: ControlLink) -> Outcome:
     """Train as `run.config` says and publish the adapter.
 
-    `device` is `cuda` or `cpu`. Raises TandemError for what a person can mend; then nothing is published.
+    `device` is `cuda` or `cpu`. Raises TandemError for what a person can fix; then nothing is published.
     """
     consumption = _consumption(run, home, device, link.share)
     try:
@@ -147,7 +147,7 @@ def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
     parent = home.run(run.parent) if run.parent else None
     begin = checkpoints.newest(folder / "checkpoints", *([parent / "checkpoints"] if parent else []))
     if begin is None and parent is not None:
-        raise TrainingError(f"run {run.parent} left no whole checkpoint", hint="train anew without --resume")
+        raise TrainingError(f"run {run.parent} left no complete checkpoint", hint="train anew without --resume")
     if begin:
         provenance.refuse_other(begin.origin(), origin)
         earlier = MetricsLog(parent / "metrics.jsonl") if parent else None

@@ -170,7 +170,7 @@ def read_header(file: Path) -> TensorFile:
         prefix = handle.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 0 < length <= size - 8:
-            raise CheckpointError(f"{file} has {size} bytes and no whole header", hint=_AGAIN)
+            raise CheckpointError(f"{file} has {size} bytes and no complete header", hint=_AGAIN)
         try:
             tensors = json.loads(handle.read(length))
             tensors.pop("__metadata__", None)

@@ -43,7 +43,7 @@ class ModelFiles:
 def locate(name: str, like: str | None = None) -> ModelFiles:
     """The place of an embedded model, a folder or a hub name; `like` is the hub name of what a folder holds.
 
-    Raises CheckpointError if `name` can be no model, ConfigError if `like` does not fit.
+    Raises CheckpointError if `name` cannot be a model, ConfigError if `like` does not fit.
     """
     if name in (checkpoint.TINY, checkpoint.TINY_4BIT):
         folder = checkpoint.resolve(name)
@@ -98,7 +98,7 @@ def _found(folder: Path) -> dict[str, HubFile]:
 def _plain(folder: Path, like: str | None) -> ModelFiles:
     """A plain folder, compared with the download's own notes, else with a hub model."""
     if like is not None and not hub.NAME.fullmatch(like):
-        raise ConfigError(f"--like {like!r} is no hub name", hint="it has the form owner/name")
+        raise ConfigError(f"--like {like!r} is not a hub name", hint="it has the form owner/name")
     known, source, notes = hub.download_notes(folder), "the notes of `hf download`", ()
     if like is not None or not known:
         known, source, notes = _same_model(folder, like)

@@ -89,7 +89,7 @@ def check(name: str, *, quick: bool = False, like: str | None = None, hashes: Ha
     """What is there of base model `name`: an embedded one, a folder or a hub name.
 
     `quick` compares no contents; `like` is the hub name of what a folder holds. Raises CheckpointError only if `name`
-    can be no model, ConfigError if `like` does not fit.
+    cannot be a model, ConfigError if `like` does not fit.
     """
     return _report(files.locate(name, like), None if quick else hashes or Hashes())
 

@@ -23,7 +23,7 @@ _NULL = "nul\0l"
 def declare(tools: Sequence[Mapping[str, Any]]) -> str:
     """The section `# Tools` of a developer message, for functions in OpenAI's shape.
 
-    Raises RequestError, with `param` "tools", that names the tool and the parameter that is no JSON Schema.
+    Raises RequestError, with `param` "tools", that names the tool and the parameter that is not a JSON Schema.
     """
     lines = ["# Tools", "", "## functions", "", "namespace functions {", ""]
     for index, tool in enumerate(tools):
@@ -184,7 +184,7 @@ class _Types:
         return [*lines, f"{indent},"]
 
     def _variants(self, variants: list[Any], indent: str, where: str) -> str:
-        """A choice that is no property of its own: each variant on a line, its comment behind it."""
+        """A choice that is not a property of its own: each variant on a line, its comment behind it."""
         out = ""
         for at, variant in enumerate(variants):
             text = self._nullable(variant, self._type(variant, f"{indent}   ", f"{where}[{at}]"))

@@ -55,7 +55,7 @@ class Token:
 
     id: int
     text: str
-    """Bytes that are no UTF-8 by themselves appear as `\\xNN`."""
+    """Bytes that are not UTF-8 by themselves appear as `\\xNN`."""
     special: bool
 
 

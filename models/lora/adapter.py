@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
         text = (folder / MANIFEST).read_text()
         values = json.loads(text)
     except FileNotFoundError:
-        raise AdapterError(f"{folder.name} is no published adapter: it has no {MANIFEST}") from None
+        raise AdapterError(f"{folder.name} is not a published adapter: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:
         raise AdapterError(f"{folder.name}: {MANIFEST} is damaged: {error}", hint="publish the adapter again") from None
     known = {each.name for each in fields(Manifest)}

@@ -67,7 +67,7 @@ class Lora:
         known = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
         if self._keys != known:
             raise AdapterError(
-                f"{self.name} holds {min(self._keys ^ known)}, which is no pair of LoRA matrices",
+                f"{self.name} holds {min(self._keys ^ known)}, which is not a pair of LoRA matrices",
                 hint="export it as peft",
             )
 

@@ -142,7 +142,7 @@ class Registry:
         return newest[0].doubts if newest and (self.folder / LATEST).exists() else ""
 
     def path(self, version: str) -> Path:
-        """The folder of a published version. Raises NotFoundError, also for anything that is no plain name."""
+        """The folder of a published version. Raises NotFoundError, also for anything that is not a plain name."""
         folder = self.folder / version
         if not _VERSION.fullmatch(version) or version == LATEST or not folder.is_dir():
             raise NotFoundError(f"no adapter '{version[:80]}'", hint="see `tandem adapters list`", param="adapter")

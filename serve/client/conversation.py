@@ -128,7 +128,7 @@ class Conversation(BaseModel):
             conversation = cls.model_validate_json(text)
         except ValidationError as error:
             raise DataError(
-                f"{source} is no saved conversation: {_wrong(error)}",
+                f"{source} is not a saved conversation: {_wrong(error)}",
                 hint="it must be a JSON file that Tandem saved or exported",
             ) from None
         conversation._on_disk = conversation.updated
@@ -167,7 +167,7 @@ class Conversation(BaseModel):
                 thinking = ""
         if not conversation.turns:
             raise DataError(
-                f"{source} is no conversation that Tandem exported: it has no lines such as <!-- tandem:user -->",
+                f"{source} is not a conversation that Tandem exported: it has no lines such as <!-- tandem:user -->",
                 hint="export it again, as Markdown or as JSON",
             )
         return conversation
@@ -214,7 +214,7 @@ class Conversations:
         return sorted(found, key=lambda conversation: conversation.updated, reverse=True)
 
     def broken(self) -> list[Path]:
-        """Files that are no conversations; they are left where they are."""
+        """Files that are not conversations; they are left where they are."""
         return [path for path in self._files() if self._readable(path) is None]
 
     def delete(self, conversation_id: str) -> None:
@@ -264,7 +264,7 @@ def _wrong(error: ValidationError) -> str:
     where = ".".join(map(str, first["loc"]))
     match first["type"]:
         case "json_invalid":
-            return "it is no whole JSON"
+            return "it is not complete JSON"
         case "missing":
             return f"{where} is missing"
         case "extra_forbidden":

@@ -89,7 +89,7 @@ class EngineReplica:
         return await self._engine.verify_adapter(version)
 
     async def drop_adapter(self, version: str) -> None:
-        """`Engine.remove_adapter`, but a version that is not loaded is no error."""
+        """`Engine.remove_adapter`, but a version that is not loaded is not an error."""
         try:
             self._engine.remove_adapter(version)
         except NotFoundError:

@@ -79,7 +79,7 @@ class Engines:
         return all(version in loaded for loaded in await self._loaded())
 
     async def unload(self, version: str) -> None:
-        """Drop `version` everywhere once its last request has ended; not loaded is no error."""
+        """Drop `version` everywhere once its last request has ended; not loaded is not an error."""
         await self._all("drop_adapter", version)
 
     async def retain(self, versions: set[str]) -> None:

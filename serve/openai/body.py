@@ -161,7 +161,7 @@ def model_defaults(base: Path) -> dict[str, Any]:
         SampledRequest.model_validate(found).sampled_times(1, max_tokens=None, stop=(), eos=())
     except (ValidationError, RequestError, ValueError, AttributeError) as error:
         why = request_error(error) if isinstance(error, ValidationError) else error
-        raise CheckpointError(f"{file} cannot be used: {why}", hint="mend or remove what it says there") from error
+        raise CheckpointError(f"{file} cannot be used: {why}", hint="fix or remove what it says there") from error
     return found
 
 

@@ -97,7 +97,7 @@ class Server:
             raise ClusterError(f"port {access.port} is in use", hint="--port <another>") from None
         if access.share and not self.share_url:
             self.close()
-            raise ClusterError("no public address could be had", hint="look at the connection, or leave out --share")
+            raise ClusterError("no public address was assigned", hint="look at the connection, or leave out --share")
 
     def wait(self) -> None:
         """Until Ctrl-C."""

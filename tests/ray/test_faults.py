@@ -133,7 +133,7 @@ def test_after_a_kill_of_every_process_up_again_finishes_what_ran_and_what_waite
     first, second = tandem.ended(running), tandem.ended(waiting)
     assert (first.state, second.state) == (RunState.SUCCEEDED, RunState.SUCCEEDED)
     assert first.attempt == 2 and second.attempt == 1
-    assert first.lost == 0, "a restart is no fault of the run"
+    assert first.lost == 0, "a restart is not a fault of the run"
     assert [step for step, _ in tandem.losses(running)] == list(range(1, 61))
     assert not [lease for lease in tandem.ledger().leases() if lease.role == "train"]
 

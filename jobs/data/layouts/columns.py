@@ -22,7 +22,7 @@ class Row:
     def __init__(self, row: Any, columns: Mapping[str, str], *, keep_tokens: bool = False) -> None:
         """`columns` is ours: theirs; theirs may lead into objects and lists, as `response.choices.0.message` does.
 
-        With `keep_tokens` text that a template has rendered stays text. Raises DataError for what is no row.
+        With `keep_tokens` text that a template has rendered stays text. Raises DataError for what is not a row.
         """
         if not isinstance(row, Mapping):
             raise DataError(f"a row is an object with columns or a list of messages, not {values.short(row)}")

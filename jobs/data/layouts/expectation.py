@@ -37,7 +37,9 @@ def checked(value: Any, where: str) -> dict[str, Any]:
         try:
             re.compile(wanted)
         except (re.error, OverflowError, RecursionError) as error:
-            raise DataError(f"{where}: `expect.regex` is no regular expression: {one_line(str(error), 200)}") from None
+            raise DataError(
+                f"{where}: `expect.regex` is not a regular expression: {one_line(str(error), 200)}"
+            ) from None
     return given
 
 

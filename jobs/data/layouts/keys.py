@@ -173,7 +173,7 @@ def is_column(name: Any) -> bool:
 
 
 def is_entry(value: Any) -> bool:
-    """Whether this can be a message, and is no row: an object that names who speaks."""
+    """Whether this can be a message, and is not a row: an object that names who speaks."""
     return (
         isinstance(value, Mapping)
         and (role_of(speaker(value)) is not None or (("role" in value or "from" in value) and _says(value)))

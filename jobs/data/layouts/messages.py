@@ -17,7 +17,7 @@ ASKS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" an
 ANSWERS = tuple(name for name, key in keys.COLUMNS.items() if key.fate == "read" and key.about == "completion")
 
 NOTHING = ("nan", "none", "null", "n/a")
-"""What programs write for no text; in a table it is no answer, elsewhere it may be meant."""
+"""What programs write for no text; in a table it is not an answer, elsewhere it may be meant."""
 
 Message = dict[str, Any]
 

@@ -28,7 +28,7 @@ class Content:
 def read(value: Any, where: str, notes: RowNotes, *, of_tool: bool = False) -> Content:
     """`value` as text; a tool's result that is an object becomes its JSON. CRLF line ends become LF.
 
-    Raises DataError that begins with `where` for what is no text.
+    Raises DataError that begins with `where` for what is not text.
     """
     found = _read(value, where, notes, of_tool)
     if "\r\n" not in found.text + found.thinking:

@@ -57,7 +57,7 @@ def _check_schema(parameters: Any, where: str) -> None:
     """Raises DataError for parameters in a form of their own, which would be rendered as if there were none."""
     known = ("type", "properties", "$ref", "anyOf", "oneOf", "allOf")
     if parameters and not (isinstance(parameters, Mapping) and any(key in parameters for key in known)):
-        raise DataError(f"{where}: `parameters` is no JSON Schema of an object: it needs `type` and `properties`")
+        raise DataError(f"{where}: `parameters` is not a JSON Schema of an object: it needs `type` and `properties`")
 
 
 def blocks(content: Any) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:

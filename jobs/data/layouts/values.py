@@ -52,7 +52,7 @@ def unpacked(text: str, where: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """None for what is no list or object of plain values in Python's notation."""
+    """None for what is not a list or object of plain values in Python's notation."""
     if len(text) > MAX_LITERAL:
         return None
     try:

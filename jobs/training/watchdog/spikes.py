@@ -1,6 +1,6 @@
 """What the losses and gradient norms of single steps usually are, and which step is far above that: a spike.
 
-A spike is no part of what is usual, so a loss that stays high does not become the usual. A slow climb does;
+A spike is not a part of what is usual, so a loss that stays high does not become the usual. A slow climb does;
 `jobs.training.watchdog.held_out` sees that. Knows numbers; `jobs.training.watchdog.watchdog` keeps one for each run.
 """
 

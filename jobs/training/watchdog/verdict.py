@@ -17,7 +17,7 @@ SAME = 1e-5
 """Part of the base's loss below which a difference is none. One step of the embedded model at a tenth of its usual rate
 makes a difference of 2e-3."""
 FEWEST, SURE = 5, 4.0
-"""Without a measured base: steps at either end whose means are compared, and standard errors that are no accident."""
+"""Without a measured base: steps at either end whose means are compared, and standard errors beyond chance."""
 
 
 def doubts(log: MetricsLog, taken: int, data: Report) -> tuple[str, ...]:

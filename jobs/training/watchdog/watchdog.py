@@ -17,7 +17,7 @@ from jobs.training.watchdog.held_out import DivergenceRule
 from jobs.training.watchdog.spikes import SpikeDetector
 
 ZERO_LOSS = 1e-7
-"""A loss below this is no learning. The embedded model, given four rows for 400 steps, still shows 3.3e-6."""
+"""A loss below this is not learning. The embedded model, given four rows for 400 steps, still shows 3.3e-6."""
 PLATEAU_FALL = 0.01
 """A mean that fell by a smaller part than this over `plateau_steps` stands still."""
 RELEASE = 0.05
@@ -231,7 +231,7 @@ class EarlyStopping:
                 self.see(line["step"], line["eval_loss"])
 
     def see(self, step: int, loss: float) -> str | None:
-        """The reason to stop here, with the best step and loss, or None. A loss that is not finite is no better."""
+        """The reason to stop here, with the best step and loss, or None. A loss that is not finite is not better."""
         if math.isfinite(loss) and (self.best is None or loss < self.best[1]):
             self.best, self._since = (step, loss), 0
             return None

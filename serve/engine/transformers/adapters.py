@@ -30,8 +30,8 @@ class AdapterFiles:
 def read_adapter(path: Path) -> AdapterFiles:
     """Read `adapter_config.json` and `adapter_model.safetensors`; for any thread.
 
-    Raises AdapterError for a folder that is no LoRA adapter, for numbers that are not finite, and for initialisations
-    that change the base model, because other requests use that base.
+    Raises AdapterError for a folder that is not a LoRA adapter, for numbers that are not finite, and for
+    initialisations that change the base model, because other requests use that base.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (path / name).is_file():

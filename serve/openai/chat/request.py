@@ -129,8 +129,8 @@ class ChatRequest(StreamedRequest):
         that may be called, with `free_arguments`; what contradicts a constraint leaves it free if that would be all. A
         message that is continued calls nothing.
 
-        Raises RequestError for a schema that is no JSON, for a tool_choice that names no tool or has none, and for what
-        contradicts another constraint.
+        Raises RequestError for a schema that is not JSON, for a tool_choice that names no tool or has none, and for
+        what contradicts another constraint.
         """
         (answer, asker), (functions, must_call) = self.held, self._callable()
         if self.continue_final_message:

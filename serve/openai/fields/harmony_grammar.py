@@ -40,7 +40,7 @@ def harmony_grammar(
     `answer` is what the final message is held to, None leaves its text free; errors name `param` for it. `calls` are
     the functions that may be called, each with the schema of its arguments, None leaving them free. `must_call` allows
     no final message. A free answer may follow notes to the user; one that is held is the only content. Raises
-    RequestError for a schema that is no JSON.
+    RequestError for a schema that is not JSON.
     """
     rules, endings = RULES, [] if must_call else ["final"]
     if not begun:

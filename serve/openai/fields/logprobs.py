@@ -32,7 +32,7 @@ class LogprobTrack:
         self._most = most
         self._by_id = by_id
         self._waiting: list[tuple[ChatCompletionTokenLogprob, int | None]] = []
-        """Each with where its text begins in the content; None is no content."""
+        """Each with where its text begins in the content; None is not content."""
         self._read = self._left = 0
 
     def add(self, token_id: int, scores: dict[int, TokenLogprob], *, content: bool) -> None:

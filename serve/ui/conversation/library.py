@@ -131,7 +131,7 @@ class Library:
         """A page was opened: show the conversation that its address names, or a new one. What is typed stays."""
         wanted = request.query_params.get("c")
         broken = unreadable(self._store.broken())
-        said = display.notice(f"{broken} → mend or remove what is named; the others are listed" if broken else "")
+        said = display.notice(f"{broken} → fix or remove what is named; the others are listed" if broken else "")
         try:
             shown = self._show(self._store.read(wanted), thinking) if wanted else self.begin()
         except TandemError as error:
@@ -239,11 +239,13 @@ def _dated(conversation: Conversation, form: str) -> str:
 def imported(path: Path) -> Conversation:
     """The conversation in a JSON or Markdown file, under a new id. Raises DataError."""
     if path.stat().st_size > LARGEST_IMPORT_BYTES:
-        raise DataError(f"{path.name} is larger than {LARGEST_IMPORT_BYTES // 2**20} MiB", hint="it is no conversation")
+        raise DataError(
+            f"{path.name} is larger than {LARGEST_IMPORT_BYTES // 2**20} MiB", hint="it is not a conversation"
+        )
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
-        raise DataError(f"{path.name} is no text", hint="import a .json or .md file that Tandem exported") from None
+        raise DataError(f"{path.name} is not text", hint="import a .json or .md file that Tandem exported") from None
     read = Conversation.from_markdown if path.suffix.lower() == ".md" else Conversation.from_json
     conversation = read(text, source=path.name)
     return conversation.model_copy(update={"id": uuid.uuid4().hex[:12], "updated": time.time()})

@@ -23,7 +23,7 @@ class Curve:
     held_out: list[tuple[int, float]] = field(default_factory=list)
     rollbacks: int = 0
     unreadable: int = 0
-    """Lines that are no JSON, or have another shape."""
+    """Lines that are not JSON, or have another shape."""
 
     def take(self, line: bytes) -> None:
         """Add one whole line."""

@@ -124,7 +124,7 @@ def test_a_claim_lasts_as_long_as_somebody_has_inherited_it(home, monkeypatch):
 
 
 def test_only_one_up_or_down_is_at_work_at_a_time(home):
-    with locks.at_work(home), pytest.raises(ClusterError, match="another `tandem up` or `tandem down` is at work"):
+    with locks.at_work(home), pytest.raises(ClusterError, match="another `tandem up` or `tandem down` is running"):
         cluster.stop(home)
 
 

@@ -146,7 +146,7 @@ def failing(error: BaseException) -> click.Command:
     [
         (ClusterError("it is down", hint="start it"), "error: it is down -> start it", 1),
         (ConfigError("bad key"), "error: bad key", 2),
-        (DataError("bad row", hint="mend it"), "error: bad row -> mend it", 2),
+        (DataError("bad row", hint="fix it"), "error: bad row -> fix it", 2),
         (TandemError("no"), "error: no", 1),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_port_that_only_root_may_have_is_not_called_in_use(monkeypatch, home):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Exporter, "server_bind", refuse)
-    with pytest.raises(ClusterError, match="port 80 is for root alone"):
+    with pytest.raises(ClusterError, match="port 80 needs root"):
         Exporter(home, 80)
 
 

@@ -363,7 +363,7 @@ def test_one_slot_may_have_both_roles_and_gives_each_half():
     assert (slot.share, slot.resource) == (0.5, "gpu_slot_a")
 
 
-# Files that are no configuration
+# Files that are not configuration
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_run_that_has_not_ended_cannot_be_resumed(resolve, ended):
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(resolve, ended, home):
     (home.run("tiny-1") / "checkpoints" / "checkpoint-10" / checkpoints.MANIFEST).unlink()
-    with pytest.raises(StateError, match="run tiny-1 left no whole checkpoint") as caught:
+    with pytest.raises(StateError, match="run tiny-1 left no complete checkpoint") as caught:
         resolve(resume="tiny-1")
     assert "tandem train --profile tiny" in caught.value.hint
 

@@ -71,7 +71,7 @@ class StoredRecords:
         await self.conversation(record_id)
         if changed := await asyncio.to_thread(self._store.change, CONVERSATION, record_id, edit):
             return changed
-        raise RequestError(f"the conversation '{record_id}' cannot be kept any more", hint=self.why_not)
+        raise RequestError(f"the conversation '{record_id}' can no longer be kept", hint=self.why_not)
 
     async def delete(self, record: Record) -> None:
         await asyncio.to_thread(self._store.delete, record.kind, record.id)

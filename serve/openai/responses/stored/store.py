@@ -186,7 +186,7 @@ CONNECTION = {"check_same_thread": False, "isolation_level": None}
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """The database in `file`, readable by its owner only. What is no database of this version is set aside: it is a
+    """The database in `file`, readable by its owner only. What is not a database of this version is set aside: it is a
     cache."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for last_try in (False, True):

@@ -124,7 +124,7 @@ def test_the_run_of_a_vanished_gpu_goes_back_to_the_queue_and_on_another_slot(dr
         assert desk.ledger.quarantines() == {}
         lost = nvml.gpus.pop("GPU-a")
         await look(desk)
-        assert desk.state("a") is S.RUNNING, "one look that does not find it is no proof"
+        assert desk.state("a") is S.RUNNING, "one look that does not find it is not proof"
         await look(desk)
         assert "its GPU 0 (GPU-a) is missing" in desk.ledger.quarantines()["0"].reason
         assert desk.ledger.quarantines()["0"].by == "tandem"

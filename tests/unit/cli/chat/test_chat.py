@@ -449,7 +449,7 @@ def test_a_broken_save_file_is_named_and_left_as_it_is(talk, home):
     bad = home.conversations / "bad.json"
     bad.write_text('{"turns": 1}')
     done = talk("/load bad", "/conversations", "/load What is it", "Hi")
-    assert "is no saved conversation" in done.shown
+    assert "is not a saved conversation" in done.shown
     assert "1 conversation saved in" in done.shown.partition("no conversation 'What is it'")[2]
     assert "not readable" in done.shown
     assert bad.read_text() == '{"turns": 1}'

@@ -123,7 +123,7 @@ def test_before_anything_was_logged_it_says_so(home, invoke):
         invoke("logs", "--run", "latest").one_error_line().startswith("error: no run 'latest' -> nothing was trained")
     )
     assert "--request names no request" in invoke("logs", "--request", "").one_error_line(2)
-    assert invoke("logs", "--since", "soon").one_error_line(2).startswith("error: --since soon is no age")
+    assert invoke("logs", "--since", "soon").one_error_line(2).startswith("error: --since soon is not an age")
 
 
 def test_following_shows_what_comes_also_from_new_actors_and_ends_with_ctrl_c(told, invoke, monkeypatch):

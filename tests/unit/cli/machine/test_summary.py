@@ -118,7 +118,7 @@ def test_a_run_that_has_only_just_begun_is_not_missed(invoke, run, home):
 @pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01"])
 def test_a_day_that_no_clock_shows_is_one_line(day, invoke, run):
     error = invoke("summary", "--date", day, "--days", "5").one_error_line(2)
-    assert error.startswith(f"error: --date {day} is no day")
+    assert error.startswith(f"error: --date {day} is not a day")
 
 
 def test_a_day_on_which_nothing_was_trained_used_nothing(invoke, run):
@@ -134,7 +134,7 @@ def test_a_run_on_a_cpu_says_that_nothing_was_measured(invoke, run, home):
     done = invoke("summary")
     assert "energy of 1 run was not measured" in done.err
     assert "energy not measured" in " ".join(done.out.split())
-    assert "CO2" not in done.out and "cost" not in done.out, "what is not known is no row"
+    assert "CO2" not in done.out and "cost" not in done.out, "what is not known is not a row"
     assert json.loads(invoke("summary", "--json").out)["days"][0]["energy"]["joules"] is None
 
 

@@ -45,7 +45,7 @@ def test_runs_are_compared_by_letter(invoke, runs):
     assert words(done.out, "last loss") == ["2.0000", "3.0000", "-"]
     assert words(done.out, "held-out loss, last") == ["2.2500", "-", "-"]
     assert words(done.out, "lora.r") == ["16", "8", "16"]
-    assert "energy" not in done.out, "what no run has is no row"
+    assert "energy" not in done.out, "what no run has is not a row"
 
 
 def test_curves_in_a_pipe_share_one_scale(invoke, runs):

@@ -280,7 +280,7 @@ def test_top_shows_what_changes_follows_the_terminals_size_and_ends_with_q(termi
     ledger.submit("new-run", **TRAIN)
     top.see("new-run  QUEUED  next in the queue")
     assert not top.echoes
-    top.type("\x1b[A")  # an arrow is no Escape
+    top.type("\x1b[A")  # an arrow is not an Escape
     ledger.submit("another", **TRAIN)
     top.see("another  QUEUED")
     top.type("q")

@@ -148,7 +148,7 @@ def test_escape_sequences_of_an_answer_do_not_reach_the_terminal(server, invoke)
     ("arguments", "words", "code"),
     [
         (["--model", "nobody"], "the model 'nobody' does not exist", 1),
-        (["--url", "127.0.0.1:9"], "--url '127.0.0.1:9' is no address", 2),
+        (["--url", "127.0.0.1:9"], "--url '127.0.0.1:9' is not an address", 2),
         (["--url", "http://127.0.0.1:9/v1"], "no answer from http://127.0.0.1:9/v1", 1),
         (["--temperature", "3"], "3.0 is not in the range", 2),
     ],
@@ -188,7 +188,7 @@ def test_a_broken_file_to_go_on_with_is_one_line(server, invoke, home, piped):
     piped(b"")
     home.conversations.mkdir()
     (home.conversations / "bad.json").write_text("{")
-    assert "bad.json is no saved conversation" in invoke("chat", "--load", "bad").one_error_line(2)
+    assert "bad.json is not a saved conversation" in invoke("chat", "--load", "bad").one_error_line(2)
 
 
 # Channels

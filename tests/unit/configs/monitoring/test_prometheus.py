@@ -127,7 +127,7 @@ def test_cards_are_what_their_driver_says(stage):
 def test_no_alert_speaks_while_all_is_well_and_the_right_ones_begin_when_the_cluster_dies(stage):
     """The last one: it takes the stage down."""
     pending = 'ALERTS{alertstate=~"pending|firing"}'
-    own = {"TandemDiskNearlyFull"}  # this machine's disk, which is no business of the test
+    own = {"TandemDiskNearlyFull"}  # this machine's disk, which is not a business of the test
 
     def speaking() -> set[str]:
         return {labels["alertname"] for labels, _ in stage.prometheus.query(pending)} - own

@@ -102,14 +102,18 @@ def test_a_stream_is_read_chunk_by_chunk_however_its_bytes_are_cut():
     [
         (stream(chunk("a")), "broken_off", "the stream ended in the middle of an answer"),
         (stream(chunk("a"), "data: {"), "broken_off", "the stream ended in the middle of an answer"),
-        (stream(chunk("a"), "data: nonsense\n\n"), "not_a_completion", "the stream has an event that is no chunk"),
-        (stream(chunk("a"), "data: [1]\n\n"), "not_a_completion", "the stream has an event that is no chunk"),
+        (stream(chunk("a"), "data: nonsense\n\n"), "not_a_completion", "the stream has an event that is not a chunk"),
+        (stream(chunk("a"), "data: [1]\n\n"), "not_a_completion", "the stream has an event that is not a chunk"),
         (stream(f"data: {json.dumps(REFUSAL)}\n\n"), "error_event", "no"),
         (stream(END, USAGE, DONE), "empty", r"no text in the answer \(3 tokens\)"),
         (lambda body: (429, "application/json", [json.dumps(REFUSAL)]), "http_429", "no"),
         (lambda body: (500, "text/html", ["<h1>oh  no</h1>"]), "http_500", "<h1>oh no</h1>"),
         (lambda body: (502, "text/html", []), "http_502", "no reason given"),
-        (lambda body: (200, "application/json", ['{"answer": 4}']), "not_a_completion", "the answer is no completion"),
+        (
+            lambda body: (200, "application/json", ['{"answer": 4}']),
+            "not_a_completion",
+            "the answer is not a completion",
+        ),
     ],
 )
 def test_a_request_that_fails_says_how(answer, kind, message):

@@ -144,7 +144,7 @@ def test_a_row_that_says_what_is_expected_is_held_to_that(tmp_path):
     assert [answers.of_row(each).expect for each in read] == [{"regex": "[AB]"}, {"exact": "A"}, {"exact": "A"}]
     assert len({each.fingerprint for each in read}) == 1
     (tmp_path / "bad.jsonl").write_text(json.dumps(row | {"expect": {"regex": "("}}))
-    with pytest.raises(DataError, match=r"bad\.jsonl:1: `expect\.regex` is no regular expression"):
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: `expect\.regex` is not a regular expression"):
         dataset.read(DataConfig(dataset=str(tmp_path / "bad.jsonl")))
 
 

@@ -324,5 +324,5 @@ def test_stopping_ends_a_running_converter(tmp_path, monkeypatch):
 @pytest.mark.parametrize("data", [b"", b"GGUF", struct.pack("<4sIQQ", b"GGML", 3, 1, 0)])
 def test_what_is_no_gguf_file_is_refused(tmp_path, data):
     (tmp_path / "x.gguf").write_bytes(data)
-    with pytest.raises(ExportError, match=r"x\.gguf is no GGUF file"):
+    with pytest.raises(ExportError, match=r"x\.gguf is not a GGUF file"):
         gguf.tensors(tmp_path / "x.gguf")

@@ -95,6 +95,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage, home, ca
 
 
 def test_without_any_whole_checkpoint_a_continuation_is_refused(home):
-    with pytest.raises(TrainingError, match="run gone-1 left no whole checkpoint"):
+    with pytest.raises(TrainingError, match="run gone-1 left no complete checkpoint"):
         training.train(home, training.row("rest-1", parent="gone-1"))
     assert Registry(home.models).list() == []

@@ -276,7 +276,7 @@ def test_a_folder_is_compared_with_the_hub_when_asked(cache, online, four_bit, t
 def test_like_is_for_folders_and_fetch_for_hub_names(cache, four_bit):
     with pytest.raises(ConfigError, match="--like is for folders"):
         integrity.check(NAME, like=NAME)
-    with pytest.raises(ConfigError, match="is no hub name"):
+    with pytest.raises(ConfigError, match="is not a hub name"):
         integrity.check(str(four_bit), like="small")
     with pytest.raises(ConfigError, match="fetch takes a hub name"):
         integrity.fetch(str(four_bit), say=print)

@@ -402,7 +402,7 @@ def test_each_token_is_known_by_the_message_that_its_text_belongs_to():
         seen.append(parser.message and parser.message[0])
     thought, said = len(ids("a b")), len(ids("c"))
     assert [channel for channel in seen if channel] == ["analysis"] * thought + ["final"] * said
-    assert seen[2] is seen[-1] is None, "special tokens are no text"
+    assert seen[2] is seen[-1] is None, "special tokens are not text"
     assert parser.reasoning_tokens == thought
 
 

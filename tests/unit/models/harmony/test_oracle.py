@@ -278,7 +278,7 @@ HEADERS = some.one_of(
     some.builds("<|channel|>analysis to=browser.{}".format, NAMES),
 )
 BODIES = some.lists(some.one_of(some.integers(0, 199_997), some.integers(0, 255)), max_size=12)
-"""Ordinary tokens, of which many are no whole characters."""
+"""Ordinary tokens, of which many are not whole characters."""
 
 
 @QUICK

@@ -226,7 +226,7 @@ def test_tensors_that_are_no_pairs_and_shapes_that_do_not_fit_are_refused(adapte
     adapter, _ = adapters["full", False]
     odd = changed(adapter, tmp_path / "odd")
     rewrite(odd, lambda tensors: tensors.update({"base_model.model.lm_head.weight": torch.ones(2)}))
-    with ExitStack() as stack, pytest.raises(AdapterError, match=r"lm_head\.weight, which is no pair"):
+    with ExitStack() as stack, pytest.raises(AdapterError, match=r"lm_head\.weight, which is not a pair"):
         Lora(odd, stack)
     wide = changed(adapter, tmp_path / "wide")
     rewrite(

@@ -246,14 +246,14 @@ def test_a_name_that_no_file_can_have_is_no_conversation(home, name):
 @pytest.mark.parametrize("moment", ["1e300", "-1", "NaN"])
 @pytest.mark.parametrize("field", ["created", "updated"])
 def test_a_moment_that_is_no_date_is_refused(field, moment):
-    with pytest.raises(DataError, match=rf"odd\.json is no saved conversation: {field}"):
+    with pytest.raises(DataError, match=rf"odd\.json is not a saved conversation: {field}"):
         Conversation.from_json(f'{{"{field}": {moment}}}', source="odd.json")
 
 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("{", "it is no whole JSON"),
+        ("{", "it is not complete JSON"),
         ("[]", r"a conversation cannot be \[\]"),
         ('{"turns": [{"role": "user"}]}', "turns.0.content is missing"),
         ('{"messages": []}', "messages is nothing that a conversation has"),
@@ -261,7 +261,7 @@ def test_a_moment_that_is_no_date_is_refused(field, moment):
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_our_words(text, wrong):
-    with pytest.raises(DataError, match=f"^odd.json is no saved conversation: {wrong}$"):
+    with pytest.raises(DataError, match=f"^odd.json is not a saved conversation: {wrong}$"):
         Conversation.from_json(text, source="odd.json")
 
 

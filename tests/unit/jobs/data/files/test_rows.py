@@ -373,7 +373,7 @@ BAD_LINES = {
     "a NUL byte": (LINE.replace("Hi", "H\0").encode(), "not JSON: Invalid control character"),
     "an escaped NUL": (LINE.replace("Hi", "H\\u0000").encode(), "a NUL character"),
     "a line of 20 MB": (LINE.replace("Hi", "x" * 20_000_000).encode(), "20000"),
-    "a line of 20 MB that is no JSON": (b"x" * 20_000_000, "not JSON: "),
+    "a line of 20 MB that is not JSON": (b"x" * 20_000_000, "not JSON: "),
     "binary": (bytes(range(11, 256)), "not JSON: "),
 }  # fmt: skip
 
@@ -414,7 +414,7 @@ def test_names_out_of_a_file_stay_on_one_line_of_a_message(tmp_path):
     assert "column 18, column 19 and 480 more; expected" in message
     expect = json.dumps({"messages": MESSAGES, "expect": {"regex": "[z-\n]"}})
     message = refused(write(tmp_path / "a.jsonl", expect)).message
-    assert "a.jsonl:1: `expect.regex` is no regular expression: bad character range z-\\n" in message
+    assert "a.jsonl:1: `expect.regex` is not a regular expression: bad character range z-\\n" in message
 
 
 CSV_ROWS = {

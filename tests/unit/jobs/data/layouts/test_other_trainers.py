@@ -641,7 +641,7 @@ def test_a_completion_that_is_a_list_of_calls_calls():
     assert dialogue.messages[1] == {"role": "assistant", "tool_calls": [CALL]}
     flat = json.dumps([{"name": "stock", "parameters": {"item": {"type": "int"}}}])
     reason = refused(row | {"tools": flat}, prompt="query", completion="answers")
-    assert reason == "tool 1: `parameters` is no JSON Schema of an object: it needs `type` and `properties`"
+    assert reason == "tool 1: `parameters` is not a JSON Schema of an object: it needs `type` and `properties`"
 
 
 def test_openai_harmonys_calls_and_results_are_read():
