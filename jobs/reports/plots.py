@@ -73,11 +73,14 @@ def _colour(curve: Curve) -> int:
 
 def _ticks(low: int, high: int, count: int = 7) -> list[int]:
     """Round steps between two, both ends included."""
-    rough = max(1, (high - low) / count)
-    power = 10 ** math.floor(math.log10(rough))
-    stride = max(1, int(next(factor for factor in (1, 2, 5, 10) if factor * power >= rough) * power))
-    inner = range(-(-low // stride) * stride, high + 1, stride)
-    return [low, *(tick for tick in inner if tick - low > stride / 2 and high - tick > stride / 2), high][: count + 3]
+    from matplotlib.ticker import MaxNLocator
+
+    rounds = [
+        int(tick)
+        for tick in MaxNLocator(nbins=count, steps=[1, 2, 5, 10], integer=True).tick_values(float(low), float(high))
+    ]
+    apart = (rounds[1] - rounds[0]) / 2
+    return [low, *(tick for tick in rounds if tick - low > apart and high - tick > apart), high]
 
 
 def png(lines: Sequence[Curve], points: Sequence[Curve], file: Path, *, title: str, smooth: int = 1) -> None:

@@ -142,23 +142,24 @@ def _steps(begin: int, end: int) -> list[int]:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most `low` to at least `high`, about five."""
-    raw = (high - low) / 4 or 1
-    unit = 10 ** math.floor(math.log10(raw))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
+    from matplotlib.ticker import MaxNLocator  # loads numpy: 0.3 s that no other part of the page needs
+
+    return (
+        MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10])
+        .tick_values(float(low), float(high if high > low else low + 1))
+        .tolist()
+    )
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten from at most `low` to at least `high`, about seven at most; between few of them 2 and 5 as well."""
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    step = math.ceil((last - first) / 6)
-    last = first + step * math.ceil((last - first) / step)
+    from matplotlib.ticker import LogLocator
+
     factors = (1, 2, 5) if math.log10(high) - math.log10(low) <= 1.7 else (1,)
-    ticks = [factor * 10.0**power for power in range(first, last, step) for factor in factors] + [10.0**last]
-    begin = max(index for index, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
-    end = min(index for index, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
-    return ticks[begin : end + 1]
+    ticks = LogLocator(subs=factors, numticks=6).tick_values(low, high)
+    begin = max(tick for tick in ticks if tick <= low * (1 + 1e-9))
+    end = min(tick for tick in ticks if tick >= high * (1 - 1e-9))
+    return [tick for tick in ticks.tolist() if begin <= tick <= end]
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
