@@ -101,18 +101,18 @@ class Server:
         gateway.allowed_hosts = ("chat.example",)
         gateway.max_context = MAX_CONTEXT
         gateway.sampling = model_defaults(TINY_MODEL)
-        gateway.fleet = Engines([self.remote])
+        gateway.engines = Engines([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
         gateway.scrape = CollectorRegistry()
         gateway.requests = RequestMetrics(gateway.scrape)
         gateway.engine_metrics = EngineMetrics(gateway.scrape, "tiny")
         gateway.scrape.register(ClusterCollector(self.home))
-        parts = (TOKENIZER, gateway.catalog, gateway.fleet, gateway.requests, MAX_CONTEXT)
+        parts = (TOKENIZER, gateway.catalog, gateway.engines, gateway.requests, MAX_CONTEXT)
         gateway.chat = Chat(*parts)
         gateway.swapper = Swapper(
-            self.control, gateway.fleet, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
+            self.control, gateway.engines, gateway.catalog, self.registry, FINGERPRINT, gateway.requests
         )
-        gateway.holds = KeptAdapters(gateway.swapper, gateway.fleet, gateway.catalog)
+        gateway.kept_adapters = KeptAdapters(gateway.swapper, gateway.engines, gateway.catalog)
         gateway.kept, background = open_kept(self.keeping, self.home), Background()
         gateway.responses = Responses(gateway.chat, gateway.kept, background)
         gateway.stored_responses = StoredResponses(gateway.kept, background)

@@ -29,7 +29,7 @@ class Engines:
     """All engines. Loading means loading on every one of them."""
 
     def __init__(self, engines: list[EngineClient]) -> None:
-        self.engines = engines
+        self.clients = engines
         self._mine: Counter[str] = Counter()
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
@@ -40,7 +40,7 @@ class Engines:
         deadline = time.monotonic() + ENGINE_RETURN_S
         lost: Counter[str] = Counter()
         while True:
-            engine = min(self.engines, key=lambda engine: (lost[engine.name], self._mine[engine.name]))
+            engine = min(self.clients, key=lambda engine: (lost[engine.name], self._mine[engine.name]))
             self._mine[engine.name] += 1
             begun = False
             try:
@@ -53,7 +53,7 @@ class Engines:
                 if begun or time.monotonic() > deadline:
                     raise
                 lost[engine.name] += 1
-                await asyncio.sleep(0.5 if len(lost) == len(self.engines) else 0)
+                await asyncio.sleep(0.5 if len(lost) == len(self.clients) else 0)
             finally:
                 self._mine[engine.name] -= 1
 
@@ -106,11 +106,11 @@ class Engines:
             except TandemError as error:
                 return error.message
 
-        return dict(zip((e.name for e in self.engines), await asyncio.gather(*map(one, self.engines)), strict=True))
+        return dict(zip((e.name for e in self.clients), await asyncio.gather(*map(one, self.clients)), strict=True))
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
         """Every engine's answer, once all have answered. Raises the first error, a refusal before a lost engine."""
-        calls = (engine.call(method, *args) for engine in self.engines)
+        calls = (engine.call(method, *args) for engine in self.clients)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         errors = sorted(
             (answer for answer in answers if isinstance(answer, BaseException)),

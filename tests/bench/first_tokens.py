@@ -2,7 +2,7 @@
 
     python -m tests.bench.first_tokens --at-once 1 8 32 200
 
-The gateway's application with its fleet and line, asked without sockets and Ray, and an engine that steps when it is
+The gateway's application with its engines and line, asked without sockets and Ray, and an engine that steps when it is
 told to. Times are CPU time of the one thread that does it all, from the step on, so that what else the machine does
 does not count; medians over rounds. `first` are the first tokens of `--new` requests, `later` the mean of the others'
 tokens, `all` is when the last one has left.
@@ -84,7 +84,7 @@ class Clients:
 
 async def measure(streams: int, new: int, rounds: int, home: Home) -> str:
     gateway, engine = await Server(home)._gateway(), Stepping()
-    gateway.engines.engines = [engine_client.EngineClient("engine_1", FakeHandle(engine))]
+    gateway.engines.clients = [engine_client.EngineClient("engine_1", FakeHandle(engine))]
     await gateway.catalog.refresh()
     clients = Clients(build_app(gateway))
 

@@ -30,8 +30,8 @@ class Stage:
     def __init__(self, home) -> None:
         self.home = home
         self.registry = Registry(home.models)
-        self.engines = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
-        self.engines = Engines([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.engines)])
+        self.fakes = [FakeEngine(delay=0.001), FakeEngine(delay=0.001)]
+        self.engines = Engines([FakeRemote(f"engine_{number}", engine) for number, engine in enumerate(self.fakes)])
         self.scrape = CollectorRegistry()
 
     async def open(self) -> "Stage":
@@ -48,7 +48,7 @@ class Stage:
         return publish(self.registry, run_id=run_id, **about).version
 
     def loaded(self) -> list[tuple[str, ...]]:
-        return [engine.adapters() for engine in self.engines]
+        return [engine.adapters() for engine in self.fakes]
 
     def outcomes(self) -> list[tuple]:
         return [(swap.outcome, swap.old, swap.new) for swap in reversed(self.ledger.swaps())]

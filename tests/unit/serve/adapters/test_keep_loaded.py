@@ -93,7 +93,7 @@ def test_renewing_brings_back_what_a_restarted_engine_or_gateway_forgot(play):
     async def scenario(stage):
         version = stage.publish()
         hold = await stage.kept_adapters.take(version, 60)
-        stage.engines[0].remove_adapter(version)
+        stage.fakes[0].remove_adapter(version)
         assert (await stage.kept_adapters.take(version, 60, hold.id)).id == hold.id
         assert stage.loaded() == everywhere(version)
         await stage.kept_adapters.release(version, hold.id)
@@ -125,7 +125,7 @@ def test_an_engine_that_dies_while_loading_leaves_no_hold(play, monkeypatch):
         async def dies(*_):
             raise EngineLostError("engine_1 died")
 
-        monkeypatch.setattr(stage.engines[1], "add_adapter", dies)
+        monkeypatch.setattr(stage.fakes[1], "add_adapter", dies)
         with pytest.raises(EngineLostError):
             await stage.kept_adapters.take(version, 60)
         assert stage.loaded() == NOBODY and stage.kept_adapters.describe() == []

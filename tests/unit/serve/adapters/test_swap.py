@@ -91,7 +91,7 @@ def test_a_running_request_keeps_its_version_through_a_swap(play):
         await stage.swapper.swap("prod", second)
         tokens += [token async for chunk in stream for token in chunk.ids]
         assert tokens == list(range(20)), "every token, although its adapter was retired meanwhile"
-        (engine,) = [engine for engine in stage.engines if engine.requests]
+        (engine,) = [engine for engine in stage.fakes if engine.requests]
         assert engine.requests[0].adapter == first
 
     play(scenario)
@@ -230,14 +230,14 @@ def test_an_adapter_of_another_base_is_refused_and_the_old_one_goes_on(play):
 def test_an_adapter_that_one_engine_refuses_is_refused_and_the_old_one_goes_on(stage_name, play, monkeypatch):
     async def scenario(stage):
         version = stage.publish()
-        real = getattr(stage.engines[1], stage_name)
+        real = getattr(stage.fakes[1], stage_name)
 
         async def refuse(asked: str, *args) -> AdapterCheck | None:
             if asked == version:
                 raise AdapterError("its answers equal the base's")
             return await real(asked, *args)
 
-        monkeypatch.setattr(stage.engines[1], stage_name, refuse)
+        monkeypatch.setattr(stage.fakes[1], stage_name, refuse)
         await refused(stage, version, "its answers equal the base's")
 
     play(scenario)
@@ -246,13 +246,13 @@ def test_an_adapter_that_one_engine_refuses_is_refused_and_the_old_one_goes_on(s
 def test_an_engine_that_dies_while_loading_is_no_fault_of_the_adapter(play):
     async def scenario(stage):
         version = stage.publish()
-        stage.engines.engines[1].dead = True
+        stage.engines.clients[1].dead = True
         with pytest.raises(EngineLostError):
             await stage.swapper.swap("prod", version)
         assert stage.state(version) is AdapterState.PUBLISHED
         assert "could not be loaded: engine engine_1 died" in stage.ledger.adapter_states()[version][1]
-        assert stage.engines[0].adapters() == ()
-        stage.engines.engines[1].dead = False
+        assert stage.fakes[0].adapters() == ()
+        stage.engines.clients[1].dead = False
         assert (await stage.swapper.swap("prod", version)).new == version
 
     play(scenario)
@@ -284,13 +284,13 @@ def test_an_alias_that_somebody_else_moved_meanwhile_is_left_where_it_is(play):
 def test_the_states_are_what_the_engines_do(method, state, play, monkeypatch):
     async def scenario(stage):
         version, seen = stage.publish(), []
-        real = getattr(stage.engines[1], method)
+        real = getattr(stage.fakes[1], method)
 
         async def look(*args):
             seen.append(stage.state(version))
             return await real(*args)
 
-        monkeypatch.setattr(stage.engines[1], method, look)
+        monkeypatch.setattr(stage.fakes[1], method, look)
         await stage.swapper.swap("prod", version)
         assert seen == [state]
 
@@ -300,7 +300,7 @@ def test_the_states_are_what_the_engines_do(method, state, play, monkeypatch):
 def test_a_swap_whose_client_leaves_comes_to_its_end(play):
     async def scenario(stage):
         version = stage.publish()
-        real = stage.engines[0].verify_adapter
+        real = stage.fakes[0].verify_adapter
         verifying, go_on = asyncio.Event(), asyncio.Event()
 
         async def wait(*args):
@@ -308,7 +308,7 @@ def test_a_swap_whose_client_leaves_comes_to_its_end(play):
             await go_on.wait()
             return await real(*args)
 
-        stage.engines[0].verify_adapter = wait
+        stage.fakes[0].verify_adapter = wait
         asked = asyncio.create_task(stage.swapper.swap("prod", version))
         await verifying.wait()
         asked.cancel()
@@ -328,7 +328,7 @@ def test_an_error_that_nobody_thought_of_ends_the_attempt_too(play, monkeypatch)
         await stage.swapper.swap("prod", version)
         await stage.swapper.swap("prod", other)
         with monkeypatch.context() as patch:
-            patch.setattr(stage.engines[1], "verify_adapter", None)
+            patch.setattr(stage.fakes[1], "verify_adapter", None)
             with pytest.raises(TypeError):
                 await stage.swapper.swap("prod", version)
         state, reason = stage.ledger.adapter_states()[version]

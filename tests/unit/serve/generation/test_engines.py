@@ -62,14 +62,14 @@ def test_a_request_is_answered_by_one_engine_whole_and_in_order():
 
 
 def test_requests_go_to_the_engine_with_the_fewest():
-    engines = [FakeEngine(delay=0.01), FakeEngine(delay=0.01)]
-    engines = engines_of(*engines)
+    fakes = [FakeEngine(delay=0.01), FakeEngine(delay=0.01)]
+    engines = engines_of(*fakes)
 
     async def main() -> None:
         await asyncio.gather(*(collect(engines, request(f"r{number}")) for number in range(6)))
 
     asyncio.run(main())
-    assert [len(engine.requests) for engine in engines] == [3, 3]
+    assert [len(engine.requests) for engine in fakes] == [3, 3]
 
 
 def test_an_engine_that_dies_before_the_first_token_is_tried_again(monkeypatch):
@@ -84,7 +84,7 @@ def test_while_one_engine_is_dead_the_other_answers(monkeypatch):
     monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0.3)
     monkeypatch.setattr(engines_module.asyncio, "sleep", no_wait(asyncio.sleep))
     engines = engines_of(FakeEngine(), FakeEngine())
-    engines.engines[0].dead = True
+    engines.clients[0].dead = True
     assert asyncio.run(collect(engines, request())) == [1, 2, 3]
 
 
@@ -106,7 +106,7 @@ def test_an_engine_that_dies_after_a_token_ends_the_stream_with_an_error():
 def test_an_engine_that_does_not_come_back_in_time_is_an_error(monkeypatch):
     monkeypatch.setattr(engines_module, "ENGINE_RETURN_S", 0)
     engines = engines_of(FakeEngine())
-    engines.engines[0].dead = True
+    engines.clients[0].dead = True
     with pytest.raises(EngineLostError):
         asyncio.run(collect(engines, request()))
 
@@ -149,23 +149,23 @@ def test_an_adapter_is_loaded_and_verified_on_every_engine():
     engines = engines_of(FakeEngine(), FakeEngine())
     checks = asyncio.run(engines.load("v1", HERE))
     assert [check.max_difference for check in checks] == [1.0, 1.0]
-    assert [remote.engine.adapters() for remote in engines.engines] == [("v1",), ("v1",)]
+    assert [remote.engine.adapters() for remote in engines.clients] == [("v1",), ("v1",)]
 
 
 @pytest.mark.parametrize("stage", ["add", "verify"])
 @pytest.mark.parametrize("bad", [0, 1])
 def test_an_adapter_that_one_engine_refuses_stays_on_none(stage, bad):
-    engines = [FakeEngine(), FakeEngine()]
-    engines[bad] = Refusing(stage)
-    engines = engines_of(*engines)
+    fakes = [FakeEngine(), FakeEngine()]
+    fakes[bad] = Refusing(stage)
+    engines = engines_of(*fakes)
     with pytest.raises(AdapterError, match="v1 is broken"):
         asyncio.run(engines.load("v1", HERE))
-    assert [engine.adapters() for engine in engines] == [(), ()]
+    assert [engine.adapters() for engine in fakes] == [(), ()]
 
 
 def test_an_engine_that_is_still_loading_when_another_refuses_does_not_keep_the_adapter():
-    engines = [Refusing("add"), Refusing("never", delay=0.05)]
-    engines = engines_of(*engines)
+    fakes = [Refusing("add"), Refusing("never", delay=0.05)]
+    engines = engines_of(*fakes)
 
     async def main() -> None:
         with pytest.raises(AdapterError, match="v1 is broken"):
@@ -173,12 +173,12 @@ def test_an_engine_that_is_still_loading_when_another_refuses_does_not_keep_the_
         await asyncio.sleep(0.1)
 
     asyncio.run(main())
-    assert [engine.adapters() for engine in engines] == [(), ()]
+    assert [engine.adapters() for engine in fakes] == [(), ()]
 
 
 def test_a_refusal_keeps_its_reason_even_if_another_engine_is_dead():
-    engines = [Refusing("verify"), FakeEngine()]
-    engines = engines_of(*engines)
+    fakes = [Refusing("verify"), FakeEngine()]
+    engines = engines_of(*fakes)
 
     class DiesAfterLoading(FakeRemote):
         async def call(self, method, *args):
@@ -186,7 +186,7 @@ def test_a_refusal_keeps_its_reason_even_if_another_engine_is_dead():
                 self.dead = True
             return await super().call(method, *args)
 
-    engines.engines[1] = DiesAfterLoading("engine_1", engines[1])
+    engines.clients[1] = DiesAfterLoading("engine_1", fakes[1])
     with pytest.raises(AdapterError, match="v1 is broken"):
         asyncio.run(engines.load("v1", HERE))
 
@@ -194,7 +194,7 @@ def test_a_refusal_keeps_its_reason_even_if_another_engine_is_dead():
 def test_unloading_what_is_not_loaded_is_no_error():
     engines = engines_of(FakeEngine())
     asyncio.run(engines.unload("v1"))
-    assert engines.engines[0].engine.adapters() == ()
+    assert engines.clients[0].engine.adapters() == ()
 
 
 def test_only_the_adapters_that_are_wanted_are_kept():
@@ -206,7 +206,7 @@ def test_only_the_adapters_that_are_wanted_are_kept():
         await engines.retain({"v2", "not loaded"})
 
     asyncio.run(main())
-    assert [remote.engine.adapters() for remote in engines.engines] == [("v2",), ("v2",)]
+    assert [remote.engine.adapters() for remote in engines.clients] == [("v2",), ("v2",)]
 
 
 # Statistics
@@ -220,7 +220,7 @@ def test_statistics_say_which_engine_does_not_answer_and_why(monkeypatch):
             await asyncio.sleep(1)
 
     engines = Engines([FakeRemote("well", FakeEngine()), FakeRemote("dead", FakeEngine()), Slow("slow", FakeEngine())])
-    engines.engines[1].dead = True
+    engines.clients[1].dead = True
     stats = describe(asyncio.run(engines.stats()))
     assert stats["well"]["running"] == 0
     assert stats["dead"] == {"error": "engine dead died"}

@@ -134,7 +134,7 @@ def test_an_engine_that_does_not_answer_does_not_stop_the_sweep(play, monkeypatc
         kept, brief = stage.publish("a"), stage.publish("b")
         await stage.kept_adapters.keep(kept)
         await stage.kept_adapters.take(brief, 0.05)
-        engine = stage.engines.engines[0]
+        engine = stage.engines.clients[0]
         call, waiting = engine.call, asyncio.Event()
 
         async def silent(method: str, *args):
@@ -147,7 +147,7 @@ def test_an_engine_that_does_not_answer_does_not_stop_the_sweep(play, monkeypatc
         with pytest.raises(ClusterError, match="which adapters it has"):
             await stage.engines.has(kept)
         await swept(lambda: [each["version"] for each in stage.kept_adapters.describe()] == [kept])
-        assert brief in stage.engines[0].adapters(), "nobody could be asked"
+        assert brief in stage.fakes[0].adapters(), "nobody could be asked"
         waiting.set()
         await swept(lambda: stage.loaded() == [(kept,), (kept,)])
         watching.cancel()
