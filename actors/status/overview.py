@@ -215,7 +215,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         traffic=_traffic(said.metrics, problems),
         events=tuple(book.events) if book else (),
         problems=(),
-        driver_fault=_driver_fault(found.slots) if up and not gpus else None,
+        driver_fault=_driver_fault(found.slots) if up and not readings else None,
         starting=starting,
     )
     overview = replace(overview, processes=_on_their_way(overview))

@@ -101,7 +101,7 @@ def test_a_home_at_work_in_another_container_is_refused_and_left_as_it_is(home, 
     note(home, ProcessId(7, started=1, boot=ProcessId.own().boot, namespace=1))
     before = home.cluster.read_text()
     with in_another_container(home) as container:
-        words = "a cluster of another container, pid namespace or user is at work in"
+        words = "a cluster of another container, pid namespace or user is running in"
         for call in (lambda home: cluster.start(home, ClusterConfig()), cluster.stop, cluster.require):
             with pytest.raises(ClusterError, match=words):
                 call(home)
@@ -116,7 +116,7 @@ def test_a_claim_lasts_as_long_as_somebody_has_inherited_it(home, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_S", 0.1)
     with locks.claim(home) as descriptor:
         heir = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], pass_fds=(descriptor,))
-    with pytest.raises(ClusterError, match="is at work in"):
+    with pytest.raises(ClusterError, match="is running in"):
         locks.require_unclaimed(home)
     heir.kill()
     heir.wait()
