@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import Match
 
 from actors import client, logs
-from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
+from actors.metrics import ClusterCollector, EngineMetrics, MetricsPart, RequestMetrics
 from actors.ray_edge.loopback import stay_on_loopback
 from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from configs.paths import home
@@ -65,10 +65,10 @@ class Gateway:
         self.control = client.Client(client.find())
         self.engines = Engines([EngineClient(f"engine_{slot}", handle) for slot, handle in engines.items()])
         self.catalog = Catalog(described.name, self.control.aliases, is_published=self.registry.has)
-        self.scrape = CollectorRegistry()
-        self.requests = RequestMetrics(self.scrape)
-        self.engine_metrics = EngineMetrics(self.scrape, described.name)
-        self.scrape.register(ClusterCollector(home()))
+        self.metrics = {part: CollectorRegistry() for part in MetricsPart}
+        self.requests = RequestMetrics(self.metrics[MetricsPart.REQUESTS])
+        self.engine_metrics = EngineMetrics(self.metrics[MetricsPart.ENGINES], described.name)
+        self.metrics[MetricsPart.CLUSTER].register(ClusterCollector(home()))
         tokenizer = checkpoint.load_tokenizer(base)
         parts = (tokenizer, self.catalog, self.engines, self.requests, config.max_context)
         self.chat = Chat(*parts)

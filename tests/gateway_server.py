@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
 from actors.control import Control
-from actors.metrics import ClusterCollector, EngineMetrics, RequestMetrics
+from actors.metrics import ClusterCollector, EngineMetrics, MetricsPart, RequestMetrics
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, ResponsesConfig, Slot
 from models.base.checkpoint import end_token_ids
@@ -103,10 +103,10 @@ class Server:
         gateway.sampling = model_defaults(TINY_MODEL)
         gateway.engines = Engines([self.remote])
         gateway.catalog = Catalog("tiny", self.control.aliases, is_published=self.registry.has)
-        gateway.scrape = CollectorRegistry()
-        gateway.requests = RequestMetrics(gateway.scrape)
-        gateway.engine_metrics = EngineMetrics(gateway.scrape, "tiny")
-        gateway.scrape.register(ClusterCollector(self.home))
+        gateway.metrics = {part: CollectorRegistry() for part in MetricsPart}
+        gateway.requests = RequestMetrics(gateway.metrics[MetricsPart.REQUESTS])
+        gateway.engine_metrics = EngineMetrics(gateway.metrics[MetricsPart.ENGINES], "tiny")
+        gateway.metrics[MetricsPart.CLUSTER].register(ClusterCollector(self.home))
         parts = (TOKENIZER, gateway.catalog, gateway.engines, gateway.requests, MAX_CONTEXT)
         gateway.chat = Chat(*parts)
         gateway.swapper = Swapper(

@@ -8,6 +8,6 @@ the gateway's own on and `ray_targets` says where Ray's are.
 from actors.metrics.cluster import ClusterCollector
 from actors.metrics.gateway import GatewayCollector
 from actors.metrics.ray_targets import ray_targets
-from actors.metrics.requests import EngineMetrics, RequestMetrics
+from actors.metrics.requests import EngineMetrics, MetricsPart, RequestMetrics
 
-__all__ = ["ClusterCollector", "EngineMetrics", "GatewayCollector", "RequestMetrics", "ray_targets"]
+__all__ = ["ClusterCollector", "EngineMetrics", "GatewayCollector", "MetricsPart", "RequestMetrics", "ray_targets"]

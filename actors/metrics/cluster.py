@@ -1,8 +1,9 @@
 """What can be read at any time on the head node: cluster, hardware, ledger and adapters, each part for itself."""
 
+import functools
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from actors import cluster
 from actors.cluster import Cluster
 from actors.hardware import gpus
+from actors.hardware.gpus import GpuReading
 from actors.metrics import hardware, runs
 from actors.runs.ledger import Ledger
 from configs.errors import ClusterError
@@ -39,8 +41,9 @@ class ClusterCollector:
         yield _heartbeat_timeout(found)
         yield from scrape.part("host", hardware.host_families)
         yield from scrape.part("disk", lambda: hardware.disk(self._home.root))
-        yield from scrape.part("gpus", hardware.gpu_families)
-        yield from scrape.part("slot_gpus", lambda: _slot_gpus(found))
+        readings = functools.cache(gpus.readings)
+        yield from scrape.part("gpus", lambda: hardware.gpu_families(readings()))
+        yield from scrape.part("slot_gpus", lambda: _slot_gpus(found, readings()))
         yield from self._ledger(scrape, found, alive)
         yield scrape.errors()
 
@@ -119,9 +122,9 @@ def _slots(found: Cluster | None, ledger: Ledger) -> Iterator[Metric]:
     yield bad
 
 
-def _slot_gpus(found: Cluster | None) -> Iterator[Metric]:
+def _slot_gpus(found: Cluster | None, readings: Iterable[GpuReading]) -> Iterator[Metric]:
     family = GaugeMetricFamily("tandem_slot_gpu_up", "1 if the driver finds the slot's GPU.", labels=["slot", "uuid"])
-    present = {(gpu.index, gpu.uuid) for gpu in gpus.readings()}
+    present = {(gpu.index, gpu.uuid) for gpu in readings}
     for slot in found.slots if found else ():
         if slot.gpu is not None:
             there = any(slot.uuid == uuid if slot.uuid else slot.gpu == index for index, uuid in present)

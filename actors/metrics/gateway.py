@@ -1,4 +1,4 @@
-"""The gateway's request and engine metrics, passed on from its own `/metrics` by an exporter that outlives it."""
+"""The gateway's own metrics, of requests and engines, relayed from its `/metrics` by an exporter that outlives it."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors import cluster, http_clients
+from actors.metrics.requests import MetricsPart
 from configs.errors import TandemError
 from configs.paths import Home
 
 TIMEOUT_S = 8
 """Prometheus waits 10 s; the gateway itself waits 5 s for an engine."""
-PREFIXES = ("tandem_requests", "tandem_prompt", "tandem_output", "tandem_time_to", "tandem_inter_token")
-PREFIXES += ("tandem_request_duration", "tandem_swap_duration", "tandem_engine")
+RELAYED = [part for part in MetricsPart if part is not MetricsPart.CLUSTER]
+"""Every family of these parts; the exporter reads the cluster itself."""
 
 
 class GatewayCollector:
@@ -32,6 +33,5 @@ class GatewayCollector:
 
     def _read(self) -> list[Metric]:
         with http_clients.client(cluster.require(self._home).http, TIMEOUT_S) as http:
-            answer = http.get("/metrics")
-        families = text_string_to_metric_families(answer.raise_for_status().text)
-        return [family for family in families if family.name.startswith(PREFIXES)]
+            answer = http.get("/metrics", params={"collect[]": RELAYED})
+        return list(text_string_to_metric_families(answer.raise_for_status().text))

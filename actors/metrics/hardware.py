@@ -1,12 +1,13 @@
 """Host, disk and GPUs as metrics, read now. Every name is declared, with or without a value."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from actors.hardware import gpus
+from actors.hardware.gpus import GpuReading
 
 GPU_LABELS = ("gpu", "uuid", "name")
 
@@ -30,7 +31,7 @@ def disk(folder: Path) -> Iterator[Metric]:
     yield GaugeMetricFamily("tandem_disk_free_bytes", "Free space for TANDEM_HOME.", value=usage.free)
 
 
-def gpu_families() -> Iterator[Metric]:
+def gpu_families(readings: Iterable[GpuReading]) -> Iterator[Metric]:
     """What the driver tells; a reading that it refuses is left out."""
     families = {
         "memory_used": _gauge("memory_used_bytes", "GPU memory in use by all processes."),
@@ -45,7 +46,7 @@ def gpu_families() -> Iterator[Metric]:
             "tandem_gpu_energy_joules", "Energy that the GPU used since its driver was loaded.", labels=GPU_LABELS
         ),
     }
-    for reading in gpus.readings():
+    for reading in readings:
         where = [str(reading.index), reading.uuid, reading.name]
         for field, family in families.items():
             if (value := getattr(reading, field)) is not None:

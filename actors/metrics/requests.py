@@ -1,6 +1,7 @@
 """What the gateway counts and what it hears from its engines. Knows no HTTP; the gateway and what answers call it."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -10,6 +11,14 @@ SECONDS_TO_FIRST_TOKEN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 3
 SECONDS_OF_A_PART = (0.001, 0.002, *SECONDS_TO_FIRST_TOKEN)
 SECONDS_BETWEEN_TOKENS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 SECONDS_PER_REQUEST = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+
+class MetricsPart(StrEnum):
+    """Parts of the gateway's `/metrics`, each a registry of its own; `?collect[]=PART` asks for some of them."""
+
+    REQUESTS = "requests"  # counted by the gateway: costs nothing
+    ENGINES = "engines"  # asks every engine
+    CLUSTER = "cluster"  # reads ledger, home and GPUs; also in every other process of the head node
 
 
 class RequestMetrics:

@@ -171,20 +171,21 @@ class _Book:
     events: list[Event]
 
 
-def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overview:
+def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S, strict: bool = False) -> Overview:
     """Look at everything: at most `limit` runs that have ended, adapters, swaps, and 5 times as many events.
 
+    `strict` raises TandemError for a damaged cluster.json or ledger: what is up, or what ran, cannot be told from it.
     With 1,000 runs it takes 14 ms of processor time (`tests/bench/overview.py`, two slow cores), and while the cluster
     is up as long as the slowest of four HTTP answers, at most about `timeout_s`.
     """
     now, problems = time.time(), []
-    found = _cluster(home, problems)
+    found = _cluster(home, problems, strict)
     up = found is not None and found.is_alive
     if found is not None and not up:
         problems.append(f"the cluster died: its head, process {found.head.pid}, is gone -> `tandem up` starts it again")
     said = sources.fetch(found, home.token, timeout_s) if up else Answers()
-    book = _book(home, limit, problems)
-    readings, host = gpus.readings(), gpus.host()
+    book = _book(home, limit, problems, strict)
+    readings, host = _gpus(said), gpus.host()
     engines = said.status.get("engines") or {}
     running = _processes(found, said, problems) if up else ()
     starting = up and _is_starting(found, said, running, now)
@@ -202,7 +203,7 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
         base=said.status.get("base"),
         slots=_slots(found, book) if up else (),
         quarantines=book.quarantines if book else {},
-        gpus=tuple(readings),
+        gpus=readings,
         host=host,
         processes=running,
         engines=engines,
@@ -223,6 +224,14 @@ def read(home: Home, *, limit: int = 20, timeout_s: float = TIMEOUT_S) -> Overvi
     return replace(overview, problems=tuple(dict.fromkeys(problems)))
 
 
+def _gpus(said: Answers) -> tuple[GpuReading, ...]:
+    """As the gateway has just read them, on this machine; read here if it does not tell of any."""
+    with contextlib.suppress(*BAD_SHAPE):
+        if told := tuple(GpuReading(**gpu) for gpu in said.status.get("gpus") or ()):
+            return told
+    return tuple(gpus.readings())
+
+
 def _driver_fault(slots: Iterable[Slot]) -> str | None:
     return gpus.driver_fault() if any(slot.gpu is not None for slot in slots) else None
 
@@ -236,11 +245,13 @@ def age(moment: float | None, now: float) -> float | None:
 
 
 @contextlib.contextmanager
-def _part(name: str, problems: list[str]) -> Iterator[None]:
-    """Whatever keeps a part from being read becomes a sentence."""
+def _part(name: str, problems: list[str], strict: bool = False) -> Iterator[None]:
+    """Whatever keeps a part from being read becomes a sentence; not so a TandemError if it is read strictly."""
     try:
         yield
     except TandemError as error:
+        if strict:
+            raise
         problems.append(f"{name}: {error.message}{f' -> {error.hint}' if error.hint else ''}")
     except (OSError, sqlite3.Error) as error:
         problems.append(f"{name} cannot be read: {type(error).__name__}: {error}")
@@ -248,14 +259,14 @@ def _part(name: str, problems: list[str]) -> Iterator[None]:
         problems.append(f"{name} has a shape that is not understood: {type(error).__name__}: {error}")
 
 
-def _cluster(home: Home, problems: list[str]) -> Cluster | None:
-    with _part("cluster", problems):
+def _cluster(home: Home, problems: list[str], strict: bool) -> Cluster | None:
+    with _part("cluster", problems, strict):
         return cluster.find(home)
     return None
 
 
-def _book(home: Home, limit: int, problems: list[str]) -> _Book | None:
-    with _part("ledger", problems):
+def _book(home: Home, limit: int, problems: list[str], strict: bool) -> _Book | None:
+    with _part("ledger", problems, strict):
         if not home.ledger.exists():
             return None
         with contextlib.closing(Ledger(home.ledger, read_only=True)) as ledger:

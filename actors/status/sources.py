@@ -1,5 +1,6 @@
 """What Ray and the gateway of a running cluster answer over HTTP, asked at the same time; missing where they do not.
 
+Each fact is asked for once: engines and GPUs come with `/api/status`, and of `/metrics` only the gateway's counters.
 Knows addresses and shapes, not what the answers mean. Called by `actors.status.overview`.
 """
 
@@ -12,6 +13,7 @@ import httpx
 
 from actors import http_clients
 from actors.cluster import Cluster
+from actors.metrics import MetricsPart
 from actors.status import processes
 
 TIMEOUT_S = 2.0
@@ -82,7 +84,7 @@ def _addresses(found: Cluster, token: str) -> dict[str, tuple[str, dict[str, str
         "actors": (f"{found.dashboard}{processes.ACTORS}", secret),
         "serve": (f"{found.dashboard}{processes.SERVE}", secret),
         "status": (f"{found.http}/api/status", {}),
-        "metrics": (f"{found.http}/metrics", {}),
+        "metrics": (f"{found.http}/metrics?collect[]={MetricsPart.REQUESTS}", {}),
     }
 
 

@@ -4,20 +4,16 @@ import math
 import os
 import shutil
 import sys
-from contextlib import closing
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 
-from actors import cluster
-from actors.runs.ledger import Ledger
 from actors.status import overview
 from actors.status.overview import AdapterReading, Overview, RunReading
 from cli import output
 from cli.screens.board import NARROWEST, Board
 from configs import paths
-from configs.paths import Home
 
 TIMEOUT_S = 6
 """A person rather waits so long than reads that a busy machine does not answer."""
@@ -33,8 +29,7 @@ def status(as_json: bool) -> None:
       tandem status
       tandem status --json
     """
-    _require_readable(paths.home())
-    seen = overview.read(paths.home(), timeout_s=TIMEOUT_S)
+    seen = overview.read(paths.home(), timeout_s=TIMEOUT_S, strict=True)
     if as_json:
         output.print_json(report(seen))
     else:
@@ -43,14 +38,6 @@ def status(as_json: bool) -> None:
         if not as_json:
             output.say("start it with `tandem up`")
         raise SystemExit(1)
-
-
-def _require_readable(home: Home) -> None:
-    """Raises ClusterError for a damaged file: what is up, or what ran, cannot be told from it."""
-    cluster.find(home)
-    if home.ledger.exists():
-        with closing(Ledger(home.ledger, read_only=True)) as ledger:
-            ledger.aliases()
 
 
 def console() -> Console:

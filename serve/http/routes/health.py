@@ -2,15 +2,17 @@
 
 import asyncio
 import importlib.metadata
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from actors.metrics import MetricsPart
 from serve.generation.engines import describe
 from serve.http.description.page import READINESS
 
+ALL = tuple(MetricsPart)
 EMPTY = {200: {"description": "An engine answers."}, 503: {"description": "None does."}}
 
 
@@ -50,12 +52,13 @@ def routes(gateway: Any) -> APIRouter:
         return {"version": importlib.metadata.version("tandem")}
 
     @health.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Prometheus metrics of requests, engines, slots, queue, runs, adapters and GPUs."""
-        for name, stats in describe(await gateway.engines.stats()).items():
-            gateway.engine_metrics.update(name, None if "error" in stats else stats)
-        return PlainTextResponse(
-            await asyncio.to_thread(generate_latest, gateway.scrape), media_type=CONTENT_TYPE_LATEST
-        )
+    async def metrics(parts: Annotated[tuple[MetricsPart, ...], Query(alias="collect[]")] = ALL) -> Response:
+        """Prometheus metrics of requests, engines, slots, queue, runs, adapters and GPUs, or of the parts asked for."""
+        if MetricsPart.ENGINES in parts:
+            for name, stats in describe(await gateway.engines.stats()).items():
+                gateway.engine_metrics.update(name, None if "error" in stats else stats)
+        wanted = [gateway.metrics[part] for part in ALL if part in parts]
+        text = await asyncio.to_thread(lambda: b"".join(map(generate_latest, wanted)))  # collecting reads files
+        return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
 
     return health
