@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 
 from actors import cluster, http_clients
-from configs.errors import ClusterError, TandemError
+from configs import http_errors
+from configs.errors import ClusterError
 from configs.paths import home
 
 SWAP_TIMEOUT_S = 600  # a 353 MiB adapter from a slow disk, loaded and verified
@@ -34,11 +35,4 @@ class Api:
             ) from None
         if response.is_success:
             return response.json()
-        raise TandemError(_message(response))
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"the gateway answered {response.status_code}: {response.text[:200]}"
+        raise http_errors.error_of(response.status_code, response.text, who="the gateway")

@@ -15,6 +15,7 @@ from actors import http_clients
 from actors.cluster import Cluster
 from actors.metrics import MetricsPart
 from actors.status import processes
+from configs import http_errors
 
 TIMEOUT_S = 2.0
 BAD_SHAPE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
@@ -90,7 +91,8 @@ def _addresses(found: Cluster, token: str) -> dict[str, tuple[str, dict[str, str
 
 def _content(name: str, response: httpx.Response) -> Any:
     if not response.is_success:
-        message = f"{response.status_code} {_words(response)}"
+        said = http_errors.fields(response.text).get("message") or " ".join(response.text.split())[:120]
+        message = f"{response.status_code} {said}"
         raise httpx.HTTPStatusError(message, request=response.request, response=response)
     if name == "metrics":
         return response.text
@@ -98,13 +100,6 @@ def _content(name: str, response: httpx.Response) -> Any:
     if not isinstance(content, dict):
         raise TypeError(f"{type(content).__name__} instead of an object")
     return content
-
-
-def _words(response: httpx.Response) -> str:
-    try:
-        return response.json()["error"]["message"]
-    except BAD_SHAPE:
-        return " ".join(response.text.split())[:120]
 
 
 def _readiness(http: httpx.Client, found: Cluster) -> dict[str, Any]:

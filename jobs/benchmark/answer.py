@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from configs import http_errors
 from jobs.benchmark.timing import Failure, Timing
 
 SHOWN_MESSAGE = 300
@@ -70,11 +71,6 @@ def _take_counts(body: dict[str, Any], timing: Timing) -> None:
 
 
 def said(text: str) -> str:
-    """The message of an error body, in any of the shapes that servers give it."""
-    try:
-        body = json.loads(text)
-        error = body.get("error", body)
-        found = error if isinstance(error, str) else error.get("message") or error.get("detail") or text
-    except (ValueError, AttributeError):
-        found = text
-    return " ".join(str(found).split())[:SHOWN_MESSAGE] or "no reason given"
+    """The message of an error body on one line, or the text itself."""
+    found = http_errors.fields(text).get("message", text)
+    return " ".join(found.split())[:SHOWN_MESSAGE] or "no reason given"

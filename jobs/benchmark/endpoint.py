@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 from actors import http_clients
+from configs import http_errors
 from configs.address import base_url
 from configs.errors import ClusterError, NotFoundError, RequestError, TandemError
 from jobs.benchmark.answer import read_events, read_whole, said
@@ -155,14 +156,14 @@ class Endpoint:
 
     def _refusal(self, failure: Failure) -> TandemError:
         named = next((name for name in ("ignore_eos", "min_tokens", *self._extra) if name in failure.message), None)
-        match failure.kind:
-            case "connection" | "broken_off" | "timeout":
-                return ClusterError(f"{self.url}: {failure.message}", hint="`tandem status`")
-            case "http_404":
-                return NotFoundError(f"{failure.message}{self._listed(failure)}", hint="--model NAME", param="model")
-            case "http_400" | "http_413" | "http_422":
-                hint = f"leave {named} out of what is asked, if this endpoint does not take it" if named else ""
-                return RequestError(failure.message, hint=hint)
+        if failure.kind in ("connection", "broken_off", "timeout"):
+            return ClusterError(f"{self.url}: {failure.message}", hint="`tandem status`")
+        kind = http_errors.kind_of(failure.status)
+        if kind is NotFoundError:
+            return NotFoundError(f"{failure.message}{self._listed(failure)}", hint="--model NAME", param="model")
+        if kind is RequestError:
+            hint = f"leave {named} out of what is asked, if this endpoint does not take it" if named else ""
+            return RequestError(failure.message, hint=hint)
         return ClusterError(f"{self.url} ({failure.kind}): {failure.message}")
 
     def _listed(self, failure: Failure) -> str:

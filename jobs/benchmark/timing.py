@@ -16,6 +16,11 @@ class Failure:
     """`connection`, `broken_off`, `timeout`, `http_<status>`, `error_event`, `empty` or `not_a_completion`."""
     message: str
 
+    @property
+    def status(self) -> int | None:
+        """The answer's HTTP status, if it was one that says an error."""
+        return int(self.kind.removeprefix("http_")) if self.kind.startswith("http_") else None
+
 
 @dataclass
 class Timing:

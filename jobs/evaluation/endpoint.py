@@ -12,14 +12,15 @@ from typing import Any, Self
 import httpx
 
 from actors import http_clients
-from configs.errors import ClusterError, NotFoundError, RequestError
+from configs import http_errors
+from configs.errors import ClusterError
 
 TRIES = 30
 WAIT_S = 2.0
 """Between tries, unless the server names another time."""
 MOST_WAIT_S = 30.0
 ANSWER_TIMEOUT_S = 600.0
-PASSING = (429, 502, 503, 504)
+PASSING = (429, *http_errors.RESTARTING)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ class Endpoint:
             response = await self._patiently({"model": model} | body)
         if response.is_success:
             return response.json()["choices"][0]
-        kind = {404: NotFoundError, 400: RequestError}.get(response.status_code, ClusterError)
-        raise kind(_message(response))
+        raise http_errors.error_of(response.status_code, response.text, who="the endpoint", otherwise=ClusterError)
 
     async def _patiently(self, body: dict[str, Any]) -> httpx.Response:
         for left in reversed(range(TRIES)):
@@ -106,10 +106,3 @@ def _seconds(retry_after: str | None) -> float:
         return min(float(retry_after or WAIT_S), MOST_WAIT_S)
     except ValueError:
         return WAIT_S
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"the endpoint answered {response.status_code}: {response.text[:200]}"

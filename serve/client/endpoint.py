@@ -18,14 +18,11 @@ from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict, Field
 
 from actors import http_clients
-from configs.errors import ClusterError, NotFoundError, OverloadError, RequestError, TandemError
+from configs import http_errors
+from configs.errors import ClusterError, TandemError
 
 Effort = Literal["low", "medium", "high"]
 
-PASSING = (502, 503, 504)
-"""Statuses of an endpoint that is being restarted."""
-UNAVAILABLE = "unavailable"
-"""The code of an error event that says the same in the middle of a stream."""
 REASONING = ("reasoning", "reasoning_content")
 """What servers call it; those that send both send the same."""
 READY_POLL_S = 0.5
@@ -247,28 +244,19 @@ class Endpoint:
 
     def _translated(self, error: Exception) -> TandemError:
         """OpenAI's exception as ours, with the server's own words where it has some."""
-        body = getattr(error, "body", None)
-        words = body.get("message") if isinstance(body, dict) else None
-        said = words or str(error)
         match error:
             case openai.APIConnectionError():
                 ours = "`tandem up` starts it, `tandem status` shows it"
                 theirs = "is the address right, and does its server run?"
                 return ClusterError(f"no answer from {self.url}", hint=ours if self._address else theirs)
             # Ray's proxy before it knows its applications; a server of ours under another path
-            case openai.NotFoundError() if not words or error.code == "not_found":
+            case openai.NotFoundError() if not http_errors.fields(error.body) or error.code == "not_found":
                 return ClusterError(
                     f"{self.url} answers 404: no OpenAI API is there", hint="it is starting, or the URL lacks its /v1"
                 )
-            case openai.NotFoundError():
-                return NotFoundError(said, param="model")
-            case openai.RateLimitError():
-                return OverloadError(said)
-            case openai.BadRequestError() | openai.UnprocessableEntityError():
-                return RequestError(said, param=getattr(error, "param", None))
             case openai.APIError():
-                lost = getattr(error, "status_code", None) in PASSING or error.code == UNAVAILABLE
-                return ClusterError(said) if lost else TandemError(said)
+                body = error.body if http_errors.fields(error.body) else {"message": str(error)}
+                return http_errors.error_of(getattr(error, "status_code", None), body, who=self.url)
         return self._broken_off(error)
 
     def _broken_off(self, error: BaseException | None = None) -> ClusterError:

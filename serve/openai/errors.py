@@ -5,34 +5,10 @@ from typing import Any
 from openai.types.shared import ErrorObject
 from pydantic import ValidationError
 
-from configs.errors import (
-    AdapterError,
-    ClusterError,
-    ConfigError,
-    NotFoundError,
-    OverloadError,
-    PreviousResponseError,
-    PromptTooLongError,
-    RequestError,
-    StateError,
-    TandemError,
-)
+from configs.errors import NotFoundError, TandemError
+from configs.http_errors import MODEL_NOT_FOUND, STATUS
 from serve.openai.body import request_error
 from serve.request_log import current_id
-
-STATUS = {
-    PromptTooLongError: (400, "invalid_request_error", "context_length_exceeded"),
-    PreviousResponseError: (400, "invalid_request_error", "previous_response_not_found"),
-    RequestError: (400, "invalid_request_error", None),
-    ConfigError: (400, "invalid_request_error", None),
-    NotFoundError: (404, "invalid_request_error", "not_found"),
-    AdapterError: (409, "conflict_error", "adapter_refused"),
-    StateError: (409, "conflict_error", "wrong_state"),
-    OverloadError: (429, "rate_limit_error", "overloaded"),
-    ClusterError: (503, "server_error", "unavailable"),
-    TandemError: (500, "server_error", None),
-}
-"""HTTP status, OpenAI error type and code by error class; the nearest base class counts."""
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -47,7 +23,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         error = TandemError("internal error", hint="see the server's log: `tandem logs --request ID`")
     status, kind, code = next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
     if isinstance(error, NotFoundError) and error.param in ("model", "adapter"):
-        code = "model_not_found"
+        code = MODEL_NOT_FOUND
     param = error.param and _writable(error.param)
     fields = ErrorObject(message=_writable(error.sentence), type=kind, param=param, code=code)
     body = fields.model_dump(include={"message", "type", "param", "code"})

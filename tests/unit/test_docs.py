@@ -20,14 +20,14 @@ from actors.notify import messages, queue
 from actors.runs.ledger import Ledger
 from actors.runs.run import FOLLOWING, RunState
 from cli.main import COMMANDS, tandem
-from configs import guess, load, paths, reference
+from configs import guess, http_errors, load, paths, reference
 from configs.schema import ClusterConfig, NotifyConfig, RunConfig, Slot
 from jobs import train as train_job
 from serve import gateway
 from serve.anthropic import request as anthropic
 from serve.engine.protocol import EngineStats
 from serve.http.routes.admin import LoadRequest, RunRequest, SwapRequest, UnloadRequest
-from serve.openai import errors, models, no_effect
+from serve.openai import models, no_effect
 from serve.openai.chat import request as chat
 from serve.openai.completions import request as completions
 from serve.openai.responses import request as responses
@@ -309,7 +309,7 @@ def test_the_api_page_has_every_parameter_and_every_status():
     names |= anthropic.NEUTRAL.keys() | anthropic.MessagesRequest.model_fields.keys()
     assert sorted(name for name in names if f"`{name}`" not in text) == []
     rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \| (?:`(\w+)`|none) \|", text, re.MULTILINE)
-    declared = {(str(status), kind, code or "") for status, kind, code in errors.STATUS.values()}
+    declared = {(str(status), kind, code or "") for status, kind, code in http_errors.STATUS.values()}
     bare = {("403", "invalid_request_error", ""), ("405", "invalid_request_error", "")}
     routing = {("404", "invalid_request_error", "model_not_found"), *bare}
     assert set(rows) == declared | routing

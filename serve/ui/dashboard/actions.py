@@ -7,7 +7,8 @@ from urllib.parse import quote
 import httpx
 
 from actors import cluster, http_clients
-from configs.errors import ClusterError, RequestError, TandemError
+from configs import http_errors
+from configs.errors import ClusterError, RequestError
 from configs.paths import Home
 
 TIMEOUT_S = 600
@@ -66,12 +67,5 @@ async def _post(home: Home, path: str, body: dict[str, Any]) -> dict[str, Any]:
     except httpx.HTTPError as error:
         raise ClusterError(f"no answer from {place} ({type(error).__name__})", hint="it may be restarting") from None
     if not response.is_success:
-        raise TandemError(_words(response))
+        raise http_errors.error_of(response.status_code, response.text, who="the gateway")
     return response.json()
-
-
-def _words(response: httpx.Response) -> str:
-    try:
-        return response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"the gateway answered {response.status_code}: {response.text[:200]}"

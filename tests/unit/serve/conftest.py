@@ -1,12 +1,17 @@
 """A stage for swaps and holds (real control actor, ledger and registry, two fake engines), and a gateway over HTTP."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
+from actors import cluster
+from actors.cluster import Cluster
 from actors.control import Control
+from actors.home.process_id import ProcessId
 from actors.metrics import RequestMetrics
 from actors.runs.adapter_state import AdapterState
 from configs.paths import TINY_MODEL, Home
@@ -77,6 +82,15 @@ def play(home):
 def server(home) -> Iterator[Server]:
     with Server(home) as running:
         yield running
+
+
+@pytest.fixture
+def running(server) -> Server:
+    """The server as the gateway of a cluster whose head is this process; Ray answers nothing."""
+    began, port = psutil.Process(os.getpid()).create_time(), int(server.url.rpartition(":")[2])
+    cluster._write(server.home.cluster, Cluster(ProcessId.own(), began, "127.0.0.1:1", port, 1, SLOTS, ClusterConfig()))
+    server.home.token.write_text("secret\n")
+    return server
 
 
 @pytest.fixture(scope="module")

@@ -1,36 +1,21 @@
 """What one look at the machine reads: a real gateway over a real ledger, with every reading counted."""
 
 import asyncio
-import os
 import sys
 from collections import Counter
 
-import psutil
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Counter as CounterMetric
 
 from actors import cluster
-from actors.cluster import Cluster
 from actors.hardware import gpus
-from actors.home.process_id import ProcessId
 from actors.metrics import GatewayCollector, MetricsPart
 from actors.runs.ledger import Ledger
 from cli.machine import status
 from configs import paths
-from configs.schema import ClusterConfig
 from serve.ui.dashboard.reading import SharedReading
-from tests.gateway_server import SLOTS
 from tests.nvml import pynvml as driver
-
-
-@pytest.fixture
-def running(server):
-    """A cluster whose head is this process and whose gateway answers."""
-    began, port = psutil.Process(os.getpid()).create_time(), int(server.url.rpartition(":")[2])
-    cluster._write(server.home.cluster, Cluster(ProcessId.own(), began, "127.0.0.1:1", port, 1, SLOTS, ClusterConfig()))
-    server.home.token.write_text("secret\n")
-    return server
 
 
 @pytest.fixture
