@@ -1,27 +1,24 @@
 """The log files read again: the newest lines of one, then what comes, and several merged by time.
 
-Reads from the end in blocks, through rotations and restarts of the writers. Knows the files only, so it works while
-the cluster is down. Called by `tandem logs`.
+Knows the files only, so it works while the cluster is down. Called by `tandem logs`.
 """
 
 import contextlib
 import heapq
 import json
-import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from actors.logs.growing import GrowingFile
 from configs.paths import Home
 
-BLOCK = 2**16
-LONGEST_LINE = 2**20
 OLDER_IN_A_ROW = 1000
 """So many lines before the wanted time end the search; one alone may be the clock's fault."""
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -77,16 +74,14 @@ class Source:
     """One log: a file with the older ones beside it, from which `parse` makes lines."""
 
     def __init__(self, path: Path, parse: Callable[[bytes], Line]) -> None:
-        self._path, self._parse = path, parse
-        self._handle: BinaryIO | None = None
-        self._rest = b""
+        self._file, self._parse = GrowingFile(path), parse
 
     def newest(self, count: int, wanted: LineFilter) -> list[Line]:
         """The newest `count` lines that are wanted, oldest first; `coming` goes on behind them."""
         found: list[Line] = []
         undated: list[Line] = []
         older = 0
-        for raw in self._backwards():
+        for raw in self._file.backwards():
             if not raw or not wanted.may_hold(raw):
                 continue
             undated.append(line := self._parse(raw))
@@ -101,62 +96,8 @@ class Source:
 
     def coming(self, wanted: LineFilter) -> list[Line]:
         """What was written since the last call, or since `newest`."""
-        lines = [self._parse(raw) for raw in self._new_lines() if raw and wanted.may_hold(raw)]
+        lines = [self._parse(raw) for raw in self._file.new_lines() if raw and wanted.may_hold(raw)]
         return [line for line in lines if wanted.takes(line)]
-
-    def _backwards(self) -> Iterator[bytes]:
-        """All lines there are, newest first. An unfinished last one is among them, and comes again when it is whole."""
-        with contextlib.suppress(FileNotFoundError):
-            self._handle = self._path.open("rb")
-        if self._handle:
-            lines = _backwards(self._handle, self._handle.seek(0, os.SEEK_END))
-            self._rest = next(lines)
-            yield self._rest
-            yield from lines
-        for older in self._older():
-            with contextlib.suppress(FileNotFoundError), older.open("rb") as handle:
-                if self._handle is None or not _same(self._handle, older):
-                    yield from _backwards(handle, handle.seek(0, os.SEEK_END))
-
-    def _older(self) -> Iterator[Path]:
-        number = 1
-        while (path := self._path.with_name(f"{self._path.name}.{number}")).exists():
-            yield path
-            number += 1
-
-    def _new_lines(self) -> list[bytes]:
-        lines = []
-        for handle in self._handles():
-            if os.fstat(handle.fileno()).st_size < handle.tell():  # somebody emptied it
-                handle.seek(0)
-            *whole, self._rest = (self._rest + handle.read()).split(b"\n")
-            lines += whole
-            if handle is not self._handle:
-                handle.close()
-        return lines
-
-    def _handles(self) -> Iterator[BinaryIO]:
-        """What to read on from: the file that was open, whatever its name is now, then those that came after it."""
-        if self._handle is not None:
-            yield self._handle
-            if _same(self._handle, self._path) or not self._path.exists():
-                return
-            yield self._handle  # what was written between the end that was read and the rename
-            missed = []
-            for older in self._older():
-                if _same(self._handle, older):
-                    break
-                missed.append(older)
-            else:
-                missed = []  # it is deleted, and which of the others were read is not known
-            self._handle.close()
-            self._handle, self._rest = None, b""
-            for older in reversed(missed):
-                with contextlib.suppress(FileNotFoundError):
-                    yield older.open("rb")
-        with contextlib.suppress(FileNotFoundError):
-            self._handle = self._path.open("rb")
-            yield self._handle
 
 
 def actors(home: Home) -> list[str]:
@@ -223,29 +164,6 @@ def settled(times: list[float | None]) -> list[float]:
         now = at if index in agreed else now
         found.append(now)
     return found
-
-
-def _backwards(handle: BinaryIO, end: int) -> Iterator[bytes]:
-    """The lines before byte `end`, newest first, in memory of a few blocks. First what follows the last newline, which
-    may be nothing. The handle's place stays.
-    """
-    tail = b""
-    while end > 0:
-        start = max(0, end - BLOCK)
-        tail, *lines = (os.pread(handle.fileno(), end - start, start) + tail).split(b"\n")
-        yield from reversed(lines)
-        if len(tail) > LONGEST_LINE:
-            yield tail
-            tail = b""
-        end = start
-    yield tail
-
-
-def _same(handle: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _rank(level: Any) -> int:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from actors.logs.growing import end_of
 from configs import durable
 
 LOOKS = ("eval_loss", "check_loss")
@@ -46,13 +47,10 @@ def tail(path: Path, size: int = TAIL_BYTES) -> tuple[list[dict[str, Any]], int]
     A file that is not there has no lines. Raises OSError for one that cannot be read.
     """
     try:
-        with path.open("rb") as handle:
-            whole = handle.seek(0, 2)
-            handle.seek(max(0, whole - size))
-            texts = handle.read().split(b"\n")
+        text, is_cut = end_of(path, size)
     except FileNotFoundError:
         return [], 0
-    texts = texts[whole > size : -1]
+    texts = text.split(b"\n")[is_cut:-1]
     lines = [line for line in map(_object, texts) if line is not None and _is_timed(line)]
     return lines, len(texts) - len(lines)
 

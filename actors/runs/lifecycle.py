@@ -8,11 +8,11 @@ jobs only through `RayJobs`.
 
 import asyncio
 import contextlib
-import os
 import time
 from pathlib import Path
 
 from actors.home import locks
+from actors.logs.growing import end_of
 from actors.ray_edge.jobs import JobState, RayJobs
 from actors.runs import quarantine
 from actors.runs.event import EventKind
@@ -181,7 +181,7 @@ class RunLifecycle:
 
 
 def _last_lines(log: Path, count: int = 20) -> str:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
-        return "\n".join(file.read(20_000).decode(errors="replace").splitlines()[-count:])
+    with contextlib.suppress(OSError):
+        text, _ = end_of(log, 20_000)
+        return "\n".join(text.decode(errors="replace").splitlines()[-count:])
     return ""

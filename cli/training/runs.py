@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from actors.energy import cost, prices, usage
+from actors.logs.growing import GrowingFile
 from actors.runs.curve import MetricsLog
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunKind, RunState
@@ -153,8 +154,7 @@ def logs(run_id: str, follow: bool) -> None:
         if log.exists():
             click.echo(log.read_text(errors="replace"), nl=False)
         return
-    for text in _tail(log, lambda: book.run(run_id).state.is_terminal):
-        click.echo(text, nl=False)
+    _follow_log(log, lambda: book.run(run_id).state.is_terminal)
     ended = book.run(run_id)
     output.say(f"{ended.state}: {ended.reason}")
     sys.exit(EXIT_CODES[ended.state])
@@ -252,19 +252,15 @@ def _energy_json(consumed: usage.EnergyUse) -> dict[str, Any]:
     return asdict(_bill(consumed)) | totals | asdict(consumed)
 
 
-def _tail(log: Path, ended, poll_s: float = 0.3) -> Iterator[str]:
-    """Pieces of a growing file until `ended()` and everything was read; a file that is not there yet is waited for."""
-    offset = 0
+def _follow_log(log: Path, has_ended: Callable[[], bool], poll_s: float = 0.3) -> None:
+    """Print a growing file until `has_ended` and everything was read; one that is not there yet is waited for."""
+    file = GrowingFile(log)
     while True:
-        last = ended()
-        if log.exists():
-            with log.open("rb") as handle:
-                handle.seek(offset)
-                piece = handle.read()
-            offset += len(piece)
-            if piece:
-                yield piece.decode(errors="replace")
+        last = has_ended()
+        for line in file.new_lines():
+            click.echo(line.decode(errors="replace"))
         if last:
+            click.echo(file.rest.decode(errors="replace"), nl=False)
             return
         time.sleep(poll_s)
 

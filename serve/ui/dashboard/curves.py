@@ -3,12 +3,11 @@
 `actors.runs.curve` reads the lines; one that is damaged is counted, not fatal.
 """
 
-import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from actors.logs.growing import GrowingFile
 from actors.runs.curve import parse
 from configs.paths import Home
 
@@ -43,32 +42,22 @@ class Curves:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._known: OrderedDict[str, tuple[tuple[int, int], int, Curve]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[GrowingFile, Curve]] = OrderedDict()
         self._one_at_a_time = threading.Lock()
 
     def of(self, run_id: str) -> Curve:
         """The run's curve as it is now. Raises OSError if its file is there and cannot be read."""
         path = self._home.run(run_id) / "metrics.jsonl"
         with self._one_at_a_time:
-            try:
-                return self._follow(run_id, path)
-            except FileNotFoundError:
-                self._known.pop(run_id, None)
+            file, curve = self._known.pop(run_id, None) or (GrowingFile(path), Curve())
+            if not path.exists():
+                file.close()
                 return Curve()
-
-    def _follow(self, run_id: str, path: Path) -> Curve:
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            identity, offset, curve = self._known.get(run_id, (None, 0, Curve()))
-            if identity != (stat.st_dev, stat.st_ino) or stat.st_size < offset:  # a resumed run writes it anew
-                offset, curve = 0, Curve()
-            file.seek(offset)
-            text = file.read()
-        whole = text.rfind(b"\n") + 1
-        for line in text[:whole].splitlines():
-            curve.take(line)
-        self._known[run_id] = ((stat.st_dev, stat.st_ino), offset + whole, curve)
-        self._known.move_to_end(run_id)
-        while len(self._known) > MOST_KEPT:
-            self._known.popitem(last=False)
-        return curve
+            for begins, lines in file.new_parts():
+                curve = Curve() if begins else curve  # a resumed run writes it anew
+                for line in lines:
+                    curve.take(line)
+            self._known[run_id] = file, curve
+            while len(self._known) > MOST_KEPT:
+                self._known.popitem(last=False)[1][0].close()
+            return curve
