@@ -84,7 +84,7 @@ def _folders(home: Home) -> list[Path]:
 
 def _copy(home: Home, run_ids: tuple[str, ...], shown: Path) -> int:
     """Bring the event files up to date and show those of the chosen runs; how many have any."""
-    from jobs.reports import event_files
+    from actors.runs import event_files
 
     count = 0
     for run_id in _known(home, run_ids):

@@ -1,1 +1,1 @@
-"""Runs side by side, as tables, plots and TensorBoard event files."""
+"""Runs side by side, as tables and plots."""

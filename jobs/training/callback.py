@@ -19,6 +19,8 @@ from jobs.training.watchdog.watchdog import EarlyStopping, Verdict, Watchdog
 
 BEAT_S = 30
 """Between two signs of life in an evaluation."""
+COPY_S = 5
+"""Between two copies of the curve for TensorBoard, which looks every 5 s."""
 
 
 class RollBack(Exception):
@@ -48,7 +50,7 @@ class Progress(TrainerCallback):
         self.early: str | None = None
         self.gradient_check: GradientCheck | None = None
         self.seen = (time.monotonic(), 0)
-        self.beat = 0.0
+        self.beat = self.copied = 0.0
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         self.evaluating = False
@@ -93,6 +95,9 @@ class Progress(TrainerCallback):
         line |= {"tokens_per_s": rate} | self._consumed(tokens - self.seen[1])
         self.seen = (now, tokens)
         self.context.log.append(line | {"at": time.time()})
+        if now - self.copied > COPY_S:
+            self.copied = now
+            self.context.copy_curve()
         print(f"step {step}/{state.max_steps} loss {loss:.4f} {rate:.0f} tok/s")
         self._heed(self.watchdog.see(step, loss, grad_norm))
         directive = self.context.link.report(step=step, max_steps=state.max_steps, loss=loss, tokens_per_s=rate)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from actors.energy.usage import Recorder
+from actors.runs import event_files
 from actors.runs.curve import MetricsLog
 from actors.runs.event import EventKind
 from actors.trainer import ControlLink
@@ -55,6 +56,11 @@ class TrainingContext:
     @property
     def log(self) -> MetricsLog:
         return MetricsLog(self.folder / "metrics.jsonl")
+
+    def copy_curve(self) -> None:
+        """Bring the run's own event files up to date, if it reports to TensorBoard."""
+        if "tensorboard" in self.config.training.report_to:
+            event_files.copy(self.log.path, self.folder / "tensorboard")
 
     @property
     def checkpoints(self) -> Path:

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 import torch
-from transformers.integrations import TensorBoardCallback
 from trl import SFTTrainer
 
 from actors.runs.event import EventKind
@@ -83,6 +82,8 @@ def _stretch(context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> 
         return _OutOfMemory(trainer.state.global_step, progress.evaluating)
     except RollBack as back:
         return back.verdict
+    finally:
+        context.copy_curve()
     best, last = progress.patience.best, trainer.state.global_step
     taken = last
     if progress.early or (context.config.training.patience and not progress.stopped and best):
@@ -159,14 +160,4 @@ def _trainer(context: TrainingContext, plan: Plan, progress: Progress) -> SFTTra
         **evaluation,
     )
     looked_at = held_out or rows[:: -(-len(rows) // LOOKED_AT)]
-    trainer = new_trainer(trainer_class(context), context, arguments, rows, looked_at, progress)
-    if "tensorboard" in training.report_to:
-        trainer.add_callback(TensorBoardCallback(_tensorboard(context, progress.begin)))
-    return trainer
-
-
-def _tensorboard(context: TrainingContext, step: int):
-    """A writer whose curves go on after `step`, whatever an interrupted attempt wrote beyond it."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(context.folder / "tensorboard"), purge_step=step + 1)
+    return new_trainer(trainer_class(context), context, arguments, rows, looked_at, progress)

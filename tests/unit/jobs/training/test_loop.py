@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,15 +80,20 @@ def test_a_stage_within_another_gives_the_word_back(tmp_path):
     assert said == ["loading the model", "verifying the model", "loading the model", "compiling, with the first step"]
 
 
-def test_tensorboard_reads_the_runs_curves(measured):
+def scalars(folder: Path, tag: str) -> list:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    home, _ = measured
-    events = EventAccumulator(str(home.run("auto-1") / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    return events.Scalars(tag)
+
+
+def test_tensorboard_reads_the_runs_curves(measured):
+    home, _ = measured
+    shown = [(event.step, event.value) for event in scalars(home.run("auto-1"), "train/loss")]
     assert shown == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in training.curve(home, "auto-1")]
-    assert [event.step for event in events.Scalars("eval/loss")] == [0, 2, 4, 6], "the base's own comes first"
+    evaluated = scalars(home.run("auto-1"), "eval/loss")
+    assert [event.step for event in evaluated] == [0, 2, 4, 6], "the base's own comes first"
 
 
 def test_on_a_cpu_a_step_knows_its_tokens_and_that_no_joules_are_known(measured):
@@ -119,11 +125,13 @@ def test_joules_go_on_over_a_broken_attempt_and_a_resumed_run(home, monkeypatch)
     training.train(home, training.row("a-1", attempt=2), FakeLink(burn))
     lines = MetricsLog(home.run("a-1") / "metrics.jsonl").losses()
     assert [(line["step"], line["energy_joules"]) for line in lines] == [(1, 0), (2, 100), (3, 300), (4, 400)]
+    assert [event.step for event in scalars(home.run("a-1"), "train/loss")] == [1, 2, 3, 4]
     found = usage.read(home.run("a-1"))
     assert (found.joules, len(found.attempts)) == (500, 2), "with the joules of the step that was lost"
     attempt = 3
     training.train(home, training.row("b-1", parent="a-1"), FakeLink(burn))
     continued = MetricsLog(home.run("b-1") / "metrics.jsonl").losses()
     assert [line["energy_joules"] for line in continued] == [0, 100, 300, 400, 500, 600]
+    assert [event.step for event in scalars(home.run("b-1"), "train/learning_rate")] == [1, 2, 3, 4, 5, 6]
     assert usage.read(home.run("b-1")).joules == 700
     assert nvml.opened == 0

@@ -1,8 +1,9 @@
 """TensorBoard event files of runs, made from their `metrics.jsonl`, so that every run shows the same curves whatever
 it reported to while it trained.
 
-A copy is a folder below the cache that can be deleted at any time; it grows with its run. Called by
-`tandem tensorboard`. Writes the format itself, because torch's writer takes seconds to import and a thread per run.
+A copy is a folder that can be deleted at any time; it grows with its run. Called by `tandem tensorboard`, for copies
+below the cache, and by a run that reports to TensorBoard, for one in its own folder. Writes the format itself, because
+torch's writer takes seconds to import and a thread per run.
 """
 
 import hashlib

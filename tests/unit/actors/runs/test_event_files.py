@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.reports import event_files
+from actors.runs import event_files
 
 
 @pytest.fixture
