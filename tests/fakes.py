@@ -39,7 +39,7 @@ class FakeEngine:
         self._versions = [*dict.fromkeys([*self._versions, version])]
 
     async def verify_adapter(self, version: str) -> AdapterCheck:
-        return AdapterCheck(version, max_difference=1.0, repeat_difference=0.0, probe_tokens=1)
+        return AdapterCheck(version, max_difference=1.0, repeat_difference=0.0)
 
     def remove_adapter(self, version: str) -> None:
         if version not in self._versions:

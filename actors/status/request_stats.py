@@ -1,4 +1,4 @@
-"""Requests as people look at them: counters and latencies out of the gateway's `/metrics`.
+"""Requests as people look at them: counters and latencies out of what the gateway itself counts in `/metrics`.
 
 Knows the exposition format and the names of `actors.metrics`; fetches nothing. Called by `actors.status.overview`.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-_NAMES = ("tandem_requests", "tandem_prompt_tokens", "tandem_output_tokens")
 _SUFFIX = "_seconds"
 FEWEST = 20
 """Observations below which no quantile is told: buckets would place it beside the few values that there were."""
@@ -66,8 +65,6 @@ class Traffic:
 
     by_status: Mapping[str, int]
     """Answered requests by HTTP status."""
-    by_target: Mapping[str, int]
-    """Answered requests by alias, `base` or `version`."""
     active: int
     abandoned: int
     prompt_tokens: int
@@ -88,10 +85,9 @@ class Traffic:
 
 def parse(text: str) -> Traffic:
     """Read the gateway's `/metrics`. Raises ValueError if it is not exposition."""
-    wanted = (line for line in text.splitlines() if _is_wanted(line))
     counts: dict[str, dict[str, float]] = {}
     histograms: dict[str, dict[str, dict[float, float]]] = {}
-    for family in text_string_to_metric_families("\n".join((*wanted, ""))):
+    for family in text_string_to_metric_families(text):
         for name, labels, value, *_ in family.samples:
             if family.type == "histogram":
                 whole = f"{family.name}_{labels['part']}" if "part" in labels else family.name
@@ -106,7 +102,6 @@ def parse(text: str) -> Traffic:
     tally = lambda name: {key: int(value) for key, value in counts.get(name, {}).items()}  # noqa: E731
     return Traffic(
         by_status=tally("tandem_requests_total status"),
-        by_target=tally("tandem_requests_total target"),
         active=total("tandem_requests_active"),
         abandoned=total("tandem_requests_abandoned_total"),
         prompt_tokens=total("tandem_prompt_tokens_total"),
@@ -115,12 +110,6 @@ def parse(text: str) -> Traffic:
             name.removeprefix("tandem_").replace(_SUFFIX, ""): _latency(parts) for name, parts in histograms.items()
         },
     )
-
-
-def _is_wanted(line: str) -> bool:
-    """The lines of our counters and histograms of seconds; the parser is slow on the rest."""
-    name = line.removeprefix("# HELP ").removeprefix("# TYPE ").partition(" ")[0].partition("{")[0]
-    return name.startswith(_NAMES) or (name.startswith("tandem_") and _SUFFIX in name)
 
 
 def _latency(parts: dict[str, dict[float, float]]) -> Latency:

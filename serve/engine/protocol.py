@@ -95,8 +95,6 @@ class AdapterCheck:
     """Largest |adapter logit - base logit|."""
     repeat_difference: float
     """Largest difference between two runs of the base on the same prompts: 0 on a CPU, noise of atomics on a GPU."""
-    probe_tokens: int
-    """Positions compared."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class TransformersEngine:
         probes = [self._probe_ids(question) for question in PROBES]
         found = [await self._on_thread(lambda ids=ids: self._compare(version, ids)) for ids in probes]
         differences, repeats = zip(*found, strict=True)
-        check = AdapterCheck(version, _largest(differences), _largest(repeats), sum(map(len, probes)))
+        check = AdapterCheck(version, _largest(differences), _largest(repeats))
         # Written so that NaN fails too.
         if not check.max_difference < float("inf"):
             raise AdapterError(f"adapter {version} gives logits that are not finite", hint="train it again")

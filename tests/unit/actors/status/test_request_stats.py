@@ -34,7 +34,6 @@ def test_requests_are_counted_over_targets_and_statuses(metrics):
     metrics.output_tokens.labels("base").inc(12)
     seen = request_stats.parse(metrics.text())
     assert seen.by_status == {"200": 3, "503": 1, "404": 1}
-    assert seen.by_target == {"prod": 4, "base": 1}
     assert (seen.answered, seen.errors, seen.active, seen.abandoned) == (5, 1, 2, 1)
     assert (seen.prompt_tokens, seen.output_tokens) == (120, 42)
 

@@ -19,7 +19,7 @@ from tests.unit.actors.hardware.test_gpus import Nvml
 from tests.unit.cli.screens.boards import ALL_WELL, DOWN, NOW, coloured, lines
 
 LATENCY = Latency(20, 2.0, ((0.05, 0), (0.1, 10), (0.2, 20)))
-TRAFFIC = Traffic({"200": 40, "503": 2}, {"prod": 42}, 3, 1, 5000, 1234, {"time_to_first_token": LATENCY})
+TRAFFIC = Traffic({"200": 40, "503": 2}, 3, 1, 5000, 1234, {"time_to_first_token": LATENCY})
 ETA = Eta(252.0, 234.0, 300.0, 2.0)
 
 

@@ -60,9 +60,7 @@ def drawn(home, ledger, width: int = 80, height: int = 30) -> list[str]:
 
 
 def test_the_report_keeps_its_names_and_says_what_is_wrong():
-    traffic = Traffic(
-        {"200": 4}, {"prod": 4}, 1, 0, 10, 20, {"request_duration": Latency(4, 2.0, ((0.5, 2), (1.0, 4)))}
-    )
+    traffic = Traffic({"200": 4}, 1, 0, 10, 20, {"request_duration": Latency(4, 2.0, ((0.5, 2), (1.0, 4)))})
     bad = Quarantine("0", "why", 5.0, "tandem")
     whole = replace(ALL_WELL, quarantines={"0": bad}, traffic=traffic, problems=("x",))
     seen = json.loads(json.dumps(status.report(whole)))

@@ -450,7 +450,7 @@ def test_the_kv_cache_has_its_figure_and_latencies_say_how_sure_they_are(home):
     look = asyncio.run(SharedReading(home).now())
     queue = Latency(40, 0.004, ((0.001, 30), (0.1, 40)))
     latencies = {"time_to_first_token_part_queue": queue, "time_to_first_token": Latency(2, 3.92, ((1.0, 0), (2.0, 2)))}
-    traffic = Traffic({"200": 40}, {"prod": 40}, 0, 0, 1, 1, latencies)
+    traffic = Traffic({"200": 40}, 0, 0, 1, 1, latencies)
     engine = {"kv_tokens": 12_288, "kv_capacity": 49_152, "running": 1, "waiting": 0}
     seen = replace(look.overview, up=True, traffic=traffic, engines={"engine_1": engine})
     html = requests.html(replace(look, overview=seen))
