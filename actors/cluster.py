@@ -24,7 +24,7 @@ from actors import http_clients
 from actors.hardware import placement
 from actors.home import folder, locks
 from actors.home.process_id import ProcessId, namespace_of, own_namespace
-from actors.ray_edge import proxy
+from actors.ray_edge import names, proxy, variables
 from configs import durable, environment
 from configs.errors import ClusterError
 from configs.paths import Home
@@ -34,8 +34,6 @@ LOOPBACK = "127.0.0.1"
 MARKER = "TANDEM_CLUSTER"
 START_TIMEOUT_S = 90
 OBJECT_STORE_BYTES = 256 * 2**20  # tokens and metrics are all that travels; weights are read from disk
-NEEDED = ("gcs_server", "raylet")
-"""Children of the head process without which there is no cluster."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +156,8 @@ def stop(home: Home) -> int:
 def client_environment(home: Home, cluster: Cluster) -> dict[str, str]:
     """What Ray's own commands and drivers need to reach this cluster: addresses and the token's file."""
     return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(home.token),
-        "RAY_API_SERVER_ADDRESS": cluster.dashboard,  # ray job
-        "RAY_DASHBOARD_ADDRESS": cluster.dashboard,  # serve
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps 127.0.0.1 as node address; Ray replaces it otherwise
+        **variables.for_clients(home.token, cluster.dashboard),
         "TANDEM_HOME": str(home.root),
-        "PYTHONOPTIMIZE": "",  # Ray's commands fail with 2
-        "PYTHONWARNINGS": "",  # and with error
         **environment.past_proxies(os.environ),
     }
 
@@ -229,7 +220,7 @@ def _missing(cluster: Cluster) -> str:
         for child in psutil.Process(cluster.head.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
                 alive |= {child.name()} if child.status() != psutil.STATUS_ZOMBIE else set()
-    return next((name for name in NEEDED if name not in alive), "")
+    return next((name for name in names.CHILDREN if name not in alive), "")
 
 
 def _find_damaged(home: Home) -> Cluster | None:
@@ -308,24 +299,12 @@ def _head_environment(home: Home, config: ClusterConfig, ports: list[int]) -> di
     return inherited | {
         MARKER: str(home.root),
         "TANDEM_HOME": str(home.root),
-        "SPT_NOENV": "1",  # setproctitle in Ray's workers would overwrite the environment that `processes` reads
-        "AUTOSCALER_METRIC_PORT": str(ports[0]),  # fixed ports otherwise, so two clusters on one machine would collide
-        "DASHBOARD_METRIC_PORT": str(ports[1]),
         "PATH": binaries,
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(home.root / "tmp"),
         "TRITON_CACHE_DIR": str(home.cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(home.cache / "inductor"),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(home.token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(int(config.stop_grace_s)),
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # 5 s, three times, are too short for a busy machine
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is back after 5 s instead of 24
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        **variables.for_head(home.token, ports[:2], config.stop_grace_s),
     }
 
 

@@ -4,7 +4,6 @@ It waits for a slot, starts the pinned actor on it, runs the job's task there, f
 does not know what the task does. The entrypoints call `enter`.
 """
 
-import json
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from actors import client, logs, trainer
+from actors.ray_edge.jobs import own_id
 from actors.runs.run import Grant, Outcome, Run, RunKind, RunState, check_run_id
 from configs import paths
 from configs.errors import ClusterError, StateError, TandemError
@@ -148,7 +148,6 @@ def _words(error: Exception) -> str:
 
 def _submission_id(wanted: Job) -> str:
     """The id under which Ray knows this driver's job. Raises ClusterError outside a Ray job."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    if submission := job.get("metadata", {}).get("job_submission_id"):
+    if submission := own_id():
         return submission
     raise ClusterError(f"jobs.{wanted.kind} is the entrypoint of a Ray job", hint=wanted.instead)

@@ -3,11 +3,9 @@
 import json
 
 from actors import cluster
+from actors.ray_edge.names import DISCOVERY
 from configs.errors import TandemError
 from configs.paths import Home
-
-DISCOVERY = "prom_metrics_service_discovery.json"
-"""Ray's head writes it into its temporary folder and leaves it there when it ends."""
 
 
 def ray_targets(home: Home) -> list[dict]:

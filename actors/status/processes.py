@@ -11,22 +11,12 @@ from typing import Any
 import psutil
 
 from actors.cluster import Cluster
+from actors.ray_edge import names
 
-ACTORS = "/api/v0/actors?detail=1&limit=1000&filter_keys=state&filter_predicates=!%3D&filter_values=DEAD"
-"""Ray's table of actors, without those that are dead: they are kept for as long as the head lives."""
-SERVE = "/api/serve/applications/"
-HEALTH_CHECK = "A replica's health check failed"
-"""How Serve begins what it says of a deployment whose replica's process died or hung."""
 UP = ("ALIVE", "RUNNING")
 COMING = ("PENDING_CREATION", "DEPENDENCIES_UNREADY")
 """Ray's words for an actor whose process has not begun."""
-_KINDS = {
-    "Control": "control",
-    "ServeController": "controller",
-    "HAProxyManager": "front",
-    "Trainer": "trainer",
-    "JobSupervisor": "driver",
-}
+_KINDS = {"Control": "control", "Trainer": "trainer"} | names.CLASSES
 _ORDER = ("head", "control", "gateway", "engine", "trainer", "driver", "front", "controller")
 
 
@@ -80,8 +70,8 @@ class ProcessReading:
 def read(found: Cluster, actors: Any, applications: Any) -> list[ProcessReading]:
     """Every process that Tandem needs or has started, the important ones first.
 
-    `actors` and `applications` are the answers of ACTORS and SERVE; None for one that is not known. Raises KeyError,
-    TypeError or ValueError if one has another shape.
+    `actors` and `applications` are the answers of `names.ACTORS` and `names.SERVE`; None for one that is not known.
+    Raises KeyError, TypeError or ValueError if one has another shape.
     """
     readings = [_measured("head", "head", "ALIVE", found.head.pid)]
     if actors is not None:
@@ -107,7 +97,7 @@ def _run(kind: str, name: str) -> str | None:
     if kind == "trainer":
         return name.removeprefix("trainer_")
     if kind == "driver":
-        job = name.removeprefix("_ray_internal_job_actor_")  # RUN-ATTEMPT
+        job = name.removeprefix(names.JOB_ACTOR)  # RUN-ATTEMPT
         return job.rpartition("-")[0] or job
     return None
 
@@ -129,7 +119,7 @@ def _replicas(applications: dict[str, dict]) -> Iterator[ProcessReading]:
 
 
 def _words(message: str) -> str:
-    if message.startswith(HEALTH_CHECK):
+    if message.startswith(names.HEALTH_CHECK):
         return "its process died or hung; it is being started again"
     return message
 

@@ -14,7 +14,7 @@ import httpx
 from actors import http_clients
 from actors.cluster import Cluster
 from actors.metrics import MetricsPart
-from actors.status import processes
+from actors.ray_edge import names
 from configs import http_errors
 
 TIMEOUT_S = 2.0
@@ -82,8 +82,8 @@ def _secret(token: Path, problems: list[str]) -> str:
 def _addresses(found: Cluster, token: str) -> dict[str, tuple[str, dict[str, str]]]:
     secret = {"Authorization": f"Bearer {token}"}
     return {
-        "actors": (f"{found.dashboard}{processes.ACTORS}", secret),
-        "serve": (f"{found.dashboard}{processes.SERVE}", secret),
+        "actors": (f"{found.dashboard}{names.ACTORS}", secret),
+        "serve": (f"{found.dashboard}{names.SERVE}", secret),
         "status": (f"{found.http}/api/status", {}),
         "metrics": (f"{found.http}/metrics?collect[]={MetricsPart.REQUESTS}", {}),
     }
