@@ -22,7 +22,7 @@ ENGINE_RETURN_S = 120
 """How long a request that got no token yet waits for a dead engine to come back."""
 PROBE_S = 5
 STATS_S = 0.8
-"""What waits for statistics is itself waited for: the dashboard gives the gateway 2 s for all of its counters."""
+"""What waits for statistics is itself waited for: the dashboard gives the gateway 2 s for its status."""
 
 
 class Engines:
