@@ -4,7 +4,7 @@
 help:
 	@echo "make demo    set up, then train, serve and swap on the embedded model"
 	@echo "make test    set up, lint, then the whole suite"
-	@echo "make lint    ruff's checks and format"
+	@echo "make lint    ruff's checks and format, mypy's types"
 	@echo "make format  let ruff fix what it can"
 	@echo "make clean   remove .venv and caches; state in TANDEM_HOME stays"
 
@@ -19,6 +19,7 @@ test: lint
 lint: .venv/tandem-setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/mypy
 
 format: .venv/tandem-setup
 	@.venv/bin/ruff check --fix .
@@ -28,6 +29,6 @@ format: .venv/tandem-setup
 	@./setup.sh
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 FORCE:

@@ -5,8 +5,9 @@ Every process of a cluster that wants something of the ledger comes through here
 """
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.home.process_id import ProcessId
 from actors.runs.adapter_state import AdapterState
@@ -14,6 +15,10 @@ from actors.runs.event import EventKind
 from actors.runs.run import Grant, Outcome, Run, Submission
 from configs.errors import ClusterError, NotFoundError, TandemError
 from configs.schema import Slot
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
 
 NAME = "tandem_control"
 NAMESPACE = "tandem"
@@ -26,7 +31,7 @@ class Directive(StrEnum):
     STOP = "STOP"  # write a checkpoint and end
 
 
-def find():
+def find() -> "ActorHandle":
     """The control actor's handle. Raises NotFoundError if the connected cluster has none."""
     import ray
 
@@ -42,7 +47,7 @@ class BlockingClient:
     Raises the TandemError that the method raised, or ClusterError if no answer came.
     """
 
-    def __init__(self, timeout_s: float = 60, *, handle: Any = None) -> None:
+    def __init__(self, timeout_s: float = 60, *, handle: "ActorHandle | None" = None) -> None:
         """Raises NotFoundError if the connected cluster has no control actor."""
         self._handle, self._timeout_s = handle or find(), timeout_s
 
@@ -51,58 +56,62 @@ class BlockingClient:
         return BlockingClient(timeout_s, handle=self._handle)
 
     def submit(self, wanted: Submission) -> Run:
-        return self._ask("submit", wanted)
+        return self._ask(lambda control: control.submit.remote(wanted))
 
     def run(self, run_id: str) -> Run:
-        return self._ask("run", run_id)
+        return self._ask(lambda control: control.run.remote(run_id))
 
     def wait_for_slot(self, run_id: str, wait_s: float) -> Grant | None:
-        return self._ask("wait_for_slot", run_id, wait_s)
+        return self._ask(lambda control: control.wait_for_slot.remote(run_id, wait_s))
 
     def stop(self, run_id: str, reason: str) -> Run:
-        return self._ask("stop", run_id, reason)
+        return self._ask(lambda control: control.stop.remote(run_id, reason))
 
     def starting(self, run_id: str, attempt: int, process: ProcessId) -> Directive:
-        return self._ask("starting", run_id, attempt, process)
+        return self._ask(lambda control: control.starting.remote(run_id, attempt, process))
 
     def stage(self, run_id: str, attempt: int, stage: str) -> Directive:
-        return self._ask("stage", run_id, attempt, stage)
+        return self._ask(lambda control: control.stage.remote(run_id, attempt, stage))
 
     def training(self, run_id: str, attempt: int) -> Directive:
-        return self._ask("training", run_id, attempt)
+        return self._ask(lambda control: control.training.remote(run_id, attempt))
 
     def report(
         self, run_id: str, attempt: int, *, step: int, max_steps: int, loss: float | None, tokens_per_s: float | None
     ) -> Directive:
-        progress = {"step": step, "max_steps": max_steps, "loss": loss, "tokens_per_s": tokens_per_s}
-        return self._ask("report", run_id, attempt, **progress)
+        return self._ask(
+            lambda control: control.report.remote(
+                run_id, attempt, step=step, max_steps=max_steps, loss=loss, tokens_per_s=tokens_per_s
+            )
+        )
 
     def finish(self, run_id: str, attempt: int, outcome: Outcome) -> Run:
-        return self._ask("finish", run_id, attempt, outcome.state, outcome.reason, outcome.adapter)
+        return self._ask(
+            lambda control: control.finish.remote(run_id, attempt, outcome.state, outcome.reason, outcome.adapter)
+        )
 
     def slots(self) -> list[Slot]:
-        return self._ask("slots")
+        return self._ask(lambda control: control.slots.remote())
 
     def take_serve_slot(self, slot: str, holder: str, process: ProcessId) -> None:
-        self._ask("take_serve_slot", slot, holder, process)
+        self._ask(lambda control: control.take_serve_slot.remote(slot, holder, process))
 
     def engine_is_up(self, slot: str, process: ProcessId) -> None:
-        self._ask("engine_is_up", slot, process)
+        self._ask(lambda control: control.engine_is_up.remote(slot, process))
 
     def aliases(self) -> dict[str, str | None]:
-        return self._ask("aliases")
+        return self._ask(lambda control: control.aliases.remote())
 
     def note(self, kind: EventKind, text: str, run_id: str | None = None) -> None:
-        self._ask("note", kind, text, run_id)
+        self._ask(lambda control: control.note.remote(kind, text, run_id))
 
-    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def _ask(self, call: "Callable[[ActorHandle], ObjectRef]") -> Any:  # Ray's handles do not know what they return
         import ray
 
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                answer = getattr(self._handle, method).remote(*args, **kwargs)
-                return ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
+                return ray.get(call(self._handle), timeout=max(1.0, deadline - time.monotonic()))
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, TandemError) else error) from None
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
@@ -117,49 +126,51 @@ class Client:
     Raises the TandemError that the method raised, or ClusterError while the actor is being restarted.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: "ActorHandle") -> None:
         self._handle = handle
 
     async def submit(self, wanted: Submission) -> Run:
-        return await self._ask("submit", wanted)
+        return await self._ask(lambda control: control.submit.remote(wanted))
 
     async def stop(self, run_id: str) -> Run:
-        return await self._ask("stop", run_id)
+        return await self._ask(lambda control: control.stop.remote(run_id))
 
     async def describe_slots(self) -> list[dict]:
-        return await self._ask("describe_slots")
+        return await self._ask(lambda control: control.describe_slots.remote())
 
     async def quarantine(self, slot: str, reason: str) -> dict:
-        return await self._ask("quarantine", slot, reason)
+        return await self._ask(lambda control: control.quarantine.remote(slot, reason))
 
     async def release_quarantine(self, slot: str) -> dict:
-        return await self._ask("release_quarantine", slot)
+        return await self._ask(lambda control: control.release_quarantine.remote(slot))
 
     async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:
-        return await self._ask("aliases", known)
+        return await self._ask(lambda control: control.aliases.remote(known))
 
     async def gateway_starts(self) -> None:
-        await self._ask("gateway_starts")
+        await self._ask(lambda control: control.gateway_starts.remote())
 
     async def set_adapter_state(
         self, version: str, state: AdapterState, reason: str, process: ProcessId | None = None
     ) -> None:
-        await self._ask("set_adapter_state", version, state, reason, process)
+        await self._ask(lambda control: control.set_adapter_state.remote(version, state, reason, process))
 
     async def end_attempt(self, version: str, reason: str, process: ProcessId) -> None:
-        await self._ask("end_attempt", version, reason, process)
+        await self._ask(lambda control: control.end_attempt.remote(version, reason, process))
 
     async def flip(self, alias: str, version: str | None, *, expected: str | None, reason: str, seconds: float) -> None:
-        await self._ask("flip", alias, version, expected=expected, reason=reason, seconds=seconds)
+        await self._ask(
+            lambda control: control.flip.remote(alias, version, expected=expected, reason=reason, seconds=seconds)
+        )
 
     async def refuse_swap(self, alias: str, version: str, *, reason: str, seconds: float) -> None:
-        await self._ask("refuse_swap", alias, version, reason=reason, seconds=seconds)
+        await self._ask(lambda control: control.refuse_swap.remote(alias, version, reason=reason, seconds=seconds))
 
-    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def _ask(self, call: "Callable[[ActorHandle], ObjectRef]") -> Any:  # as above
         import ray
 
         try:
-            return await getattr(self._handle, method).remote(*args, **kwargs)
+            return await call(self._handle)
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, TandemError) else error) from None
         except ray.exceptions.RayActorError:

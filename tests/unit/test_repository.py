@@ -20,13 +20,13 @@ def test_ci_runs_the_readmes_test_command_with_every_python_that_the_project_tak
     assert "```bash\nmake demo\nmake test\n```" in (SOURCE / "README.md").read_text()
 
 
-def test_the_hooks_are_the_pinned_ruff():
-    pinned = [each for each in PROJECT["optional-dependencies"]["dev"] if each.startswith("ruff")]
-    assert re.fullmatch(r"ruff==[\d.]+", *pinned)
+def test_the_hooks_are_the_pinned_ruff_and_mypy():
+    pinned = [each for each in PROJECT["optional-dependencies"]["dev"] if each.startswith(("ruff", "mypy"))]
+    assert re.fullmatch(r"ruff==[\d.]+ mypy==[\d.]+", " ".join(pinned))
     (repository,) = yaml.safe_load((SOURCE / ".pre-commit-config.yaml").read_text())["repos"]
     assert repository["repo"] == "local"
     started = [shlex.split(hook["entry"])[:2] for hook in repository["hooks"]]
-    assert started == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"]]
+    assert started == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"], [".venv/bin/mypy"]]
 
 
 def test_the_templates_are_forms_that_name_commands_which_exist():
