@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -47,13 +47,16 @@ from serve.openai.responses.stored.responses import StoredResponses
 from serve.openai.tokens.service import Tokens
 from serve.request_log import RequestLog
 
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class Gateway:
     """The Serve deployment: builds its parts, then is the ASGI app."""
 
-    def __init__(self, config: ServeConfig, base: Path, engines: dict[str, Any]) -> None:
+    def __init__(self, config: ServeConfig, base: Path, engines: "dict[str, DeploymentHandle]") -> None:
         stay_on_loopback()
         logs.begin(home(), "gateway")
         described = checkpoint.inspect(base)
@@ -90,9 +93,9 @@ class Gateway:
     def models(self) -> list[dict[str, Any]]:
         """Every servable name as `GET /v1/models` has it."""
         published = {manifest.version: int(manifest.created_at) for manifest in self.registry.list()}
-        about = {"base": self.catalog.base, "context": self.max_context}
+        base, context = self.catalog.base, self.max_context
         return [
-            model(name, version, published.get(version or "", int(self.started)), **about)
+            model(name, version, published.get(version or "", int(self.started)), base=base, context=context)
             for name, version in self.catalog.names().items()
         ]
 
@@ -127,7 +130,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     )
     app.add_middleware(PlainPaths)
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
-    app.openapi = lambda: page.openapi(app)
+    app.openapi = lambda: page.openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.include_router(openai.routes(gateway))
     app.include_router(anthropic.routes(gateway))
     app.include_router(tokens.routes(gateway))
@@ -137,7 +140,7 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         admin.routes(gateway.control, gateway.engines, gateway.catalog, gateway.swapper, gateway.kept_adapters)
     )
     app.add_exception_handler(TandemError, _tandem_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.exception_handler(RequestValidationError)(_validation_error)
     app.add_exception_handler(400, _unreadable)
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
@@ -161,7 +164,7 @@ async def _tandem_error(request: Request, error: Exception) -> JSONResponse:
     return respond(error, request.scope)
 
 
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = [each | {"loc": each["loc"][1:]} for each in error.errors()]  # FastAPI's begin with "body"
     place, sentence = complaint(errors, error.body)
     return respond(RequestError(sentence, param=place or None), request.scope)
@@ -193,5 +196,5 @@ def _allowed(request: Request) -> list[str]:
 
 def _takes(request: Request, method: str) -> bool:
     """Whether a route of the request's path does; Starlette itself asks the first one only."""
-    scope = request.scope | {"method": method}
+    scope = {**request.scope, "method": method}
     return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)

@@ -1,7 +1,7 @@
 """Stand-ins for the seams, real enough to be talked to and short enough to be read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext, suppress
 from inspect import isawaitable
 from pathlib import Path
@@ -49,7 +49,7 @@ class FakeEngine:
     def adapters(self) -> tuple[str, ...]:
         return tuple(self._versions)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         if request.adapter is not None and request.adapter not in self._versions:
             raise NotFoundError(f"adapter {request.adapter} is not loaded", param="model")
         self.requests.append(request)
@@ -192,6 +192,21 @@ class FakeRemote:
         self.name, self.engine, self.dies_after = name, engine, dies_after
         self.dead = False
 
+    async def add_adapter(self, version: str, path: Path) -> None:
+        await self.call("add_adapter", version, path)
+
+    async def verify_adapter(self, version: str) -> AdapterCheck:
+        return await self.call("verify_adapter", version)
+
+    async def drop_adapter(self, version: str) -> None:
+        await self.call("drop_adapter", version)
+
+    async def adapters(self) -> tuple[str, ...]:
+        return await self.call("adapters")
+
+    async def stats(self) -> EngineStats:
+        return await self.call("stats")
+
     async def call(self, method: str, *args: Any) -> Any:
         if self.dead:
             raise EngineLostError(f"engine {self.name} died")
@@ -199,7 +214,7 @@ class FakeRemote:
             result = getattr(self.engine, method.replace("drop_", "remove_"))(*args)
             return await result if isawaitable(result) else result
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         if self.dead:
             raise EngineLostError(f"engine {self.name} died")
         count = 0

@@ -9,7 +9,7 @@ import contextvars
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.client import Client
 from actors.home.process_id import ProcessId
@@ -20,6 +20,8 @@ from models.lora import adapter
 from models.lora.registry import Registry
 from serve.generation.catalog import BASE, PREVIOUS, PROD, Catalog
 from serve.generation.engines import Engines
+
+T = TypeVar("T")
 
 RETRY_S = 1
 """Until the control actor, which did not answer, is told again that an attempt is over."""
@@ -52,7 +54,7 @@ class Swapper:
         self.one_at_a_time = asyncio.Lock()
         """Held by whoever loads or drops adapters."""
         self._process = ProcessId.own()
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def swap(self, alias: str, name: str | None, *, back: bool = False, force: bool = False) -> SwapResult:
         """Point `alias` at the adapter `name` (a version, `latest` or `base`), or with `back` at the previous one.
@@ -65,7 +67,7 @@ class Swapper:
             raise NotFoundError(f"no alias '{alias[:80]}'", hint=f"aliases: {PROD}")
         return await asyncio.shield(self._start(self._swap(alias, name, back, force)))
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """`work` as nobody's: Serve cancels what was called in the context of a request whose client left."""
         task = asyncio.create_task(work, context=contextvars.Context())
         self._tasks.add(task)
@@ -83,11 +85,13 @@ class Swapper:
             if doubts and not (back or force):
                 hint = f'`tandem swap {new} --force`, or "force": true in the body, swaps it in all the same'
                 raise StateError(f"{doubts}; {alias} goes on answering with {old or 'the base'}", hint=hint)
-            try:
-                difference = await self._bring_in(new) if new is not None else None
-            except Exception as error:  # whatever it is, the attempt is over
-                await self._refuse(alias, new, error, time.monotonic() - started)
-                raise
+            difference = None
+            if new is not None:
+                try:
+                    difference = await self._bring_in(new)
+                except Exception as error:  # whatever it is, the attempt is over
+                    await self._refuse(alias, new, error, time.monotonic() - started)
+                    raise
             seconds = time.monotonic() - started
             reason = "back to the previous one" if back else f"by force: {doubts}" if doubts else "by request"
             try:

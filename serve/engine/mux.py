@@ -10,7 +10,7 @@ says every SIGN_S that it listens, and one that says nothing MOST_SILENT times i
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from configs.errors import ClusterError, RequestError, TandemError
@@ -51,7 +51,7 @@ class EngineMux:
         """The gateway's sign of life."""
         self._heard = True
 
-    async def batches(self) -> AsyncIterator[list[Event]]:
+    async def batches(self) -> AsyncGenerator[list[Event], None]:
         """All events that are ready whenever some are, each request's in order; first an empty list, which says that
         requests may come. Closing it aborts every request; so does a silent gateway, which ends it.
         """
@@ -101,9 +101,14 @@ class EngineMux:
             text = f"the engine failed: {type(error).__name__}: {error}"
             self._put(request, ClusterError(text, hint="see `tandem logs`"))
         finally:
-            fields = {"request": request.request_id, "version": request.adapter or "base"}
-            fields |= {"prompt_tokens": len(request.prompt_ids), "output_tokens": last.completion_tokens}
-            fields |= {"event": "generation", "seconds": round(time.perf_counter() - began, 4)}
+            fields = {
+                "request": request.request_id,
+                "version": request.adapter or "base",
+                "prompt_tokens": len(request.prompt_ids),
+                "output_tokens": last.completion_tokens,
+                "event": "generation",
+                "seconds": round(time.perf_counter() - began, 4),
+            }
             level = logging.ERROR if trouble else logging.INFO
             log.log(level, "generation ended: %s", how, extra=fields, exc_info=trouble)
 

@@ -4,7 +4,7 @@ The gateway knows chat formats and aliases, an engine knows a model, a KV cache 
 has the smallest engine. All values that cross are small, frozen and picklable, so the seam may be a Ray actor.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -82,8 +82,13 @@ class TokenChunk:
     def followed_by(self, later: "TokenChunk") -> "TokenChunk":
         """This chunk and the next one of the same request as one."""
         logprobs = None if self.logprobs is None else self.logprobs + (later.logprobs or [])
-        first = {"prompt_logprobs": self.prompt_logprobs, "first_token": self.first_token}
-        return replace(later, ids=self.ids + later.ids, logprobs=logprobs, **first)
+        return replace(
+            later,
+            ids=self.ids + later.ids,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            first_token=self.first_token,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Engine(Protocol):
         """Versions that new requests may name, in the order added."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         """Stream the request's tokens. Closing the iterator (`aclose`, or cancelling its task) aborts the request.
 
         Raises at the first `__anext__`: NotFoundError(param="model") for an adapter that is not loaded,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class EngineReplica:
     start that finds its own adapters.
     """
 
-    async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:
+    async def __init__(self, config: ServeConfig, base: Path, slot: Slot) -> None:  # type: ignore[misc]  # Serve awaits
         die_with_parent()
         stay_on_loopback()
         logs.begin(home(), holder := f"engine_{slot.name}")
@@ -57,7 +57,7 @@ class EngineReplica:
             log.warning("%s", text)
             await asyncio.to_thread(control.note, EventKind.ERROR, text)
 
-    async def stream(self, line: str) -> AsyncIterator[list[Event]]:
+    async def stream(self, line: str) -> AsyncGenerator[list[Event], None]:
         """What the requests of one gateway gain, for as long as it reads; see `EngineMux.batches`. `line` is its id."""
         mux = self._muxes[line] = EngineMux(self._engine)
         try:

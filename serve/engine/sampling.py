@@ -116,8 +116,8 @@ class Sampler:
         self._withheld: torch.Tensor | None = None
         self._refused: torch.Tensor | None = None
         self._recent: deque[int] = deque(maxlen=max((len(word) - 1 for word in params.bad_words), default=0))
-        self._generated: torch.Tensor | None = None
-        self._seen: torch.Tensor | None = None
+        self._counted: tuple[torch.Tensor, torch.Tensor] | None = None
+        """How often each token was generated, and whether it was or stands in the prompt; both [V]."""
 
     def uniform(self) -> float:
         """The next number of this request's own stream, from 0 to below 1: one per generated token."""
@@ -177,16 +177,17 @@ class Sampler:
         """Apply the penalties to this request's logits [V], in place."""
         import torch
 
-        if self._generated is None:
-            self._generated = torch.zeros_like(logits)
-            self._seen = torch.zeros_like(logits, dtype=torch.bool)
-            self._seen[torch.tensor(list(set(self._prompt_ids)), dtype=torch.long, device=logits.device)] = True
+        if self._counted is None:
+            seen = torch.zeros_like(logits, dtype=torch.bool)
+            seen[torch.tensor(list(set(self._prompt_ids)), dtype=torch.long, device=logits.device)] = True
+            self._counted = torch.zeros_like(logits), seen
+        generated, seen = self._counted
         if self.params.repetition_penalty != 1:
             penalty = self.params.repetition_penalty
             repeated = torch.where(logits > 0, logits / penalty, logits * penalty)
-            logits.copy_(torch.where(self._seen, repeated, logits))
-        logits -= self.params.frequency_penalty * self._generated
-        logits -= self.params.presence_penalty * (self._generated > 0)
+            logits.copy_(torch.where(seen, repeated, logits))
+        logits -= self.params.frequency_penalty * generated
+        logits -= self.params.presence_penalty * (generated > 0)
 
     def record(self, token_id: int) -> None:
         """Count a generated token and move on in the grammar."""
@@ -194,9 +195,10 @@ class Sampler:
         if self.matcher and token_id >= 0:
             self.matcher.advance(token_id)
         self._recent.append(token_id)
-        if self._generated is not None and token_id >= 0:
-            self._generated[token_id] += 1
-            self._seen[token_id] = True
+        if self._counted is not None and token_id >= 0:
+            generated, seen = self._counted
+            generated[token_id] += 1
+            seen[token_id] = True
 
 
 def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:

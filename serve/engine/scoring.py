@@ -30,12 +30,13 @@ def score_sampled(
 ) -> list[dict[int, TokenLogprob] | None]:
     """What `score` gives for each of B rows of logits [B, V]; None where `likeliest` is None or `tokens` INVALID."""
     found: list[dict[int, TokenLogprob] | None] = [None] * len(tokens)
-    rows = [row for row, most in enumerate(likeliest) if most is not None and tokens[row] >= 0]
-    if rows:
-        scores = score(logits[rows], [tokens[row] for row in rows], max(likeliest[row] for row in rows))
+    wanted = {row: most for row, most in enumerate(likeliest) if most is not None and tokens[row] >= 0}
+    if wanted:
+        rows = list(wanted)
+        scores = score(logits[rows], [tokens[row] for row in rows], max(wanted.values()))
         for row, at in zip(rows, scores, strict=True):
-            own = tokens[row]
-            found[row] = {token: each for token, each in at.items() if token == own or each.rank <= likeliest[row]}
+            own, most = tokens[row], wanted[row]
+            found[row] = {token: each for token, each in at.items() if token == own or each.rank <= most}
     return found
 
 

@@ -59,7 +59,7 @@ class Catalog:
 
     def update(self, aliases: dict[str, str | None]) -> None:
         self._told = aliases
-        self._aliases = {PROD: None} | aliases
+        self._aliases = {PROD: None, **aliases}
 
     @property
     def aliases(self) -> dict[str, str | None]:
@@ -76,7 +76,8 @@ class Catalog:
     def names(self) -> dict[str, str | None]:
         """Every name that a request may use, to its version; the base first."""
         public = {alias: version for alias, version in self._aliases.items() if alias != PREVIOUS}
-        return {self.base: None, BASE: None} | public | {version: version for version in sorted(self.kept())}
+        versions = {version: version for version in sorted(self.kept())}
+        return {self.base: None, BASE: None, **public, **versions}
 
     def resolve(self, name: str) -> Target:
         """Raises NotFoundError(param="model"), with the names that exist or how to load what is not loaded."""

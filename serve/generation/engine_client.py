@@ -13,12 +13,18 @@ import copy
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import ClusterError, StateError, TandemError
 from serve.engine.mux import SIGN_S, Event
-from serve.engine.protocol import GenerationRequest, TokenChunk
+from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+    from serve.engine.replica import EngineReplica
 
 OPENING_S = 5
 """How long a request waits for an engine that is away, before `Engines` may ask another one or this one again."""
@@ -37,25 +43,42 @@ class EngineLostError(ClusterError):
 class EngineClient:
     """The engine of one slot. Use it from one asyncio loop."""
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, handle: "DeploymentHandle[EngineReplica]") -> None:
         self.name = name
         self._handle = handle
         self._line = _Line()
         self._line.close(EngineLostError("not opened yet"))
-        self._leaving: set[asyncio.Task] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
-    async def call(self, method: str, *args: Any) -> Any:
-        """Raises the TandemError that the method raised, or EngineLostError."""
+    async def add_adapter(self, version: str, path: Path) -> None:
+        """Raises what the method of EngineReplica raises, or EngineLostError; so do those below."""
+        await self._call(lambda engine: engine.add_adapter.remote(version, path))
+
+    async def verify_adapter(self, version: str) -> AdapterCheck:
+        return await self._call(lambda engine: engine.verify_adapter.remote(version))
+
+    async def drop_adapter(self, version: str) -> None:
+        await self._call(lambda engine: engine.drop_adapter.remote(version))
+
+    async def adapters(self) -> tuple[str, ...]:
+        return await self._call(lambda engine: engine.adapters.remote())
+
+    async def stats(self) -> EngineStats:
+        return await self._call(lambda engine: engine.stats.remote())
+
+    async def _call(self, call: "Callable[[DeploymentHandle[EngineReplica]], DeploymentResponse]") -> Any:
+        """What the engine answers, whose type Serve's handles do not know. Raises the TandemError that the method
+        raised, or EngineLostError."""
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
-            return await getattr(self._handle, method).remote(*args)
+            return await call(self._handle)
         except RayTaskError as error:
             raise _cause(error) from None
         except RayActorError as error:
             raise EngineLostError(f"engine {self.name} died: {type(error).__name__}", hint="it is restarted") from None
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         """The request's chunks. Closing it aborts. Raises what `Engine.generate` raises, and EngineLostError."""
         line = self._opened_line()
         reader = line.readers[request.request_id] = _Reader()
@@ -110,7 +133,7 @@ class EngineClient:
         await line.opened.wait()
         while not line.closed:
             with contextlib.suppress(Exception):  # whatever is wrong with the engine, the line itself says it
-                await self.call("listening", line.id)
+                await self._call(lambda engine: engine.listening.remote(line.id))
             await asyncio.sleep(SIGN_S)
 
     async def _submit(self, line: "_Line", request: GenerationRequest) -> None:
@@ -123,7 +146,7 @@ class EngineClient:
         if line.closed:
             return
         try:
-            await self.call("submit", line.id, request)
+            await self._call(lambda engine: engine.submit.remote(line.id, request))
         except StateError:  # another process than the line's, which is ending or dead
             line.give(request.request_id, EngineLostError(f"engine {self.name} died", hint="it is restarted"))
         except TandemError as error:
@@ -133,13 +156,13 @@ class EngineClient:
             text = f"engine {self.name} cannot be reached: {type(error).__name__}: {error}"
             line.give(request.request_id, ClusterError(text, hint="`tandem status`"))
 
-    def _leave(self, line: "_Line", request: GenerationRequest, submitted: asyncio.Task) -> None:
+    def _leave(self, line: "_Line", request: GenerationRequest, submitted: "asyncio.Task[None]") -> None:
         """Abort the request once the engine has it: calls may overtake each other."""
 
         async def abort() -> None:
             await submitted
             with contextlib.suppress(TandemError):  # a dead engine runs nothing
-                await self.call("abort", line.id, request.request_id)
+                await self._call(lambda engine: engine.abort.remote(line.id, request.request_id))
 
         task = _task(abort())
         self._leaving.add(task)
@@ -155,7 +178,7 @@ class _Line:
         self.opened = asyncio.Event()
         """The engine knows this line, or it is closed."""
         self.closed = False
-        self.task: asyncio.Task | None = None
+        self.task: asyncio.Task[None] | None = None
 
     async def give_out(self, batch: list[Event]) -> None:
         """Give every event to its reader, AT_ONCE of them in a turn of the loop, those first whose readers had nothing.
@@ -201,20 +224,21 @@ class _Reader:
         """All chunks that are there as one, or the first to come, or the error behind them."""
         await self._more.wait()
         event = self._events.popleft()
-        while isinstance(event, TokenChunk) and self._events and isinstance(self._events[0], TokenChunk):
-            event = event.followed_by(self._events.popleft())
+        while isinstance(event, TokenChunk) and self._events and isinstance(later := self._events[0], TokenChunk):
+            self._events.popleft()
+            event = event.followed_by(later)
         if not self._events:
             self._more.clear()
         return event
 
 
-def _task(work: Coroutine) -> asyncio.Task:
+def _task(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     """`work` outside its request: when a client disconnects, Serve cancels whatever was called in the context of its
     request, and a line belongs to all requests, an abort to one that has ended."""
     return asyncio.create_task(work, context=contextvars.Context())
 
 
-def _cause(error: Any) -> TandemError:
+def _cause(error: Exception) -> TandemError:
     """The TandemError that an engine raised, not Ray's wrapper of it."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, TandemError):

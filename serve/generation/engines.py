@@ -8,15 +8,17 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from configs.errors import ClusterError, TandemError
 from serve.engine.protocol import AdapterCheck, EngineStats, GenerationRequest, TokenChunk
 from serve.generation.engine_client import EngineClient, EngineLostError
+
+T = TypeVar("T")
 
 ENGINE_RETURN_S = 120
 """How long a request that got no token yet waits for a dead engine to come back."""
@@ -32,7 +34,7 @@ class Engines:
         self.clients = engines
         self._mine: Counter[str] = Counter()
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         """The request's tokens from one engine; tries again while no token has come.
 
         Raises what `Engine.generate` raises, and EngineLostError.
@@ -65,10 +67,10 @@ class Engines:
         `on_loaded` is awaited between the two. Raises AdapterError, and what `on_loaded` raises.
         """
         try:
-            await self._all("add_adapter", version, path)
+            await self._all(lambda engine: engine.add_adapter(version, path))
             if on_loaded:
                 await on_loaded()
-            return await self._all("verify_adapter", version)
+            return await self._all(lambda engine: engine.verify_adapter(version))
         except TandemError:
             with contextlib.suppress(EngineLostError):  # a dead engine keeps nothing; the first reason counts
                 await self.unload(version)
@@ -80,7 +82,7 @@ class Engines:
 
     async def unload(self, version: str) -> None:
         """Drop `version` everywhere once its last request has ended; not loaded is not an error."""
-        await self._all("drop_adapter", version)
+        await self._all(lambda engine: engine.drop_adapter(version))
 
     async def retain(self, versions: set[str]) -> None:
         """Drop every adapter that is not one of `versions`. Raises ClusterError if an engine does not answer."""
@@ -90,7 +92,7 @@ class Engines:
     async def _loaded(self) -> list[tuple[str, ...]]:
         """Each engine's versions. An engine that is being started does not answer, so this waits only so long."""
         try:
-            return await asyncio.wait_for(self._all("adapters"), PROBE_S)
+            return await asyncio.wait_for(self._all(lambda engine: engine.adapters()), PROBE_S)
         except TimeoutError:
             text = f"not every engine said within {PROBE_S} s which adapters it has"
             raise ClusterError(text, hint="one is loading its model, or restarting: see `tandem status`") from None
@@ -100,7 +102,7 @@ class Engines:
 
         async def one(engine: EngineClient) -> EngineStats | str:
             try:
-                return await asyncio.wait_for(engine.call("stats"), STATS_S)
+                return await asyncio.wait_for(engine.stats(), STATS_S)
             except TimeoutError:
                 return f"no answer within {STATS_S} s: loading its model, or restarting"
             except TandemError as error:
@@ -108,17 +110,16 @@ class Engines:
 
         return dict(zip((e.name for e in self.clients), await asyncio.gather(*map(one, self.clients)), strict=True))
 
-    async def _all(self, method: str, *args: Any) -> list[Any]:
+    async def _all(self, ask: Callable[[EngineClient], Awaitable[T]]) -> list[T]:
         """Every engine's answer, once all have answered. Raises the first error, a refusal before a lost engine."""
-        calls = (engine.call(method, *args) for engine in self.clients)
-        answers = await asyncio.gather(*calls, return_exceptions=True)
+        answers = await asyncio.gather(*map(ask, self.clients), return_exceptions=True)
         errors = sorted(
             (answer for answer in answers if isinstance(answer, BaseException)),
             key=lambda error: isinstance(error, EngineLostError),
         )
         if errors:
             raise errors[0]
-        return answers
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def describe(stats: dict[str, EngineStats | str]) -> dict[str, Any]:

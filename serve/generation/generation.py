@@ -3,13 +3,15 @@ formats nor HTTP; chat and completions write what comes out."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
 from actors.metrics import RequestMetrics
 from configs.errors import ClusterError, NotFoundError, TandemError
-from serve.engine.protocol import GenerationRequest, TokenChunk
+from serve.engine.grammar import Constraint
+from serve.engine.protocol import FirstToken, GenerationRequest, TokenChunk
 from serve.engine.sampling import SamplingParams
 from serve.generation.catalog import Catalog, Target
 from serve.generation.engines import EngineLostError, Engines
@@ -33,6 +35,16 @@ async def whole(answer: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of each of its generations, whatever their prompts; see GenerationRequest."""
+
+    constraint: Constraint | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt_only: bool = False
+
+
 class Generations:
     """Begins generations with one catalog and its engines."""
 
@@ -42,17 +54,32 @@ class Generations:
         self._metrics = metrics
 
     async def begin(
-        self, model: str, prompt: list[int], sampling: SamplingParams, *, started: float, again: bool = False, **how
+        self,
+        model: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        wanted: Wanted,
+        *,
+        started: float,
+        again: bool = False,
     ) -> "PinnedGeneration":
         """The generation up to its first chunk, so that whatever refuses it still has a status code.
 
         `started` is `time.perf_counter()` when the request came, `again` says that the request's prompt is counted
-        already, `how` are other fields of GenerationRequest. Raises RequestError, NotFoundError, OverloadError or
-        ClusterError.
+        already. Raises RequestError, NotFoundError, OverloadError or ClusterError.
         """
         target = self._catalog.resolve(model)
         for last_try in (False, True):
-            request = GenerationRequest(generation_id(), prompt, sampling, target.version, **how)
+            request = GenerationRequest(
+                generation_id(),
+                prompt,
+                sampling,
+                target.version,
+                prompt_logprobs=wanted.prompt_logprobs,
+                prompt_only=wanted.prompt_only,
+                constraint=wanted.constraint,
+                logprobs=wanted.logprobs,
+            )
             stream = self._engines.generate(request)
             try:
                 return PinnedGeneration(target, stream, await anext(stream), self._metrics, started, again)
@@ -61,16 +88,16 @@ class Generations:
         raise AssertionError("unreachable")
 
     async def begin_all(
-        self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], *, started: float, **how
+        self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], wanted: Wanted, *, started: float
     ) -> list["PinnedGeneration"]:
         """Several generations at once, all of one version. Raises what `begin` raises; then none of them goes on."""
         if len(asked) == 1:
             ((prompt, sampling),) = asked
-            return [await self.begin(model, prompt, sampling, started=started, **how)]
+            return [await self.begin(model, prompt, sampling, wanted, started=started)]
         repeated = [any(prompt is other for other, _ in asked[:index]) for index, (prompt, _) in enumerate(asked)]
         for _ in range(TRIES_OF_ONE_VERSION):
             begun = await _all_or_none(
-                asyncio.create_task(self.begin(model, prompt, sampling, started=started, again=again, **how))
+                asyncio.create_task(self.begin(model, prompt, sampling, wanted, started=started, again=again))
                 for (prompt, sampling), again in zip(asked, repeated, strict=True)
             )
             if len({each.target.version for each in begun}) == 1:
@@ -113,7 +140,7 @@ class PinnedGeneration:
     def __init__(
         self,
         target: Target,
-        stream: AsyncIterator[TokenChunk],
+        stream: AsyncGenerator[TokenChunk, None],
         first: TokenChunk,
         metrics: RequestMetrics,
         started: float,
@@ -129,13 +156,14 @@ class PinnedGeneration:
         seconds = time.perf_counter() - started
         self._exchange.began(target.name, target.version, seconds if first.ids else None)
         if first.ids:
-            metrics.began(target.kind, seconds, **(vars(first.first_token) if first.first_token else {}))
+            inside = first.first_token or FirstToken(0.0, 0.0)
+            metrics.began(target.kind, seconds, queue=inside.queue, prefill=inside.prefill)
 
     async def close(self) -> None:
         """Abandon it before anything of it was read."""
         await self._stream.aclose()
 
-    async def chunks(self, enough: Callable[[], bool] = lambda: False) -> AsyncIterator[TokenChunk]:
+    async def chunks(self, enough: Callable[[], bool] = lambda: False) -> AsyncGenerator[TokenChunk, None]:
         """All chunks, the first included, until the last one or until `enough()` after one. Close it to abandon."""
         kind, last = self.target.kind, time.perf_counter()
         chunk = self._first

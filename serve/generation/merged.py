@@ -1,14 +1,14 @@
 """Several streams of one request as one. Knows neither formats nor engines; chat and completions use it for choices."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[list[tuple[int, T]]]:
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[list[tuple[int, T]], None]:
     """What the streams give, as it comes, each with its stream's index; things ready together leave together.
 
     All streams are closed when one fails, whose error is raised then, or when this is.

@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from configs.errors import CheckpointError, RequestError
 from serve.engine.sampling import MOST_STOP_TOKENS, SamplingParams
@@ -32,7 +33,7 @@ MODELS_OWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 OTHERWISE = frozenset({"logit_bias", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words"})
 """Of a body's sampling, what an engine gets in another form."""
 
-BIASES = {
+BIASES: JsonDict = {
     "propertyNames": {"pattern": "^[0-9]{1,19}$"},
     "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
 }
@@ -57,9 +58,9 @@ class Part(BaseModel):
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-def between(least: float, most: float | None = None) -> dict[str, Any]:
+def between(least: float, most: float | None = None) -> JsonDict:
     """How the bounds that `SamplingParams` holds a field to are described."""
-    return {"minimum": least} | ({} if most is None else {"maximum": most})
+    return {"minimum": least} if most is None else {"minimum": least, "maximum": most}
 
 
 class SampledRequest(BaseModel):
@@ -103,7 +104,7 @@ class SampledRequest(BaseModel):
             raise ValueError("the keys are token ids")
         return value
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+    def with_defaults(self, defaults: Mapping[str, float]) -> Self:
         """The same, with `defaults` for what it leaves open."""
         return self.model_copy(update={k: v for k, v in defaults.items() if k not in self.model_fields_set})
 
@@ -147,7 +148,7 @@ def _spellings(words: Iterable[str], encode: Encode) -> Iterator[tuple[int, ...]
         yield from dict.fromkeys((tuple(encode(word)), tuple(encode(f" {word}"))))
 
 
-def model_defaults(base: Path) -> dict[str, Any]:
+def model_defaults(base: Path) -> dict[str, float]:
     """Those of MODELS_OWN that `generation_config.json` of the model in folder `base` has, as vLLM takes them.
 
     Raises CheckpointError for values that no request might have.

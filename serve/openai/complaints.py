@@ -96,7 +96,7 @@ def _sentence(place: str, errors: list[Error]) -> str:
         return f"{place}.type: Input should be one of {tags}, not {_shown(first['ctx']['tag'])}"
     if first["type"] == "union_tag_not_found":
         return f"{place}.type: Field required"
-    told = list(dict.fromkeys(WORDS.get(error["type"], error["msg"]) for error in errors))
+    told: list[str] = list(dict.fromkeys(WORDS.get(error["type"]) or error["msg"] for error in errors))
     told[1:] = [each.removeprefix("Input should be ") for each in told[1:]]
     return f"{place or 'the body'}: {' or '.join(told)}, not {_shown(first['input'])}"
 

@@ -85,12 +85,15 @@ class AdapterSet:
         """Let the model's next forward passes use `version`; None is the base alone."""
         if version == self._active:
             return
+        name = None if version is None else self._names[version]
         self._active = version
-        if version is not None:
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.set_adapter(self._names[version], inference_mode=True)
-        elif self._peft is not None:
+        if self._peft is None:  # nothing is loaded, so the base is all there is
+            return
+        if name is None:
             self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name, inference_mode=True)
 
     def unload(self, version: str) -> None:
         """Free the adapter's memory."""

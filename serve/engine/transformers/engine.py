@@ -11,12 +11,13 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -56,6 +57,8 @@ MOST_FAILURES = 3
 """Forward passes that may fail in a row before the engine calls itself broken."""
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -105,7 +108,7 @@ class TransformersEngine:
         self._waiting: deque[Generation] = deque()
         self._requests: dict[str, Generation] = {}
         self._adapters: dict[str, _Loaded] = {}
-        self._commands: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._commands: deque[tuple[Callable[[], object], Future[Any]]] = deque()
         self._fault: str | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="transformers-engine", daemon=True)
@@ -122,7 +125,7 @@ class TransformersEngine:
         if version not in self._adapters:
             raise NotFoundError(f"adapter {version} is not loaded", param="model")
         probes = [self._probe_ids(question) for question in PROBES]
-        found = [await self._on_thread(lambda ids=ids: self._compare(version, ids)) for ids in probes]
+        found = [await self._on_thread(partial(self._compare, version, ids)) for ids in probes]
         differences, repeats = zip(*found, strict=True)
         check = AdapterCheck(version, _largest(differences), _largest(repeats))
         # Written so that NaN fails too.
@@ -147,7 +150,7 @@ class TransformersEngine:
         with self._changed:
             return tuple(version for version, loaded in self._adapters.items() if not loaded.draining)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         matcher = await self._grammars.matcher(request.constraint) if request.constraint else None
         generation = self._submit(request, matcher)
         try:
@@ -244,9 +247,9 @@ class TransformersEngine:
                 loaded.draining = False
             return loaded is not None
 
-    async def _on_thread(self, command: Callable[[], Any]) -> Any:
+    async def _on_thread(self, command: Callable[[], T]) -> T:
         """Run `command` on the engine's thread between two steps and return what it returns."""
-        future: Future = Future()
+        future: Future[T] = Future()
         with self._changed:
             self.check_health()
             self._commands.append((command, future))
@@ -307,8 +310,8 @@ class TransformersEngine:
         with self._changed:
             for row, occupant in enumerate(self._rows):
                 if occupant is None and self._waiting:
-                    self._rows[row] = self._waiting.popleft()
-                    self._rows[row].admit(row)
+                    self._rows[row] = generation = self._waiting.popleft()
+                    generation.admit(row)
 
     def _prefill(self) -> None:
         """At most `prefill_chunk` tokens of the prompts that came first, those to be scored after all others.
@@ -371,9 +374,10 @@ class TransformersEngine:
     @torch.inference_mode()
     def _score(self, generation: Generation, logits: torch.Tensor) -> None:
         """Score the prompt tokens that follow the last positions of the row, whose logits are [Q, vocabulary]."""
-        first = generation.cached + 1
-        tokens = generation.request.prompt_ids[first : first + len(logits)]
-        generation.scores += score(logits, tokens, generation.request.prompt_logprobs)
+        first, likeliest = generation.cached + 1, generation.request.prompt_logprobs
+        if likeliest is not None:
+            tokens = generation.request.prompt_ids[first : first + len(logits)]
+            generation.scores += score(logits, tokens, likeliest)
 
     @torch.inference_mode()
     def _forward(self, group: list[Generation], ids: list[list[int]], keep: int) -> torch.Tensor:
@@ -399,7 +403,8 @@ class TransformersEngine:
         self, group: list[Generation], tokens: list[int], logprobs: list[dict[int, TokenLogprob] | None]
     ) -> None:
         """Give each generation its token; end those whose token or length says so."""
-        running, ended = [], []
+        running: list[tuple[Generation, TokenChunk]] = []
+        ended: list[tuple[Generation, TokenChunk | Exception]] = []
         for generation, token, scores in zip(group, tokens, logprobs, strict=True):
             if token == INVALID:
                 fault = generation.sampler.fault or "the model's logits are not numbers"
@@ -407,7 +412,10 @@ class TransformersEngine:
                 continue
             self._generated += 1
             chunk = generation.gain(token, scores)
-            (ended if chunk.finish_reason else running).append((generation, chunk))
+            if chunk.finish_reason:
+                ended.append((generation, chunk))
+            else:
+                running.append((generation, chunk))
         self._finish(ended, running)
 
     def _finish(
@@ -464,7 +472,7 @@ class TransformersEngine:
         for _, future in commands:
             if future.set_running_or_notify_cancel():
                 future.set_exception(TandemError(fault))
-        self._cache = None
+        del self._cache
 
     def _load(self, version: str, files: AdapterFiles) -> None:
         if self._revived(version):

@@ -17,7 +17,7 @@ class Generation:
     limit: int
     """Most tokens to generate."""
     sampler: Sampler
-    events: asyncio.Queue = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[TokenChunk | Exception] = field(default_factory=asyncio.Queue)
     row: int | None = None
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
@@ -45,10 +45,11 @@ class Generation:
     def gain(self, token: int, logprobs: dict[int, TokenLogprob] | None) -> TokenChunk:
         """The chunk for the next token, with a finish reason if it is the last one."""
         self.generated.append(token)
+        reason: FinishReason | None = None
         if token in self.request.sampling.stop_token_ids or self.sampler.complete:
             reason = "stop"
-        else:
-            reason = "length" if len(self.generated) >= self.limit else None
+        elif len(self.generated) >= self.limit:
+            reason = "length"
         return self.chunk([token], reason, None if logprobs is None else [logprobs])
 
     def chunk(

@@ -52,7 +52,7 @@ class _RowLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write [B, heads, Q, width] at the rows and positions of `begin`; returns [B, heads, L, width] of each."""
         if not self.is_initialized:

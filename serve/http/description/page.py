@@ -44,7 +44,7 @@ ERROR = {
         }
     },
 }
-READINESS = {
+READINESS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": said,
         "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"const": ready}}}}},

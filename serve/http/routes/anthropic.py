@@ -1,8 +1,6 @@
 """Anthropic's routes. Bodies are parsed by `serve.anthropic.request`, not by FastAPI. Errors are raised; the gateway
 writes them."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -11,10 +9,11 @@ from serve.anthropic.message import Event, Message, TokenCount
 from serve.http.description.page import documented
 from serve.http.error_answer import request_id
 from serve.http.routes.generating import Generating, read_body
+from serve.http.routes.parts import Parts
 from serve.openai.body import encode
 
 
-def routes(gateway: Any) -> APIRouter:
+def routes(gateway: Parts) -> APIRouter:
     """The routes over one `serve.gateway.Gateway`."""
     v1 = APIRouter(prefix="/v1/messages")
     generating = Generating(gateway)

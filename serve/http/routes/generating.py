@@ -4,27 +4,61 @@ Knows HTTP and no format: a body's parser and a service are handed in. Errors ar
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Protocol, Self, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
 
 from configs.errors import BodyTooLargeError, TandemError
 from serve.http import error_answer
+from serve.http.routes.parts import Parts
 from serve.openai.body import encode
 
 MOST_BODY_BYTES = 8 * 2**20
 SHORTEN = "shorten the question or the conversation"
 
 
+class Asked(Protocol):
+    """A checked body that asks for a generation."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def stream(self) -> bool: ...
+
+    def with_defaults(self, defaults: Mapping[str, float]) -> Self: ...
+
+
+class Opened(Protocol):
+    """An answer up to its first token."""
+
+    def events(self) -> AsyncIterator[str]:
+        """Server-sent events."""
+        ...
+
+
+Body = TypeVar("Body", bound=Asked)
+Taken = TypeVar("Taken", bound=Asked, contravariant=True)
+
+
+class Service(Protocol[Taken]):
+    """Answers bodies of one kind: Chat, Completions, Responses, Messages."""
+
+    async def open(self, request: Taken) -> Opened: ...
+
+    async def complete(self, request: Taken) -> BaseModel: ...
+
+
 class Generating:
     """Answers over one `serve.gateway.Gateway`."""
 
-    def __init__(self, gateway: Any) -> None:
+    def __init__(self, gateway: Parts) -> None:
         self._gateway = gateway
 
-    async def answer(self, request: Request, parse: Callable[[bytes], Any], service: Any) -> Response:
+    async def answer(self, request: Request, parse: Callable[[bytes], Body], service: Service[Body]) -> Response:
         """Whole, or with `stream` as server-sent events; whatever refuses it does so before the status line."""
         with self._counted(request) as resolve:
             body = parse(await read_body(request)).with_defaults(self._gateway.sampling)

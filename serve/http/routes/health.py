@@ -11,12 +11,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from actors.metrics import MetricsPart
 from serve.generation.engines import describe
 from serve.http.description.page import READINESS
+from serve.http.routes.parts import Parts
 
 ALL = tuple(MetricsPart)
-EMPTY = {200: {"description": "An engine answers."}, 503: {"description": "None does."}}
+EMPTY: dict[int | str, dict[str, Any]] = {
+    200: {"description": "An engine answers."},
+    503: {"description": "None does."},
+}
 
 
-def routes(gateway: Any) -> APIRouter:
+def routes(gateway: Parts) -> APIRouter:
     """The routes over one `serve.gateway.Gateway`."""
     health = APIRouter(tags=["health"])
 

@@ -15,6 +15,7 @@ from serve.http.description.answer_schemas import response_event
 from serve.http.description.page import documented
 from serve.http.error_answer import speaks_anthropic
 from serve.http.routes.generating import Generating, read_body
+from serve.http.routes.parts import Parts
 from serve.openai import models as model_bodies
 from serve.openai.chat import request as chat
 from serve.openai.completions import request as completions
@@ -22,7 +23,7 @@ from serve.openai.completions.types import Text, TextChunk
 from serve.openai.responses import request as responses
 
 
-def routes(gateway: Any) -> APIRouter:
+def routes(gateway: Parts) -> APIRouter:
     """The routes over one `serve.gateway.Gateway`."""
     v1 = APIRouter(prefix="/v1")
     generating = Generating(gateway)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from serve.http.description.answer_schemas import response_event
 from serve.http.description.page import documented
 from serve.http.routes.generating import event_stream, read_body
+from serve.http.routes.parts import Parts
 from serve.openai.body import checked
 from serve.openai.responses import request as responses
 from serve.openai.responses.listing import PagingQuery
@@ -24,7 +25,7 @@ RESPONSE, CONVERSATION = "/responses/{response_id}", "/conversations/{conversati
 ITEM = CONVERSATION + "/items/{item_id}"
 
 
-def routes(gateway: Any) -> APIRouter:
+def routes(gateway: Parts) -> APIRouter:
     """The routes over one `serve.gateway.Gateway`."""
     v1 = APIRouter(prefix="/v1")
 

@@ -1,13 +1,12 @@
 """vLLM's routes for the tokenizer. Bodies are parsed by `serve.openai.tokens`. Errors are raised; the gateway writes
 them."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from serve.http.description.page import documented
 from serve.http.routes.generating import read_body
+from serve.http.routes.parts import Parts
 from serve.openai.body import encode
 from serve.openai.tokens.request import (
     Detokenized,
@@ -19,7 +18,7 @@ from serve.openai.tokens.request import (
 )
 
 
-def routes(gateway: Any) -> APIRouter:
+def routes(gateway: Parts) -> APIRouter:
     """The routes over one `serve.gateway.Gateway`."""
     tokens = APIRouter()
 

@@ -12,7 +12,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
-from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCallFunction
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
 
 from serve.engine.protocol import TokenChunk
@@ -158,7 +158,7 @@ class _Folded:
         if (stop := getattr(choice, "stop_reason", None)) is not None:
             self._stop = {"stop_reason": stop}
         if choice.logprobs:
-            self._logprobs = (self._logprobs or []) + choice.logprobs.content
+            self._logprobs = (self._logprobs or []) + (choice.logprobs.content or [])
         if (ids := getattr(choice, "token_ids", None)) is not None:
             self._token_ids = (self._token_ids or []) + ids
         self._fold(choice.delta)
@@ -181,7 +181,8 @@ class _Folded:
             if text := getattr(delta, field, None):
                 self._texts[field] = self._texts.get(field, "") + text
         for call in delta.tool_calls or []:
+            function = call.function or ChoiceDeltaToolCallFunction()
             if call.id:
                 self._call_ids.append(call.id)
-                self._calls.append(Function(name=call.function.name, arguments=""))
-            self._calls[call.index].arguments += call.function.arguments
+                self._calls.append(Function(name=function.name or "", arguments=""))
+            self._calls[call.index].arguments += function.arguments or ""

@@ -118,7 +118,7 @@ class ChoiceWriter:
         if self._track is None:
             yield from self._parser.feed(chunk.ids)
         else:
-            self._scored = zip(chunk.ids, chunk.logprobs, strict=True)
+            self._scored = zip(chunk.ids, chunk.logprobs or [], strict=True)
             for token, scores in self._scored:
                 deltas, message = self._parser.feed([token]), self._parser.message
                 content = message is not None and message[0] != ANALYSIS and message[1] is None

@@ -35,7 +35,7 @@ PART = frozenset({"type", "text"}) | CACHED
 CALL = frozenset({"id", "type", "function", "index"})
 FUNCTION = frozenset({"name", "arguments", "parsed_arguments"})
 
-NEUTRAL = {"annotations": ([],)}
+NEUTRAL: dict[str, tuple[object, ...]] = {"annotations": ([],)}
 """Keys of an assistant message that are not supported, with the values that ask for nothing."""
 
 INSTEAD = {

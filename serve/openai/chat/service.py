@@ -3,9 +3,11 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -19,19 +21,28 @@ from serve.engine.sampling import SamplingParams
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog, Target
 from serve.generation.engines import Engines
-from serve.generation.generation import Generations, PinnedGeneration
+from serve.generation.generation import Generations, PinnedGeneration, Wanted
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.chat.answer import ChunkWriter, ResponseWriter
+from serve.openai.chat.choice import ChoiceWriter
 from serve.openai.chat.request import ChatRequest, in_own_words
 from serve.openai.errors import error_body
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Chat:
     """Answers chat requests with one tokenizer, one catalog and engines that take `max_context` tokens."""
 
     def __init__(
-        self, tokenizer, catalog: Catalog, engines: Engines, metrics: RequestMetrics, max_context: int | None = None
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        catalog: Catalog,
+        engines: Engines,
+        metrics: RequestMetrics,
+        max_context: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer.backend_tokenizer).ids
@@ -51,11 +62,11 @@ class Chat:
     async def begin(self, ready: "Prepared") -> "Answer":
         """The answer up to the first token of each choice. Raises what `Generations.begin` raises."""
         asked = [(ready.prompt, sampling) for sampling in ready.samplings]
-        how = {"started": ready.started, "constraint": ready.constraint, "logprobs": ready.request.scored}
-        how |= {"prompt_logprobs": ready.request.prompt_logprobs}
+        request = ready.request
+        wanted = Wanted(ready.constraint, logprobs=request.scored, prompt_logprobs=request.prompt_logprobs)
         with in_own_words():
-            begun = await self._generations.begin_all(ready.request.model, asked, **how)
-        return Answer(self._tokenizer, ready.request, ready.prompt, begun)
+            begun = await self._generations.begin_all(request.model, asked, wanted, started=ready.started)
+        return Answer(self._tokenizer, request, ready.prompt, begun)
 
     async def open(self, request: ChatRequest) -> "Answer":
         """Both. Raises what `prepare` and `begin` raise."""
@@ -107,7 +118,13 @@ class Prepared:
 class Answer:
     """One answer being generated, pinned to one adapter version: a generation per choice."""
 
-    def __init__(self, tokenizer, request: ChatRequest, prompt: list[int], begun: list[PinnedGeneration]) -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        request: ChatRequest,
+        prompt: list[int],
+        begun: list[PinnedGeneration],
+    ) -> None:
         self._begun = begun
         fingerprint = begun[0].target.version or BASE
         self._writer = ChunkWriter(tokenizer, request, fingerprint=fingerprint, prompt_ids=prompt)
@@ -120,14 +137,14 @@ class Answer:
     def target(self) -> Target:
         return self._begun[0].target
 
-    async def parts(self) -> AsyncIterator[list[ChatCompletionChunk]]:
+    async def parts(self) -> AsyncGenerator[list[ChatCompletionChunk], None]:
         """OpenAI's chunks as they come; those ready together leave together. Raises TandemError if it breaks off."""
         async with aclosing(self._chunks()) as ready:
             async for chunks in ready:
                 if parts := [part for index, chunk in chunks for part in self._writer.write(chunk, index)]:
                     yield parts
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """Server-sent events: chunks and `[DONE]`, or an error event in its place."""
         try:
             async with aclosing(self.parts()) as ready:
@@ -146,11 +163,11 @@ class Answer:
                     writer.write(chunk, index)
         return writer.response()
 
-    def _chunks(self) -> AsyncIterator[list[tuple[int, TokenChunk]]]:
+    def _chunks(self) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
         """All choices' chunks as they come."""
-        return merged(
-            [
-                begun.chunks(lambda choice=choice: choice.done)
-                for begun, choice in zip(self._begun, self._writer.choices, strict=True)
-            ]
-        )
+        choices = zip(self._begun, self._writer.choices, strict=True)
+        return merged([begun.chunks(partial(_is_done, choice)) for begun, choice in choices])
+
+
+def _is_done(choice: ChoiceWriter) -> bool:
+    return choice.done

@@ -5,7 +5,7 @@ them together.
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openai.types import CompletionUsage
 
@@ -14,9 +14,12 @@ from models import harmony
 from serve.engine.protocol import PromptLogprobs, TokenChunk, TokenLogprob
 from serve.engine.sampling import StopStrings
 from serve.openai.completions.request import CompletionRequest
-from serve.openai.completions.types import Piece, Scores, Text, TextChunk
+from serve.openai.completions.types import FinishReason, Piece, Scores, Text, TextChunk
 from serve.openai.fields.logprobs import bounded, named_by_id, prompt_logprobs
 from serve.openai.fields.usage import usage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNKNOWN = "\ufffd"
 """How a token reads that the tokenizer does not know."""
@@ -25,7 +28,9 @@ UNKNOWN = "\ufffd"
 class ChoiceWriter:
     """One generation as pieces of the choice `index`; what it echoes goes before what it generates."""
 
-    def __init__(self, tokenizer, request: CompletionRequest, index: int, prompt: list[int]) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", request: CompletionRequest, index: int, prompt: list[int]
+    ) -> None:
         self.prompt = prompt
         self.completion_tokens = 0
         self.begun = False
@@ -60,22 +65,22 @@ class ChoiceWriter:
         text = self._stops.feed(self._read(chunk.ids, chunk.logprobs))
         if chunk.finish_reason:
             text += self._stops.feed(self._text.close()) + self._stops.flush()
-        stopped = self._stops.matched is not None
-        if stopped and self._request.include_stop_str_in_output:
-            text += self._stops.matched
-        reason = "stop" if stopped else chunk.finish_reason
+        matched = self._stops.matched
+        if matched is not None and self._request.include_stop_str_in_output:
+            text += matched
+        reason = chunk.finish_reason if matched is None else "stop"
         self.done = reason is not None
         more: dict[str, Any] = {"token_ids": chunk.ids} if self._request.return_token_ids else {}
         if self.done:
-            more["stop_reason"] = self._request.stop_reason(chunk, self._stops.matched)
-        whole = bool(chunk.finish_reason) and not stopped
+            more["stop_reason"] = self._request.stop_reason(chunk, matched)
+        whole = bool(chunk.finish_reason) and matched is None
         return self._piece(text, reason, more, whole=whole) if text or reason or more else None
 
     def _echo(self, scores: PromptLogprobs | None) -> str:
         echoed = harmony.TextStream(self._tokenizer, skip_special_tokens=self._request.skip_special_tokens)
         text = ""
         for at, token in enumerate(self.prompt):
-            self._scores.add(token, (scores and scores[at]) or None, len(text))
+            self._scores.add(token, (scores[at] if scores else None) or None, len(text))
             text += echoed.feed([token])
         text += echoed.close()
         self._scores.read += len(text)
@@ -84,19 +89,19 @@ class ChoiceWriter:
     def _read(self, ids: list[int], scores: list[dict[int, TokenLogprob]] | None) -> str:
         text = ""
         for at, token in enumerate(ids):
-            self._scores.add(token, scores and scores[at], len(text))
+            self._scores.add(token, scores[at] if scores else None, len(text))
             text += self._text.feed([token])
         self._scores.read += len(text)
         return text
 
-    def _piece(self, text: str, reason: str | None, more: dict[str, Any], *, whole: bool = False) -> Piece:
+    def _piece(self, text: str, reason: FinishReason | None, more: dict[str, Any], *, whole: bool = False) -> Piece:
         return _choice(self._index, text, self._scores.leave(text, whole), reason, more)
 
 
 class _Scores:
     """Tokens that wait for their text, and leave with it in OpenAI's older shape of logprobs."""
 
-    def __init__(self, tokenizer, most: int | None, *, by_id: bool = False) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", most: int | None, *, by_id: bool = False) -> None:
         self._tokenizer = tokenizer
         self._most = most
         self._by_id = by_id
@@ -113,21 +118,21 @@ class _Scores:
     def leave(self, text: str, whole: bool) -> Scores | None:
         """Text goes out with the tokens that began in it or before; if it is the whole rest, with all tokens."""
         self._left += len(text)
-        if self._most is None:
+        if (most := self._most) is None:
             return None
         out = [each for each in self._waiting if whole or each[1] < self._left]
         self._waiting = self._waiting[len(out) :]
         return Scores.model_construct(
             tokens=[self._name(token) for token, _, _ in out],
-            token_logprobs=[scores and bounded(scores[token]) for token, _, scores in out],
-            top_logprobs=[scores and self._likeliest(scores) for _, _, scores in out],
+            token_logprobs=[bounded(scores[token]) if scores else None for token, _, scores in out],
+            top_logprobs=[self._likeliest(scores, most) if scores else None for _, _, scores in out],
             text_offset=[begin for _, begin, _ in out],
         )
 
-    def _likeliest(self, scores: dict[int, TokenLogprob]) -> dict[str, float]:
+    def _likeliest(self, scores: dict[int, TokenLogprob], most: int) -> dict[str, float]:
         """The likeliest tokens, and the chosen one even if it is not among them."""
         own = next(iter(scores))
-        shown = [item for item in scores.items() if item[0] == own or item[1].rank <= self._most]
+        shown = [item for item in scores.items() if item[0] == own or item[1].rank <= most]
         return {self._name(token): bounded(found) for token, found in sorted(shown, key=lambda item: item[1].rank)}
 
     def _name(self, token: int) -> str:
@@ -193,7 +198,7 @@ def _folded(pieces: list[Piece]) -> Piece:
     """One choice from all its pieces."""
     more = {name: value for piece in pieces for name, value in (piece.model_extra or {}).items()}
     if "token_ids" in more:
-        more["token_ids"] = [token for piece in pieces for token in piece.token_ids]
+        more["token_ids"] = [token for piece in pieces for token in (piece.model_extra or {})["token_ids"]]
     text, last = "".join(piece.text for piece in pieces), pieces[-1]
     return _choice(last.index, text, _joined([piece.logprobs for piece in pieces]), last.finish_reason, more)
 
@@ -201,11 +206,12 @@ def _folded(pieces: list[Piece]) -> Piece:
 def _joined(parts: list[Scores | None]) -> Scores | None:
     if parts[0] is None:
         return None
-    lists = {name: [each for part in parts for each in getattr(part, name)] for name in Scores.model_fields}
-    return Scores.model_construct(**lists)
+    lists: dict[str, list[Any]] = {
+        name: [each for part in parts for each in getattr(part, name)] for name in Scores.model_fields
+    }
+    return Scores.model_construct(None, **lists)
 
 
-def _choice(index: int, text: str, logprobs: Scores | None, reason: str | None, more: dict[str, Any]) -> Piece:
+def _choice(index: int, text: str, logprobs: Scores | None, reason: FinishReason | None, more: dict[str, Any]) -> Piece:
     """A choice; while it streams its finish_reason is null, for which OpenAI's type has no room."""
-    fields = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-    return Piece.model_construct(None, **fields, **more)
+    return Piece.model_construct(None, index=index, text=text, logprobs=logprobs, finish_reason=reason, **more)

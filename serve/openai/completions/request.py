@@ -31,7 +31,8 @@ Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-Texts, IdLists = Annotated[list[Text], Field(min_length=1)], Annotated[list[Ids], Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+IdLists = Annotated[list[Ids], Field(min_length=1)]
 
 
 def _one_or_several_prompts(value: Any) -> Any:
@@ -75,9 +76,23 @@ class CompletionRequest(StreamedRequest):
         return self
 
     @property
+    def texts(self) -> list[str]:
+        """The prompts that are texts: all of them or none."""
+        return (
+            [self.prompt] if isinstance(self.prompt, str) else [each for each in self.prompt if isinstance(each, str)]
+        )
+
+    @property
+    def id_lists(self) -> list[list[int]]:
+        """The prompts that are ids: none of them or all."""
+        if isinstance(self.prompt, str):
+            return []
+        ids = [each for each in self.prompt if isinstance(each, int)]
+        return [ids] if ids else [each for each in self.prompt if isinstance(each, list)]
+
+    @property
     def prompts(self) -> list[str] | list[list[int]]:
-        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
-        return self.prompt if several else [self.prompt]
+        return self.texts or self.id_lists
 
     @property
     def scored_prompt(self) -> int | None:

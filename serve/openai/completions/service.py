@@ -6,8 +6,9 @@ What was trained can be scored token by token, because ids go to the engine as t
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from actors.metrics import RequestMetrics
 from configs.errors import TandemError
@@ -16,7 +17,7 @@ from models.harmony.encoding import LONG, Encoder, characters
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog
 from serve.generation.engines import Engines
-from serve.generation.generation import Generations, PinnedGeneration
+from serve.generation.generation import Generations, PinnedGeneration, Wanted
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.completions.answer import ChoiceWriter, CompletionWriter
@@ -24,6 +25,9 @@ from serve.openai.completions.request import CompletionRequest
 from serve.openai.completions.types import Piece, Text
 from serve.openai.errors import error_body
 from serve.request_log import current
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Completions:
@@ -34,7 +38,7 @@ class Completions:
 
     def __init__(
         self,
-        tokenizer,
+        tokenizer: "PreTrainedTokenizerBase",
         catalog: Catalog,
         engines: Engines,
         metrics: RequestMetrics,
@@ -58,21 +62,22 @@ class Completions:
         begun = await self._generations.begin_all(
             request.model,
             asked,
+            Wanted(
+                request.constraint(),
+                logprobs=request.logprobs,
+                prompt_logprobs=request.scored_prompt,
+                prompt_only=request.max_tokens == 0,
+            ),
             started=started,
-            prompt_logprobs=request.scored_prompt,
-            prompt_only=request.max_tokens == 0,
-            logprobs=request.logprobs,
-            constraint=request.constraint(),
         )
         writers = [ChoiceWriter(self._tokenizer, request, index, prompt) for index, (prompt, _) in enumerate(asked)]
         return Continuation(request, list(zip(writers, begun, strict=True)))
 
     def _encode(self, request: CompletionRequest) -> list[list[int]]:
-        texts = [each for each in request.prompts if isinstance(each, str)]
         if request.truncate_prompt_tokens is None:
-            self._encoder.refuse_hopeless(texts, self._max_context, "prompt")
-        ids = [self._encoder.ids(each, add_special_tokens=request.add_special_tokens) for each in texts]
-        return [request.truncated(each, self._max_context, request.max_tokens) for each in ids or request.prompts]
+            self._encoder.refuse_hopeless(request.texts, self._max_context, "prompt")
+        ids = [self._encoder.ids(each, add_special_tokens=request.add_special_tokens) for each in request.texts]
+        return [request.truncated(each, self._max_context, request.max_tokens) for each in ids or request.id_lists]
 
     async def complete(self, request: CompletionRequest) -> Text:
         """Raises what `open` raises, and EngineLostError if engines keep dying."""
@@ -99,7 +104,7 @@ class Continuation:
     def id(self) -> str:
         return self._writer.completion_id
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """Server-sent events: pieces of choices and `[DONE]`, or an error event in its place."""
         try:
             async with aclosing(self._pieces()) as ready:
@@ -116,11 +121,11 @@ class Continuation:
         async with aclosing(self._pieces()) as ready:
             return self._writer.whole([piece async for pieces in ready for _, piece in pieces])
 
-    def _pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+    def _pieces(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         return merged([_written(writer, begun) for writer, begun in self._choices])
 
 
-async def _written(writer: ChoiceWriter, begun: PinnedGeneration) -> AsyncIterator[Piece]:
+async def _written(writer: ChoiceWriter, begun: PinnedGeneration) -> AsyncGenerator[Piece, None]:
     async with aclosing(begun.chunks(lambda: writer.done)) as chunks:
         async for chunk in chunks:
             if not writer.begun:  # thousands of tokens to decode

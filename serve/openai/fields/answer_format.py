@@ -17,7 +17,7 @@ from serve.openai.no_effect import ignore
 Held = Mapping[str, Any] | str | None
 """What a text is held to: a JSON Schema, the body of a Lark rule, or nothing."""
 
-ANY_OBJECT = {"type": "object"}
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
 PARAM = "structured_outputs"
 KINDS = ("definition", "json_object", "regex", "choice", "grammar")
 NO_EFFECT = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
@@ -65,10 +65,9 @@ class ResponseFormat(Part):
         """What the model is told about it."""
         if self.definition is None:
             return None
-        name, about = self.type, ""
         if self.json_schema:
-            name, about = self.json_schema.name, self.json_schema.description or ""
-        return harmony.describe_format(name, about, self.definition)
+            return harmony.describe_format(self.json_schema.name, self.json_schema.description or "", self.definition)
+        return harmony.describe_format(self.type, "", self.definition)
 
 
 class StructuredOutputs(Part):
@@ -104,10 +103,8 @@ class StructuredOutputs(Part):
     @property
     def held(self) -> Held:
         """Raises RequestError for a schema or a grammar that cannot be read."""
-        if self.json_object:
-            return ANY_OBJECT
-        if self.definition is not None:
-            return _schema(self.definition)
+        if (schema := self._schema_of_json()) is not None:
+            return schema
         if self.regex is not None:
             return "/" + _whole(self.regex).replace("/", r"\/").replace("\n", r"\n") + "/"
         if self.choice is not None:
@@ -117,8 +114,14 @@ class StructuredOutputs(Part):
     @property
     def description(self) -> str | None:
         """What the model is told about it."""
-        held = self.held if self.json_object or self.definition is not None else None
-        return None if held is None else harmony.describe_format("answer", "", held)
+        schema = self._schema_of_json()
+        return None if schema is None else harmony.describe_format("answer", "", schema)
+
+    def _schema_of_json(self) -> dict[str, Any] | None:
+        """None where the answer is held to something else."""
+        if self.json_object:
+            return ANY_OBJECT
+        return None if self.definition is None else _schema(self.definition)
 
 
 def _schema(definition: dict[str, Any] | str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Knows how events are numbered, and nothing of what generates them. Called by `re
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from openai.types.responses import Response
@@ -22,7 +22,7 @@ class Run:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
-    def start(self, work: Coroutine[Any, Any, None], over: Callable[[], None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None], over: Callable[[], object]) -> None:
         """Do `work`, then call `over`."""
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -37,7 +37,7 @@ class Run:
             self.events += events
             self._tell()
 
-    async def follow(self, after: int = -1) -> AsyncIterator[str]:
+    async def follow(self, after: int = -1) -> AsyncGenerator[str, None]:
         """Events whose number is above `after`, until the last one."""
         told = max(after, -1) + 1
         while True:

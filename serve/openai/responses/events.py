@@ -7,11 +7,10 @@ beyond OpenAI's is `system_fingerprint`: what answered.
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
 
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
-from openai.types.chat.chat_completion_chunk import Choice
+from openai.types.chat.chat_completion_chunk import Choice, ChoiceDeltaToolCallFunction
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -21,6 +20,7 @@ from openai.types.responses import (
     ResponseIncompleteEvent,
     ResponseInProgressEvent,
     ResponseQueuedEvent,
+    ResponseStreamEvent,
     ResponseUsage,
 )
 from openai.types.responses.response import IncompleteDetails
@@ -29,12 +29,18 @@ from pydantic import BaseModel
 
 from configs.errors import OverloadError, RequestError
 from serve.openai.errors import error_body
-from serve.openai.responses.output import Call, Message, OutputItem, Reasoning, ResponseEvent, SummarisedReasoning
+from serve.openai.responses.output import (
+    Call,
+    EventKind,
+    Message,
+    OutputItem,
+    Reasoning,
+    ResponseEvent,
+    SummarisedReasoning,
+)
 from serve.openai.responses.request import ENCRYPTED, ResponsesRequest
 
-Event = TypeVar("Event", bound=BaseModel)
-
-TERMINAL = {
+TERMINAL: dict[str, tuple[EventKind, str]] = {
     "completed": (ResponseCompletedEvent, "response.completed"),
     "incomplete": (ResponseIncompleteEvent, "response.incomplete"),
     "failed": (ResponseFailedEvent, "response.failed"),
@@ -63,22 +69,25 @@ class EventWriter:
         self._usage: ResponseUsage | None = None
         self._error: ResponseError | None = None
 
-    def queue(self) -> list[BaseModel]:
+    def queue(self) -> list[ResponseStreamEvent]:
         """The request waits for an engine, and its client does not."""
         return [
             self._event(ResponseCreatedEvent, "response.created", response=self.response()),
             self._event(ResponseQueuedEvent, "response.queued", response=self.response()),
         ]
 
-    def begin(self, fingerprint: str) -> list[BaseModel]:
+    def begin(self, fingerprint: str) -> list[ResponseStreamEvent]:
         """The first token is here; `fingerprint` is what answers, such as the adapter version."""
         self.status, self._fingerprint = "in_progress", fingerprint
-        begun = [(ResponseCreatedEvent, "response.created"), (ResponseInProgressEvent, "response.in_progress")]
+        begun: list[tuple[EventKind, str]] = [
+            (ResponseCreatedEvent, "response.created"),
+            (ResponseInProgressEvent, "response.in_progress"),
+        ]
         return [self._event(kind, name, response=self.response()) for kind, name in begun[bool(self._events) :]]
 
-    def write(self, chunk: ChatCompletionChunk) -> list[BaseModel]:
+    def write(self, chunk: ChatCompletionChunk) -> list[ResponseStreamEvent]:
         """Events of one chunk."""
-        events: list[BaseModel] = []
+        events: list[ResponseStreamEvent] = []
         for choice in chunk.choices:
             events += self._gain(choice)
             if choice.finish_reason:
@@ -87,7 +96,7 @@ class EventWriter:
             self._usage = _usage(chunk.usage)
         return events
 
-    def fail(self, error: Exception) -> list[BaseModel]:
+    def fail(self, error: Exception) -> list[ResponseStreamEvent]:
         """The answer breaks off here."""
         code = "server_error"
         if isinstance(error, OverloadError | RequestError):
@@ -95,19 +104,20 @@ class EventWriter:
         self._error = ResponseError(code=code, message=error_body(error)[1]["error"]["message"])
         return self._finish("failed")
 
-    def cancel(self) -> list[BaseModel]:
+    def cancel(self) -> list[ResponseStreamEvent]:
         """Nothing of the answer is kept, as at OpenAI."""
         self.status, self._item, self.output = "cancelled", None, []
         return []
 
-    def end(self) -> list[BaseModel]:
+    def end(self) -> list[ResponseStreamEvent]:
         """The last event, with the whole response."""
         kind, name = TERMINAL[self.status]
         return [self._event(kind, name, response=self.response())]
 
     def response(self) -> Response:
         """The response as it is now; whole once `write` has had the last chunk."""
-        request, more = self._request, {}
+        request = self._request
+        more: dict[str, object] = {}
         if request.conversation_id:
             more["conversation"] = {"id": request.conversation_id}
         if self._fingerprint:
@@ -146,20 +156,21 @@ class EventWriter:
             **more,
         )
 
-    def _gain(self, choice: Choice) -> list[BaseModel]:
-        events: list[BaseModel] = []
+    def _gain(self, choice: Choice) -> list[ResponseStreamEvent]:
+        events: list[ResponseStreamEvent] = []
         delta = choice.delta
         if text := getattr(delta, "reasoning_content", None):
             events += self._grow(Reasoning, text)
         if delta.content:
             events += self._grow(Message, delta.content, _logprobs(choice))
         for call in delta.tool_calls or []:
+            function = call.function or ChoiceDeltaToolCallFunction()
             if call.id:
-                events += self._open(Call(self._next, call.id, call.function.name))
-            events += self._add(call.function.arguments or "")
+                events += self._open(Call(self._next, call.id, function.name or ""))
+            events += self._add(function.arguments or "")
         return events
 
-    def _grow(self, kind: type[OutputItem], text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
+    def _grow(self, kind: type[OutputItem], text: str, logprobs: Sequence[dict] = ()) -> list[ResponseStreamEvent]:
         if isinstance(self._item, kind):
             return self._add(text, logprobs)
         # The chunks set messages of one kind apart by an empty line; here they are items of their own.
@@ -176,30 +187,30 @@ class EventWriter:
         """The index of the next item, which ends the one that grows."""
         return len(self.output) + bool(self._item)
 
-    def _open(self, item: OutputItem) -> list[BaseModel]:
+    def _open(self, item: OutputItem) -> list[ResponseStreamEvent]:
         events = self._close("completed")
         self._item = item
         return events + self._numbered(item.begin())
 
-    def _add(self, text: str, logprobs: Sequence[dict] = ()) -> list[BaseModel]:
-        return self._numbered(self._item.grow(text, logprobs)) if text else []
+    def _add(self, text: str, logprobs: Sequence[dict] = ()) -> list[ResponseStreamEvent]:
+        return self._numbered(self._item.grow(text, logprobs)) if text and self._item else []
 
-    def _close(self, status: str) -> list[BaseModel]:
+    def _close(self, status: str) -> list[ResponseStreamEvent]:
         item, self._item = self._item, None
         if item is None:
             return []
         self.output.append(item.item(status))
         return self._numbered(item.end(status))
 
-    def _finish(self, status: str) -> list[BaseModel]:
+    def _finish(self, status: str) -> list[ResponseStreamEvent]:
         self.status = status
         self._completed = int(time.time()) if status == "completed" else None
         return self._close("completed" if status == "completed" else "incomplete")
 
-    def _numbered(self, told: Iterable[ResponseEvent]) -> list[BaseModel]:
+    def _numbered(self, told: Iterable[ResponseEvent]) -> list[ResponseStreamEvent]:
         return [self._event(each.kind, each.type, **each.fields) for each in told]
 
-    def _event(self, kind: type[Event], name: str, **fields: Any) -> Event:
+    def _event(self, kind: EventKind, name: str, **fields: object) -> ResponseStreamEvent:
         event = kind(type=name, sequence_number=self._events, **fields)
         self._events += 1
         return event

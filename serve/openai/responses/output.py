@@ -5,7 +5,7 @@ Each says what events tell of it and what it holds. Called by `response_events`,
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from openai.types.responses import (
@@ -25,6 +25,7 @@ from openai.types.responses import (
     ResponseReasoningSummaryTextDoneEvent,
     ResponseReasoningTextDeltaEvent,
     ResponseReasoningTextDoneEvent,
+    ResponseStreamEvent,
     ResponseTextDeltaEvent,
     ResponseTextDoneEvent,
 )
@@ -33,11 +34,14 @@ from pydantic import BaseModel
 
 from serve.openai.responses.items import seal
 
+EventKind = Callable[..., ResponseStreamEvent]
+"""A class of OpenAI's events, called with its fields."""
+
 
 class ResponseEvent(NamedTuple):
     """An event, less its number."""
 
-    kind: type[BaseModel]
+    kind: EventKind
     type: str
     fields: dict[str, Any]
 
@@ -47,8 +51,8 @@ class OutputItem(ABC):
 
     prefix: str
     made: type[BaseModel]
-    delta: tuple[type[BaseModel], str]
-    done: tuple[type[BaseModel], str]
+    delta: tuple[EventKind, str]
+    done: tuple[EventKind, str]
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -95,7 +99,7 @@ class OutputItem(ABC):
             [] if part is None else [ResponseEvent(kind, f"response.content_part.{what}", self._at() | {"part": part})]
         )
 
-    def _whole(self, kind: type[BaseModel], what: str, status: str) -> ResponseEvent:
+    def _whole(self, kind: EventKind, what: str, status: str) -> ResponseEvent:
         return ResponseEvent(
             kind, f"response.output_item.{what}", {"output_index": self.index, "item": self.item(status)}
         )

@@ -6,7 +6,7 @@ Knows no HTTP and no Ray. `response_stream` is the answer, `stored_responses` is
 import contextlib
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -129,7 +129,7 @@ class Responses:
 class OpenedResponse:
     """An answer that has begun, for the route that sends it."""
 
-    sent: AsyncIterator[str]
+    sent: AsyncGenerator[str, None]
 
-    def events(self) -> AsyncIterator[str]:
+    def events(self) -> AsyncGenerator[str, None]:
         return self.sent

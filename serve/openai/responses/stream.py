@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
-from openai.types.responses import Response
-from pydantic import BaseModel
+from openai.types.responses import Response, ResponseStreamEvent
 
 from configs.errors import NotFoundError, RequestError, TandemError
 from serve.generation import generation
@@ -23,7 +22,7 @@ from serve.openai.responses.turn import Turn
 Begin = Callable[[], Awaitable[Answer]]
 
 
-def sent(event: BaseModel) -> str:
+def sent(event: ResponseStreamEvent) -> str:
     """An event as it goes to a client."""
     return f"event: {event.type}\ndata: {encode(event)}\n\n"
 
@@ -42,7 +41,7 @@ class ResponseStream:
         """Whether its events are for somebody."""
         return self._turn.request.stream
 
-    async def events(self, answer: Answer) -> AsyncIterator[str]:
+    async def events(self, answer: Answer) -> AsyncGenerator[str, None]:
         """Server-sent events; the last one is `response.completed`, `.incomplete` or `.failed`."""
         async with aclosing(self._steps(answer)) as steps:
             async for events in steps:
@@ -93,7 +92,9 @@ class ResponseStream:
         request = self._turn.request
         return EventWriter(request, self.id, stored=request.store and self._kept.keeps)
 
-    async def _steps(self, answer: Answer, before: Sequence[str] = ()) -> AsyncIterator[list[BaseModel]]:
+    async def _steps(
+        self, answer: Answer, before: Sequence[str] = ()
+    ) -> AsyncGenerator[list[ResponseStreamEvent], None]:
         """Events as they come, to the last one, which comes when the response is kept with those `before` it."""
         try:
             async with aclosing(self._written(answer)) as steps:
@@ -103,14 +104,14 @@ class ResponseStream:
             yield self.writer.fail(error)
         yield await self._end(before)
 
-    async def _written(self, answer: Answer) -> AsyncIterator[list[BaseModel]]:
+    async def _written(self, answer: Answer) -> AsyncGenerator[list[ResponseStreamEvent], None]:
         """Events as they come, less the last one. Raises TandemError if the answer breaks off."""
         async with aclosing(answer.parts()) as parts:
             yield self.writer.begin(answer.target.version or BASE)
             async for chunks in parts:
                 yield [event for chunk in chunks for event in self.writer.write(chunk)]
 
-    async def _end(self, before: Sequence[str] = ()) -> list[BaseModel]:
+    async def _end(self, before: Sequence[str] = ()) -> list[ResponseStreamEvent]:
         """Keep the response, and in its conversation what it adds; the last event."""
         self.writer.stored = await self.keep()
         if self._turn.request.conversation_id and self.writer.status in ("completed", "incomplete"):

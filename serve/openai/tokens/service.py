@@ -1,33 +1,38 @@
 """What the tokenizer makes of a text or a conversation, and of ids. Knows no HTTP; `serve.http.routes.tokens` asks."""
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError
 from models.harmony.encoding import LONG, Encoder
 from serve.openai.chat.service import Chat
 from serve.openai.tokens.request import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Tokens:
     """One tokenizer; conversations are rendered by `chat`."""
 
-    def __init__(self, tokenizer, chat: Chat) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", chat: Chat) -> None:
         self._tokenizer = tokenizer
         self._encoder = Encoder(tokenizer.backend_tokenizer)
         self._chat = chat
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenized:
         """However many there are. Raises RequestError for a conversation that cannot be rendered."""
-        ids = await (self._encode(request) if request.messages is None else self._chat.prompt(request.chat()))
+        if request.prompt is None:
+            ids = await self._chat.prompt(request.chat())
+        else:
+            ids = await self._encode(request.prompt, request.add_special_tokens)
         named = {"token_strs": self._tokenizer.convert_ids_to_tokens(ids)} if request.return_token_strs else {}
         return Tokenized(count=len(ids), max_model_len=self._chat.max_context or 0, tokens=ids, **named)
 
-    async def _encode(self, request: TokenizeRequest) -> list[int]:
-        how = {"add_special_tokens": request.add_special_tokens}
-        if len(request.prompt) < LONG:
-            return self._encoder.ids(request.prompt, **how)
-        return await asyncio.to_thread(self._encoder.ids, request.prompt, **how)
+    async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if len(text) < LONG:
+            return self._encoder.ids(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self._encoder.ids, text, add_special_tokens=add_special_tokens)
 
     async def detokenize(self, request: DetokenizeRequest) -> Detokenized:
         """Special tokens by their names. Raises RequestError for an id that the tokenizer does not know."""

@@ -69,12 +69,13 @@ class StoredRecords:
     async def change_conversation(self, record_id: str, edit: Callable[[Record], None]) -> Record:
         """Let `edit` change it while nobody else does. Raises NotFoundError, and RequestError if it grows too large."""
         await self.conversation(record_id)
-        if changed := await asyncio.to_thread(self._store.change, CONVERSATION, record_id, edit):
+        if self._store and (changed := await asyncio.to_thread(self._store.change, CONVERSATION, record_id, edit)):
             return changed
         raise RequestError(f"the conversation '{record_id}' can no longer be kept", hint=self.why_not)
 
     async def delete(self, record: Record) -> None:
-        await asyncio.to_thread(self._store.delete, record.kind, record.id)
+        if self._store:
+            await asyncio.to_thread(self._store.delete, record.kind, record.id)
 
     async def is_taken(self, record_id: str) -> bool:
         return self._store is not None and await asyncio.to_thread(self._store.has, record_id)

@@ -53,6 +53,11 @@ class Record:
         return self.input + self.output
 
 
+def _record(record_id: str, kind: str, text: str, *, running: bool) -> Record:
+    body, given, output, events = json.loads(text)
+    return Record(record_id, kind, body, given, output, events, running)
+
+
 class ResponseStore:
     """Records in `file`, or in memory without one.
 
@@ -71,7 +76,7 @@ class ResponseStore:
     ) -> None:
         self._life_s, self._most, self._most_bytes, self._clock = life_s, most, most_bytes, clock
         self._lock = threading.RLock()
-        self._db = _open(file) if file else _prepared(sqlite3.connect(":memory:", **CONNECTION))
+        self._db = _open(file) if file else _prepared(_connected(":memory:"))
         self.sweep()
 
     def put(self, record: Record) -> bool:
@@ -102,7 +107,7 @@ class ResponseStore:
                 return None
             with contextlib.suppress(sqlite3.OperationalError):  # a full disk can still be read
                 self._db.execute("UPDATE kept SET used = ? WHERE id = ?", (self._clock(), record_id))
-        return Record(record_id, kind, *json.loads(row[0]), running=bool(row[1]))
+        return _record(record_id, kind, text=row[0], running=bool(row[1]))
 
     def change(self, kind: str, record_id: str, edit: Callable[[Record], None]) -> Record | None:
         """Let `edit` change a record while nobody else does. None if there is none, or if it cannot be kept so."""
@@ -138,7 +143,7 @@ class ResponseStore:
         """Responses that were not over when they were kept."""
         with self._lock:
             rows = self._db.execute("SELECT id, kind, text FROM kept WHERE running").fetchall()
-        return [Record(record_id, kind, *json.loads(text), running=True) for record_id, kind, text in rows]
+        return [_record(record_id, kind, text, running=True) for record_id, kind, text in rows]
 
     def sweep(self) -> None:
         """Forget what has outlived its time."""
@@ -182,7 +187,8 @@ class ResponseStore:
             count, size = count - 1, size - each
 
 
-CONNECTION = {"check_same_thread": False, "isolation_level": None}
+def _connected(database: Path | str) -> sqlite3.Connection:
+    return sqlite3.connect(database, timeout=30, check_same_thread=False, isolation_level=None)
 
 
 def _open(file: Path) -> sqlite3.Connection:
@@ -191,7 +197,7 @@ def _open(file: Path) -> sqlite3.Connection:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for last_try in (False, True):
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-        db = sqlite3.connect(file, timeout=30, **CONNECTION)
+        db = _connected(file)
         try:
             return _prepared(db)
         except sqlite3.DatabaseError as error:

@@ -288,7 +288,7 @@ def test_what_ray_raises_becomes_an_error_of_ours(raised, expected, words):
     handle = Handle(raised)
     remote = EngineClient("engine_0", handle)
     with pytest.raises(expected, match=words) as caught:
-        asyncio.run(remote.call("stats"))
+        asyncio.run(remote.stats())
     assert type(caught.value) is expected
 
     async def stream() -> None:
