@@ -13,6 +13,7 @@ import logging
 import sqlite3
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from actors import cluster, logs
 from actors.client import NAME, NAMESPACE, Directive
@@ -34,6 +35,9 @@ from configs.errors import ClusterError, NotFoundError, StateError, TandemError
 from configs.paths import Home
 from configs.schema import ClusterConfig, Slot
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
 TICK_S = 0.5
 RETRY_S = 5
 """After a tick that failed."""
@@ -50,7 +54,7 @@ log = logging.getLogger(__name__)
 class Control:
     """The control actor's class; `start` makes the actor. Every method is safe to call again after a lost answer."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
         self, home: Home, slots: tuple[Slot, ...], config: ClusterConfig, jobs: RayJobs, *, ticking: bool = True
     ) -> None:
         self._home = home
@@ -125,7 +129,18 @@ class Control:
         try:
             return self._ledger.run(wanted.run_id)
         except NotFoundError:
-            run = self._ledger.submit(**vars(wanted))
+            run = self._ledger.submit(
+                wanted.run_id,
+                config=wanted.config,
+                kind=wanted.kind,
+                profile=wanted.profile,
+                max_steps=wanted.max_steps,
+                priority=wanted.priority,
+                slot_wanted=wanted.slot_wanted,
+                parent=wanted.parent,
+                attached=wanted.attached,
+                job_id=wanted.job_id,
+            )
         await self._notify()
         return run
 
@@ -257,8 +272,9 @@ class Control:
         sign = signs.get(slot)
         if sign is not None and sign.gone:
             raise StateError(f"slot {slot} stays in quarantine: {sign.reason}", hint="check `nvidia-smi -L`")
-        self._ledger.release_quarantine(slot, accepted=sign and sign.reason)
-        return {"slot": slot, "accepted": sign and sign.reason}
+        accepted = sign.reason if sign else None
+        self._ledger.release_quarantine(slot, accepted=accepted)
+        return {"slot": slot, "accepted": accepted}
 
     async def quarantines(self) -> dict[str, Quarantine]:
         """The slots that are given to nobody."""
@@ -360,7 +376,7 @@ class Control:
             self._changed.notify_all()
 
 
-def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str):
+def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard: str) -> "ActorHandle":
     """Create the control actor in the connected cluster and wait for it. Returns its handle."""
     import ray
 
@@ -376,6 +392,6 @@ def start(home: Home, slots: tuple[Slot, ...], config: ClusterConfig, dashboard:
 def main() -> None:
     """`start` in the running cluster of TANDEM_HOME, as a program of its own: what `tandem up` calls."""
     home = paths.home()
-    running = cluster.find(home)
+    running = cluster.require(home)
     cluster.connect(home, running)
     start(home, running.slots, running.config, running.dashboard)

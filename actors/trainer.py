@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors import logs
 from actors.client import BlockingClient, Directive
@@ -22,6 +23,9 @@ from configs import durable
 from configs.errors import TandemError
 from configs.paths import Home
 from configs.schema import Slot
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 REPORT_TIMEOUT_S = 10
 
@@ -105,7 +109,7 @@ class Trainer:
         return outcome
 
 
-def start(slot: Slot, run_id: str, home: Home, neighbours: int):
+def start(slot: Slot, run_id: str, home: Home, neighbours: int) -> "ActorHandle":
     """An actor pinned to `slot`, writing its output to the run's log. Returns its handle; it dies with the driver."""
     import ray
 

@@ -11,13 +11,17 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from actors import client, logs, trainer
 from actors.ray_edge.jobs import own_id
 from actors.runs.run import Grant, Outcome, Run, RunKind, RunState, check_run_id
 from configs import paths
 from configs.errors import ClusterError, StateError, TandemError
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 _NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception): \S")
 
@@ -104,7 +108,7 @@ class _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._catch)
 
-    def _catch(self, number: int, frame: Any) -> None:
+    def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = True
 
 
@@ -116,7 +120,7 @@ def _await_slot(control: client.BlockingClient, run_id: str, stopping: _Signals)
     raise SystemExit(f"run {run_id}: {ended.state}: {ended.reason}")
 
 
-def _follow(control: client.BlockingClient, run_id: str, work, stopping: _Signals) -> Outcome:
+def _follow(control: client.BlockingClient, run_id: str, work: "ObjectRef[Outcome]", stopping: _Signals) -> Outcome:
     """Until the work is done: print each step, and pass a signal on to the control actor once."""
     import ray
 

@@ -1,9 +1,10 @@
 """What a person asks for when they ask for training, the same from `tandem train` and from `ray job submit`."""
 
+import functools
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 import click
 
@@ -21,6 +22,38 @@ PROFILE_DEFAULT = "[default: standard; tiny without a GPU]"
 
 
 @dataclass(frozen=True)
+class TrainFlags:
+    """What the options of a training request parse to."""
+
+    profile: str | None = None
+    slot: str | None = None
+    dataset: str | None = None
+    max_steps: int | None = None
+    resume: str | None = None
+    priority: int = 0
+    sets: tuple[str, ...] = ()
+    max_bad_rows: int | None = None
+    mask: str | None = None
+    micro_batch: str | None = None
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings that they change, each as `KEY=VALUE`; flags of their own win over --set."""
+        flags = [*self.sets]
+        if self.dataset is not None:
+            flags.append(load.literal("data.dataset", self.dataset))
+        if self.max_bad_rows is not None:
+            flags.append(f"data.max_bad_rows={self.max_bad_rows}")
+        if self.mask is not None:
+            flags.append(f"data.mask={self.mask}")
+        if self.micro_batch is not None:
+            flags.append(f"training.micro_batch={self.micro_batch}")
+        if self.max_steps is not None:
+            flags.append(f"training.max_steps={self.max_steps}")
+        return flags
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """A resolved request: everything that queues a run."""
 
@@ -29,7 +62,7 @@ class TrainRequest:
     slot: str | None
     parent: str | None
 
-    def body(self, run_id: str) -> dict:
+    def body(self, run_id: str) -> dict[str, Any]:
         """The body of `POST /api/runs`."""
         config = self.config.model_dump(mode="json")
         about = {"priority": self.priority, "slot_wanted": self.slot, "parent": self.parent}
@@ -51,8 +84,15 @@ class TrainRequest:
         )
 
 
-def options(command: Callable) -> Callable:
-    """The click options of a training request; `resolve` takes what they parse to."""
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """The click options of a training request; the command gets what they parse to as `flags`, for `resolve`."""
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> None:  # click calls a command with keywords
+        own = {field.name: given.pop(field.name) for field in fields(TrainFlags)}
+        command(flags=TrainFlags(**own), **given)
+
+    decorated: Callable[..., None] = collected
     for option in (
         click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override any setting; repeatable."),
         click.option("--priority", type=int, default=0, show_default=True, help="Higher is granted a slot earlier."),
@@ -69,54 +109,30 @@ def options(command: Callable) -> Callable:
         click.option("--gpu", "slot", metavar="N", help="Only this slot will do. Default: any that trains."),
         click.option("--profile", metavar="P", help=f"A profile or a YAML file. {PROFILE_DEFAULT}"),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
-def resolve(
-    home: Home,
-    *,
-    profile: str | None,
-    slot: str | None,
-    dataset: str | None,
-    max_steps: int | None,
-    resume: str | None,
-    priority: int,
-    sets: tuple[str, ...],
-    max_bad_rows: int | None = None,
-    mask: str | None = None,
-    micro_batch: str | None = None,
-) -> TrainRequest:
+def resolve(home: Home, flags: TrainFlags) -> TrainRequest:
     """Flags to a validated request.
 
     Raises ConfigError, NotFoundError, StateError or TrainingError before anything is queued.
     """
-    flags = [*sets]
-    if dataset is not None:
-        flags.append(load.literal("data.dataset", dataset))
-    if max_bad_rows is not None:
-        flags.append(f"data.max_bad_rows={max_bad_rows}")
-    if mask is not None:
-        flags.append(f"data.mask={mask}")
-    if micro_batch is not None:
-        flags.append(f"training.micro_batch={micro_batch}")
-    if max_steps is not None:
-        flags.append(f"training.max_steps={max_steps}")
-    if resume is None:
-        config = load.load_run(profile or default_profile(), flags)
+    if flags.resume is None:
+        config = load.load_run(flags.profile or default_profile(), flags.overrides)
     else:
-        if profile is not None:
+        if flags.profile is not None:
             raise ConfigError("--resume keeps the run's own profile", hint="leave --profile out")
-        config = _resumed(home, resume, flags)
+        config = _resumed(home, flags.resume, flags.overrides)
     _check_reporters(config)
-    return TrainRequest(_with_local_paths(config), priority, slot, resume)
+    return TrainRequest(_with_local_paths(config), flags.priority, flags.slot, flags.resume)
 
 
 def default_profile() -> str:
     return "standard" if gpus.readings() else "tiny"
 
 
-def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
+def _resumed(home: Home, run_id: str, overrides: list[str]) -> RunConfig:
     if not home.ledger.exists():
         raise NotFoundError(f"no run {run_id}", hint="nothing has been submitted yet")
     run = Ledger(home.ledger, read_only=True).run(check_run_id(run_id))
@@ -130,7 +146,7 @@ def _resumed(home: Home, run_id: str, flags: list[str]) -> RunConfig:
         raise StateError(
             f"run {run_id} left no complete checkpoint", hint=f"train anew: tandem train --profile {run.profile}"
         )
-    config = load.override(RunConfig, run.config, flags, source=f"run {run_id}")
+    config = load.override(RunConfig, run.config, overrides, source=f"run {run_id}")
     provenance.refuse_other(begin.origin(), provenance.of_config(config))
     steps = config.training.max_steps or run.max_steps
     if steps is not None and begin.step >= steps:

@@ -6,6 +6,7 @@ The one reader and writer of the file. `parse` reads a line, `tail` the newest, 
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class MetricsLog:
         """The base's own loss on the rows that are looked at, of step 0; None where it was not measured."""
         return self.loss_at(0)
 
-    def keep_base(self, **how: int) -> None:
+    def keep_base(self, how: Mapping[str, int]) -> None:
         """Forget the base's loss, unless it was measured in the same way: `how` is what its line has besides."""
         lines = self.lines()
         kept = [line for line in lines if line["step"] or not {*LOOKS} & {*line} or how.items() <= line.items()]

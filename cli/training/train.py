@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import closing
-from typing import Any
 
 import click
 
@@ -20,7 +19,7 @@ from jobs.data.dataset import Rows
 from jobs.prediction import data_size, estimate
 from jobs.prediction.data_size import DataSize
 from jobs.prediction.estimate import Prediction
-from jobs.request import TrainRequest
+from jobs.request import TrainFlags, TrainRequest
 from models.base import checkpoint, model_shape
 
 
@@ -30,7 +29,7 @@ from models.base import checkpoint, model_shape
 @click.option("--dry-run", is_flag=True, help="Check everything, predict memory, disk and time, queue nothing.")
 @click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
 @output.json_option
-def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: Any) -> None:
+def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, flags: TrainFlags) -> None:
     """Queue a fine-tuning run; it starts when a training slot is free.
 
     \b
@@ -43,7 +42,7 @@ def train(validate: bool, dry_run: bool, follow: bool, as_json: bool, **flags: A
     With -f the exit code is the run's own: 0 succeeded, 1 failed, 3 stopped. Ctrl-C stops following, not the run.
     """
     home = paths.home()
-    wanted = request.resolve(home, **flags)
+    wanted = request.resolve(home, flags)
     if not dry_run:
         cluster.require(home)  # before data is read and anything is predicted
     predicted = _predicted(home, wanted, validate or dry_run)
@@ -135,8 +134,7 @@ def _rendered(wanted: TrainRequest, rows: Rows | None, validate: bool) -> DataSi
 
 def resume(home: Home, run_id: str, follow: bool) -> None:
     """Queue a run that continues `run_id` with its own configuration."""
-    flags = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "priority": 0, "sets": ()}
-    wanted = request.resolve(home, resume=run_id, **flags)
+    wanted = request.resolve(home, TrainFlags(resume=run_id))
     cluster.require(home)
     predicted = _predicted(home, wanted)
     prediction.tell(predicted)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs import paths
 from configs.errors import DataError
@@ -17,6 +18,9 @@ from jobs.data.encoding import Encoded, Encoder
 from jobs.data.files import arrow, content, rows
 from jobs.data.layouts import formats, values
 from jobs.data.layouts.dialogue import Dialogue
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BUNDLED = {"tiny-demo": paths.TINY_DATASET}
 SHOWN_PROBLEMS = 5
@@ -95,7 +99,7 @@ def read(config: DataConfig) -> Rows:
     return Rows(dialogues, bad)
 
 
-def prepare(rows: Rows, tokenizer, config: DataConfig, max_seq_length: int) -> Prepared:
+def prepare(rows: Rows, tokenizer: "PreTrainedTokenizerBase", config: DataConfig, max_seq_length: int) -> Prepared:
     """Render, cut and label every dialogue, and split off what is held out; rows without a learned token are left out.
 
     Raises DataError if with the dialogues that the template refuses there are too many bad rows, and TrainingError from
@@ -109,7 +113,7 @@ def prepare(rows: Rows, tokenizer, config: DataConfig, max_seq_length: int) -> P
     return Prepared(training, held_out, measured.report)
 
 
-def measure(rows: Rows, tokenizer, config: DataConfig, max_seq_length: int) -> Measured:
+def measure(rows: Rows, tokenizer: "PreTrainedTokenizerBase", config: DataConfig, max_seq_length: int) -> Measured:
     """The same without the judgement. Raises DataError if there are too many bad rows."""
     encoder = Encoder(tokenizer, config, max_seq_length)
     bad = [*rows.bad]

@@ -5,7 +5,9 @@ A callback of Transformers' Trainer. It ends the loop by RollBack or NothingLeft
 
 import time
 
-from transformers import TrainerCallback
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from actors.client import Directive
 from actors.runs.event import EventKind
@@ -52,20 +54,35 @@ class Progress(TrainerCallback):
         self.seen = (time.monotonic(), 0)
         self.beat = self.copied = 0.0
 
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self.evaluating = False
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if self.gradient_check:
             self.gradient_check.look(self.context.model)
 
-    def on_prediction_step(self, args, state, control, **kwargs) -> None:
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """A sign of life during a long evaluation, and an ear for a stop, which takes effect after it."""
         if time.monotonic() - self.beat > BEAT_S:
             self.beat = time.monotonic()
             self.stopped |= self.context.link.starting() is Directive.STOP and state.global_step < state.max_steps
 
-    def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs) -> None:
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: Optimizer,
+        lr_scheduler: LambdaLR,
+        **kwargs: object,
+    ) -> None:
         self.seen = (time.monotonic(), self.context.tokens)
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
@@ -74,7 +91,9 @@ class Progress(TrainerCallback):
         self.context.record.begins("evaluate base" if args.eval_on_start else self._first_step)
         _set_learning_rate(optimizer, lr_scheduler, self.context.learning_rate)
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         done, last = state.global_step - self.begin, state.global_step >= state.max_steps
         if done == 1:
             self.context.record.first_step(time.monotonic() - self.seen[0])
@@ -85,8 +104,16 @@ class Progress(TrainerCallback):
             control.should_evaluate = True
         self.evaluating = bool(control.should_evaluate)
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if "loss" not in (logs or {}):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        logs: dict[str, float],
+        **kwargs: object,
+    ) -> None:
+        if "loss" not in logs:
             return
         step, loss, grad_norm = state.global_step, logs["loss"], logs.get("grad_norm")
         now, tokens = time.monotonic(), self.context.tokens
@@ -106,7 +133,15 @@ class Progress(TrainerCallback):
         elif self.watchdog.wants_check and self.context.evaluates:
             self.evaluating = control.should_evaluate = True
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        metrics: dict[str, float],
+        **kwargs: object,
+    ) -> None:
         """One on the held-out rows (`eval_loss`), or a look at the rows that stay the same (`check_loss`)."""
         self.evaluating = False
         step, kind = state.global_step, "eval_loss" if "eval_loss" in metrics else "check_loss"
@@ -124,13 +159,13 @@ class Progress(TrainerCallback):
             self._be_patient(step, loss, state, control)
         self.seen = (time.monotonic(), self.context.tokens)
 
-    def _be_patient(self, step: int, loss: float, state, control) -> None:
+    def _be_patient(self, step: int, loss: float, state: TrainerState, control: TrainerControl) -> None:
         if (enough := self.patience.see(step, loss)) and step < state.max_steps and not self.stopped:
             self.early = enough
             control.should_training_stop = True
             self.context.say(EventKind.EARLY, f"stopping early: {enough}")
 
-    def on_save(self, args, state, control, **kwargs) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         best = [self.patience.best[0]] if self.patience.evaluations and self.patience.best else []
         checkpoints.rotate(self.context.checkpoints, self.context.config.training.keep_checkpoints, spare=best)
         self.seen = (time.monotonic(), self.context.tokens)
@@ -157,7 +192,7 @@ class Progress(TrainerCallback):
             self.context.say(EventKind.WATCHDOG, verdict.text)
 
 
-def _set_learning_rate(optimizer, scheduler, rate: float) -> None:
+def _set_learning_rate(optimizer: Optimizer, scheduler: LambdaLR, rate: float) -> None:
     """Move a schedule, also one that a checkpoint brought along, to the peak `rate`; the same rate changes no digit."""
     if all(base == rate for base in scheduler.base_lrs):
         return

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,10 @@ from actors.trainer import ControlLink
 from configs.schema import RunConfig
 from jobs.training.run_record import RunRecord
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
 Rows = list[dict[str, list[int]]]
 
 
@@ -25,8 +29,8 @@ Rows = list[dict[str, list[int]]]
 class TrainingContext:
     """Everything that one attempt of a run works on."""
 
-    model: Any
-    tokenizer: Any
+    model: "PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
     config: RunConfig
     folder: Path
     device: str

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from actors.runs.event import EventKind
 from configs.errors import TrainingError
@@ -19,7 +19,7 @@ from jobs.training.checkpoints import Checkpoint
 from jobs.training.context import TrainingContext, free_memory
 from jobs.training.memory import ladder
 from jobs.training.memory.ladder import Plan
-from jobs.training.trainers import arguments_of, new_trainer, trainer_class
+from jobs.training.trainers import common_arguments, new_trainer, trainer_class
 from jobs.training.watchdog.watchdog import Verdict
 
 LOOKED_AT = 8
@@ -72,7 +72,7 @@ def train(context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> Tra
 def _stretch(context: TrainingContext, plan: Plan, begin: Checkpoint | None) -> TrainingEnd | _OutOfMemory | Verdict:
     """One trainer's life. What it held on the GPU is free once this has returned."""
     with context.record.stage("build trainer"):
-        context.log.keep_base(**plan.measure)
+        context.log.keep_base(plan.measure)
         progress = Progress(context, plan, begin)
         trainer = _trainer(context, plan, progress)
     try:
@@ -140,12 +140,10 @@ def _trainer(context: TrainingContext, plan: Plan, progress: Progress) -> SFTTra
     config, training = context.config, context.config.training
     rows, held_out = context.rows(plan.max_seq_length)
     context.evaluates = True
-    evaluation = {"eval_on_start": progress.begin == 0 and context.log.base_loss() is None}
+    evaluation: dict[str, object] = {"eval_on_start": progress.begin == 0 and context.log.base_loss() is None}
     if held_out:
         evaluation |= {"eval_strategy": "steps", "eval_steps": training.eval_steps}
-    arguments = arguments_of(
-        context,
-        plan,
+    arguments = SFTConfig(
         output_dir=str(context.checkpoints),
         max_steps=training.max_steps or -1,
         num_train_epochs=training.epochs,
@@ -158,6 +156,7 @@ def _trainer(context: TrainingContext, plan: Plan, progress: Progress) -> SFTTra
         run_name=context.folder.name,
         project=f"tandem-{config.profile}",
         **evaluation,
+        **common_arguments(context, plan),
     )
     looked_at = held_out or rows[:: -(-len(rows) // LOOKED_AT)]
     return new_trainer(trainer_class(context), context, arguments, rows, looked_at, progress)

@@ -6,13 +6,13 @@ import time
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
-from trl import SFTTrainer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
 from jobs.training.context import Rows, TrainingContext, free_memory
 from jobs.training.memory.ladder import Plan
 from jobs.training.memory.micro_batch import Trial
-from jobs.training.trainers import arguments_of, new_trainer, trainer_class
+from jobs.training.trainers import common_arguments, new_trainer, trainer_class
 
 SEED = 0
 
@@ -48,11 +48,15 @@ class _Timing(TrainerCallback):
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
 
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._wait()
         self._started = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._wait()
         self.seconds.append(time.perf_counter() - self._started)
         self.peak_bytes = torch.cuda.max_memory_allocated() if self._cuda else None
@@ -63,11 +67,18 @@ class _Timing(TrainerCallback):
 
 
 def _probing_trainer(context: TrainingContext, plan: Plan, rows: Rows, timing: _Timing) -> SFTTrainer:
-    class InOrder(trainer_class(context)):
-        def _get_train_sampler(self, *args) -> SequentialSampler:
+    class InOrder(trainer_class(context)):  # type: ignore[misc]  # which class it is depends on the device
+        def _get_train_sampler(self, *args: object) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
     folder = str(context.checkpoints / ".probing")
-    quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 1000, "learning_rate": 0.0}
-    arguments = arguments_of(context, plan, output_dir=folder, max_steps=3, **quiet)
+    arguments = SFTConfig(
+        output_dir=folder,
+        max_steps=3,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1000,
+        learning_rate=0.0,
+        **common_arguments(context, plan),
+    )
     return new_trainer(InOrder, context, arguments, rows, [], timing)

@@ -4,12 +4,16 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from actors.runs.run import Run
 from configs import durable
+from jobs.data import gate
+from jobs.training.memory.micro_batch import MicroBatchChoice
 
 RESOLVED, MEASURED = "resolved.json", "measured.json"
 WORDS = {
@@ -73,16 +77,47 @@ class RunRecord:
     def first_step(self, seconds: float) -> None:
         """The first step took so long; note it, and the seconds from the slot's grant until now."""
         self.took("first step", seconds)
-        self.measured(granted_to_first_step=round(time.time() - self._granted_at, 3))
+        self._measured["granted_to_first_step"] = round(time.time() - self._granted_at, 3)
+        self.write()
 
-    def measured(self, **values: Any) -> None:
-        """Add what was measured and write it: `stages` in seconds, `fit`, `peak_memory_bytes`, ..."""
-        self._measured |= values
+    def fits(self, chosen: MicroBatchChoice) -> None:
+        """Note which micro-batch was chosen, and what was tried."""
+        trials = [vars(trial) for trial in chosen.trials]
+        self._measured["fit"] = {"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": trials}
+        self.write()
+
+    def peak(self, memory_bytes: int | None) -> None:
+        """Note the most GPU memory that was held; None on a CPU."""
+        if memory_bytes is not None:
+            self._measured["peak_memory_bytes"] = memory_bytes
+        self.write()
+
+    def write(self) -> None:
+        """All that was noted so far, `stages` in seconds included."""
         durable.write_text(self._folder / MEASURED, json.dumps(self._measured, indent=1))
 
-    def resolved(self, **values: Any) -> None:
-        """Write what the run is made of: configuration, origin, base, data."""
-        durable.write_text(self._folder / RESOLVED, json.dumps(values, indent=1))
+    def resolved(
+        self,
+        run: Run,
+        origin: dict[str, Any],
+        *,
+        base: str,
+        base_fingerprint: str,
+        trainable: dict[str, int],
+        data: gate.Report,
+    ) -> None:
+        """Write what the run is made of: configuration, origin, base, trainable parameters by group, data."""
+        made_of = {
+            "run": run.id,
+            "attempt": run.attempt,
+            "config": run.config,
+            "origin": origin,
+            "versions": origin["versions"],
+            "base": {"name": base, "fingerprint": base_fingerprint},
+            "trainable": trainable,
+            "data": asdict(data),
+        }
+        durable.write_text(self._folder / RESOLVED, json.dumps(made_of, indent=1))
 
 
 def read_measured(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ this module only to name `execute`, and because Unsloth must come before transfo
 
 import errno
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from actors.client import Directive
 from actors.energy.meter import EnergyMeter, own_card
@@ -20,12 +20,21 @@ from actors.trainer import ControlLink
 from configs.errors import TrainingError
 from configs.paths import Home
 from configs.schema import RunConfig
-from jobs.data import dataset
+from jobs.data import dataset, gate
 from jobs.training import checkpoints, provenance
 from jobs.training.memory import micro_batch
-from jobs.training.memory.ladder import first_plan
+from jobs.training.memory.ladder import Plan, first_plan
 from jobs.training.run_record import RunRecord
 from jobs.training.watchdog import verdict
+from models.lora.adapter import Manifest
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from jobs.training.context import Rows, TrainingContext
+    from jobs.training.loop import TrainingEnd
+    from models.base import checkpoint
 
 
 def execute(run: Run, home: Home, device: str, link: ControlLink) -> Outcome:
@@ -69,13 +78,13 @@ def _execute(run: Run, home: Home, device: str, link: ControlLink, consumption: 
     try:
         ended = loop.train(context, plan, begin)
     finally:
-        record.measured(**_peak(device))
+        record.peak(_peak(device))
     if ended.stopped:
         return Outcome(RunState.STOPPED, f"stopped at step {ended.step}; its checkpoint is kept")
     doubts = _doubts(context, ended.taken, data.report)
     with record.stage("publish"):
         manifest = _publish(context, run, home, base, ended, doubts, seconds=time.monotonic() - began)
-    record.measured(**_peak(device))
+    record.peak(_peak(device))
     early = f", early: {ended.early}" if ended.early else ""
     suspect = f" as suspect: {'; '.join(manifest.suspect)}" if manifest.suspect else ""
     return Outcome(RunState.SUCCEEDED, f"published {manifest.version}{suspect}{early}", manifest.version)
@@ -86,7 +95,9 @@ def _tell(link: ControlLink, words: str) -> None:
     link.stage(words)
 
 
-def load(config: RunConfig, device: str, share: float, record: RunRecord):
+def load(
+    config: RunConfig, device: str, share: float, record: RunRecord
+) -> "tuple[checkpoint.Checkpoint, PeftModel, PreTrainedTokenizerBase]":
     """The base's description, the model with a fresh adapter, and its tokenizer."""
     with record.stage("import libraries"):
         from models.base import checkpoint, loading
@@ -110,35 +121,53 @@ def _cap_memory(config: RunConfig, share: float) -> None:
     torch.cuda.set_per_process_memory_fraction(budget / total)
 
 
-def _context(run, folder: Path, config: RunConfig, base, model, tokenizer, rows, data, device, link, record: RunRecord):
+def _context(
+    run: Run,
+    folder: Path,
+    config: RunConfig,
+    base: "checkpoint.Checkpoint",
+    model: "PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: dataset.Rows,
+    data: dataset.Prepared,
+    device: str,
+    link: ControlLink,
+    record: RunRecord,
+) -> "TrainingContext":
     """What the loop works on; also writes what the run is made of."""
     from jobs.training.context import TrainingContext
     from models.base import trainable
 
     report = data.report
-    fingerprints = {"base": base.fingerprint, "data": report.data_fingerprint, "template": report.template_fingerprint}
-    origin = provenance.origin(config, device=gpus.device_name(device), **fingerprints)
+    origin = provenance.origin(
+        config,
+        base=base.fingerprint,
+        data=report.data_fingerprint,
+        template=report.template_fingerprint,
+        device=gpus.device_name(device),
+    )
     record.resolved(
-        run=run.id,
-        attempt=run.attempt,
-        config=run.config,
-        origin=origin,
-        versions=origin["versions"],
-        base={"name": base.name, "fingerprint": base.fingerprint},
+        run,
+        origin,
+        base=base.name,
+        base_fingerprint=base.fingerprint,
         trainable=trainable.counts(model),
-        data=asdict(report),
+        data=report,
     )
 
-    def cut(max_seq_length: int):
+    def cut(max_seq_length: int) -> "tuple[Rows, Rows]":
         if max_seq_length == config.model.max_seq_length:
             return data.training, data.held_out
         shorter = dataset.measure(rows, tokenizer, config.data, max_seq_length)  # consent counts, not the gate
-        return [[each.row for each in side if each.teaches] for side in (shorter.training, shorter.held_out)]
+        training, held_out = (
+            [each.row for each in side if each.teaches] for side in (shorter.training, shorter.held_out)
+        )
+        return training, held_out
 
     return TrainingContext(model, tokenizer, config, folder, device, link, record, origin, cut)
 
 
-def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
+def _begin(run: Run, home: Home, origin: dict[str, Any]) -> checkpoints.Checkpoint | None:
     """Where to go on: this run's newest checkpoint, or its parent's. Brings the parent's curve along.
 
     Raises TrainingError if that is a checkpoint of something else.
@@ -156,7 +185,7 @@ def _begin(run: Run, home: Home, origin: dict) -> checkpoints.Checkpoint | None:
     return begin
 
 
-def _plan(context, home: Home, base, report):
+def _plan(context: "TrainingContext", home: Home, base: "checkpoint.Checkpoint", report: gate.Report) -> Plan:
     """How to cut the work: as configured, or as measured on this device."""
     training = context.config.training
     if training.micro_batch != "auto":
@@ -164,8 +193,12 @@ def _plan(context, home: Home, base, report):
     from jobs.training import probe
 
     config = context.config.model_dump(mode="json", include={"profile", "model", "lora"})
-    how = {"batch": training.effective_batch, "checkpointing": training.gradient_checkpointing}
-    how |= {"optimizer": training.optimizer, "memory": _memory_limit(context.device)}
+    how = {
+        "batch": training.effective_batch,
+        "checkpointing": training.gradient_checkpointing,
+        "optimizer": training.optimizer,
+        "memory": _memory_limit(context.device),
+    }
     key = micro_batch.key_of(
         config=config, how=how, base=base.fingerprint, versions=provenance.versions(), on=context.origin["device"]
     )
@@ -178,9 +211,7 @@ def _plan(context, home: Home, base, report):
     with context.record.stage("probe"):
         cache = home.cache / "fit"
         chosen = micro_batch.choose(training.effective_batch, measure, longest_row=longest, key=key, cache=cache)
-    context.record.measured(
-        fit={"micro_batch": chosen.micro_batch, "cached": chosen.cached, "trials": [vars(t) for t in chosen.trials]}
-    )
+    context.record.fits(chosen)
     context.forget_fit = lambda: micro_batch.forget(cache, key)
     context.say(EventKind.FIT, str(chosen))
     return first_plan(context.config, chosen.micro_batch)
@@ -199,20 +230,27 @@ def _memory_limit(device: str) -> int | None:
 def _consumption(run: Run, home: Home, device: str, share: float) -> Recorder:
     """Joules and tokens of this attempt, beside those of the run's earlier ones."""
     parent = home.run(run.parent) if run.parent else None
-    about = {"attempt": run.attempt, "slot": run.slot, "device": device, "shared": share < 1}
-    return Recorder(home.run(run.id), EnergyMeter(own_card(device)), parent=parent, **about)
+    return Recorder(
+        home.run(run.id),
+        EnergyMeter(own_card(device)),
+        attempt=run.attempt,
+        slot=run.slot,
+        device=device,
+        shared=share < 1,
+        parent=parent,
+    )
 
 
-def _peak(device: str) -> dict:
-    """The most GPU memory that was held; nothing on a CPU."""
+def _peak(device: str) -> int | None:
+    """Bytes of GPU memory that were held at the most; None on a CPU."""
     if device != "cuda":
-        return {}
+        return None
     import torch
 
-    return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
+    return torch.cuda.max_memory_allocated()
 
 
-def _doubts(context, taken: int, data) -> tuple[str, ...]:
+def _doubts(context: "TrainingContext", taken: int, data: gate.Report) -> tuple[str, ...]:
     """Why the adapter is to be published as suspect. Raises TrainingError if the profile wants none of these."""
     action = context.config.watchdog.on_doubt
     reasons = () if action == "ignore" else verdict.doubts(context.log, taken, data)
@@ -224,17 +262,28 @@ def _doubts(context, taken: int, data) -> tuple[str, ...]:
     return reasons
 
 
-def _publish(context, run: Run, home: Home, base, ended, doubts: tuple[str, ...], seconds: float):
+def _publish(
+    context: "TrainingContext",
+    run: Run,
+    home: Home,
+    base: "checkpoint.Checkpoint",
+    ended: "TrainingEnd",
+    doubts: tuple[str, ...],
+    seconds: float,
+) -> Manifest:
     from models.base import trainable
     from models.lora.registry import Registry
 
     config, lines = context.config, context.log.losses()
-    metrics = {"steps": ended.step}
-    if lines:
-        metrics |= {"loss": lines[-1]["loss"], "mean_loss": context.log.mean_loss()}
     held_out = {line["step"]: line["eval_loss"] for line in context.log.evaluations()}
-    measured = {"eval_loss": held_out.get(ended.taken), "base_eval_loss": held_out.get(0)}
-    metrics |= {name: loss for name, loss in measured.items() if loss is not None}
+    losses = {
+        "loss": lines[-1]["loss"] if lines else None,
+        "mean_loss": context.log.mean_loss(),
+        "eval_loss": held_out.get(ended.taken),
+        "base_eval_loss": held_out.get(0),
+    }
+    metrics: dict[str, int | float] = {"steps": ended.step}
+    metrics |= {name: loss for name, loss in losses.items() if loss is not None}
     return Registry(home.models).publish(
         lambda folder: context.model.save_pretrained(folder, safe_serialization=True),
         base=config.model.base,
@@ -247,5 +296,5 @@ def _publish(context, run: Run, home: Home, base, ended, doubts: tuple[str, ...]
         run_id=run.id,
         profile=config.profile,
         metrics=metrics | {"seconds": round(seconds, 1)},
-        suspect=list(doubts),
+        suspect=doubts,
     )

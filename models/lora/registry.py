@@ -9,7 +9,8 @@ import errno
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,19 +30,33 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def publish(self, save: Callable[[Path], None], **about) -> Manifest:
-        """Publish what `save(folder)` writes (PEFT's two files) under a new version.
+    def publish(
+        self,
+        save: Callable[[Path], None],
+        *,
+        base: str,
+        base_fingerprint: str,
+        rank: int,
+        alpha: int,
+        target_modules: list[str],
+        train_experts: bool,
+        trainable: dict[str, int],
+        run_id: str,
+        profile: str,
+        metrics: dict[str, int | float],
+        suspect: Sequence[str] = (),
+    ) -> Manifest:
+        """Publish what `save(folder)` writes (PEFT's two files) under a new version; all else is the manifest's.
 
-        `about` are the manifest's fields except version, created_at, files and format. Whatever fails, no half-written
-        version is ever visible, and a run that publishes again (it was killed just after) gets what it published.
-        Raises AdapterError if the result would not pass `adapter.validate`.
+        Whatever fails, no half-written version is ever visible, and a run that publishes again (it was killed just
+        after) gets what it published. Raises AdapterError if the result would not pass `adapter.validate`.
         """
         published = self.list()
         for manifest in published:
-            if manifest.run_id == about["run_id"]:
+            if manifest.run_id == run_id:
                 self._choose_latest(published)  # the kill may have come before this
                 return manifest
-        aside = self.folder / f"{_ASIDE}{about['run_id']}"
+        aside = self.folder / f"{_ASIDE}{run_id}"
         shutil.rmtree(aside, ignore_errors=True)
         durable.private_folder(aside)
         try:
@@ -49,20 +64,36 @@ class Registry:
             for path in aside.iterdir():
                 if path.name not in (adapter.WEIGHTS, adapter.PEFT_CONFIG):
                     path.unlink()  # PEFT's README template says nothing about this adapter
-            manifest = self._finish(aside, about)
+            unnamed = Manifest(
+                version="",
+                base=base,
+                base_fingerprint=base_fingerprint,
+                rank=rank,
+                alpha=alpha,
+                target_modules=target_modules,
+                train_experts=train_experts,
+                trainable=trainable,
+                run_id=run_id,
+                profile=profile,
+                created_at=time.time(),
+                metrics=metrics,
+                files=adapter.hash_files(aside),
+                suspect=[*suspect],
+            )
+            manifest = self._finish(aside, unnamed)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         self._choose_latest([manifest, *published])
         return manifest
 
-    def _finish(self, aside: Path, about: dict) -> Manifest:
-        stem = f"{_slug(about['base'])}_{_slug(about['profile'])}_{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    def _finish(self, aside: Path, unnamed: Manifest) -> Manifest:
+        """Give it a free name, and the folder `aside` with it."""
+        stem = f"{_slug(unnamed.base)}_{_slug(unnamed.profile)}_{datetime.now(UTC):%Y%m%d-%H%M%S}"
         for suffix in ("", *(f"-{n}" for n in range(2, 100))):
             version = stem + suffix
             if (self.folder / version).exists():
                 continue
-            files = adapter.hash_files(aside)
-            manifest = Manifest(version=version, created_at=time.time(), files=files, **about)
+            manifest = replace(unnamed, version=version)
             adapter.write_manifest(aside, manifest)
             adapter.validate(aside)
             for path in aside.iterdir():

@@ -67,19 +67,21 @@ def choose(
         best = min((trial.seconds for trial in trials if trial.seconds), default=None)
         if best and (trials[-1].seconds or 0) > SLOWER * best:
             break
-    fitting = [trial for trial in trials if trial.seconds]
-    if not fitting:
+    seconds = {trial.micro_batch: trial.seconds for trial in trials if trial.seconds}
+    if not seconds:
         raise TrainingError(
             f"one row of {longest_row} tokens does not fit into memory",
             hint="lower model.max_seq_length or lora.r, set lora.train_experts=false, or free GPU memory",
         )
-    fit = MicroBatchChoice(min(fitting, key=lambda trial: trial.seconds).micro_batch, tuple(trials), longest_row)
+    fit = MicroBatchChoice(min(seconds, key=lambda each: seconds[each]), tuple(trials), longest_row)
     _remember(cache, key, fit)
     return fit
 
 
-def key_of(**parts: Any) -> str:
-    """What a measurement holds for: profile, shapes, versions, GPU, budget, in any JSON-able form."""
+def key_of(*, config: dict[str, Any], how: dict[str, Any], base: str, versions: dict[str, str], on: str) -> str:
+    """What a measurement holds for: parts of the configuration, how a step is made, the base's fingerprint, versions
+    and the device."""
+    parts = {"config": config, "how": how, "base": base, "versions": versions, "on": on}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

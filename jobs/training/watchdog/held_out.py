@@ -54,12 +54,12 @@ class DivergenceRule:
             return ""
         far = loss > self.base + FARTHEST and loss > min(self._factor * self.base, self._guess)
         if far and fmean(self._recent) >= self.base:
-            return self._words(step, loss)
+            return self._words(step, loss, self._first)
         self._harmless = _higher(self._harmless, self._since)
         return ""
 
-    def _words(self, step: int, loss: float) -> str:
-        (first, first_norm), (highest, highest_norm) = self._first, _higher(self._harmless, self._since)
+    def _words(self, step: int, loss: float, began: tuple[float, float]) -> str:
+        (first, first_norm), (highest, highest_norm) = began, _higher(self._harmless, self._since)
         return (
             f"its loss is {loss:.4g} at step {step} on rows of which the base's is {self.base:.4g} (the training "
             f"loss began at {first:.4g} and was up to {highest:.4g}, the gradient's norm at {first_norm:.4g} and up to "

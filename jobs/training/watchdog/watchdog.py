@@ -158,13 +158,12 @@ class Watchdog:
     def _rising(self, step: int) -> Verdict | None:
         last = self._evaluations[-3:]
         rises = len(last) == 3 and last[0][1] < last[1][1] < last[2][1]
-        trained = [entry[2] for entry in last]
-        overfit = rises and None not in (trained[0], trained[2]) and trained[2] < trained[0]
-        text = ""
-        if overfit:
+        overfit, text = False, ""
+        if rises and (before := last[0][2]) is not None and (now := last[2][2]) is not None and now < before:
+            overfit = True
             text = (
                 f"the evaluation loss rose from {last[0][1]:.4g} at step {last[0][0]} to {last[2][1]:.4g} at step "
-                f"{step} while the training loss fell from {trained[0]:.4g} to {trained[2]:.4g}: {_BY_HEART}, or set "
+                f"{step} while the training loss fell from {before:.4g} to {now:.4g}: {_BY_HEART}, or set "
                 "training.patience"
             )
         return self._begins(Rule.OVERFIT, step, overfit, text, "eval", ended=not rises)

@@ -9,15 +9,14 @@ from actors.runs.run import RunState
 from configs.errors import ConfigError, DataError, NotFoundError, StateError, TrainingError
 from configs.schema import RunConfig
 from jobs import request
+from jobs.request import TrainFlags
 from jobs.training import checkpoints, provenance
 from tests.samples import EXPORT, RUN_CONFIG, TRAIN
-
-FLAGS = {"profile": None, "slot": None, "dataset": None, "max_steps": None, "resume": None, "priority": 0, "sets": ()}
 
 
 @pytest.fixture
 def resolve(home):
-    return lambda **flags: request.resolve(home, **(FLAGS | flags))
+    return lambda **flags: request.resolve(home, TrainFlags(**flags))
 
 
 @pytest.fixture

@@ -64,8 +64,7 @@ def test_predicting_imports_no_torch(home):
     code = (
         "import sys; from configs.paths import home; from jobs import request;"
         "from jobs.prediction import data_size, estimate;"
-        "wanted = request.resolve(home(), profile='tiny', slot=None, dataset=None, max_steps=None, resume=None,"
-        " priority=0, sets=());"
+        "wanted = request.resolve(home(), request.TrainFlags(profile='tiny'));"
         "assert estimate.predict(home(), wanted, data_size.unknown(wanted.config)).memory;"
         "print(sorted({'torch', 'transformers', 'datasets', 'ray', 'unsloth'} & set(sys.modules)))"
     )

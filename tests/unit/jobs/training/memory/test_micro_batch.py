@@ -75,8 +75,10 @@ def test_a_damaged_memory_is_measured_anew(damage, tmp_path):
 
 
 def test_a_key_changes_with_every_part():
-    assert fit.key_of(gpu="a", versions={"torch": "1"}) == fit.key_of(versions={"torch": "1"}, gpu="a")
-    assert fit.key_of(gpu="a", versions={"torch": "1"}) != fit.key_of(gpu="a", versions={"torch": "2"})
+    about = {"config": {"lora": {"r": 8}}, "how": {"batch": 16, "memory": 23}, "base": "f", "on": "RTX 3090"}
+    turned = dict(reversed(about.items())) | {"how": {"memory": 23, "batch": 16}}
+    assert fit.key_of(**about, versions={"torch": "1"}) == fit.key_of(versions={"torch": "1"}, **turned)
+    assert fit.key_of(**about, versions={"torch": "1"}) != fit.key_of(**about, versions={"torch": "2"})
 
 
 def test_the_budget_is_the_slots_share_less_a_cushion_and_at_most_what_is_allowed():
