@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from actors.home.process_id import ProcessId
 from actors.runs.adapter_state import AdapterState
 from actors.runs.event import EventKind
+from actors.runs.ledger import Quarantine, SlotStatus
 from actors.runs.run import Grant, Outcome, Run, Submission
 from configs.errors import ClusterError, NotFoundError, TandemError
 from configs.schema import Slot
@@ -135,13 +136,13 @@ class Client:
     async def stop(self, run_id: str) -> Run:
         return await self._ask(lambda control: control.stop.remote(run_id))
 
-    async def describe_slots(self) -> list[dict]:
+    async def describe_slots(self) -> list[SlotStatus]:
         return await self._ask(lambda control: control.describe_slots.remote())
 
-    async def quarantine(self, slot: str, reason: str) -> dict:
+    async def quarantine(self, slot: str, reason: str) -> Quarantine:
         return await self._ask(lambda control: control.quarantine.remote(slot, reason))
 
-    async def release_quarantine(self, slot: str) -> dict:
+    async def release_quarantine(self, slot: str) -> str | None:
         return await self._ask(lambda control: control.release_quarantine.remote(slot))
 
     async def aliases(self, known: dict[str, str | None] | None = None) -> dict[str, str | None]:

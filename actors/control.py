@@ -12,7 +12,6 @@ import contextlib
 import logging
 import sqlite3
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from actors import cluster, logs
@@ -25,7 +24,7 @@ from actors.notify.queue import Notifier
 from actors.ray_edge.jobs import RayJobs
 from actors.runs.adapter_state import AdapterState
 from actors.runs.event import EventKind, Severity
-from actors.runs.ledger import Ledger, Quarantine
+from actors.runs.ledger import Ledger, Quarantine, SlotStatus
 from actors.runs.lifecycle import RunLifecycle
 from actors.runs.quarantine import GpuWatch
 from actors.runs.run import Grant, Run, RunState, Submission, check_run_id
@@ -248,8 +247,8 @@ class Control:
 
     # Slots
 
-    async def quarantine(self, slot: str, reason: str, by: str = "a person") -> dict:
-        """Give `slot` to nobody from now on; what holds it goes on. Returns the quarantine as a dict.
+    async def quarantine(self, slot: str, reason: str, by: str = "a person") -> Quarantine:
+        """Give `slot` to nobody from now on; what holds it goes on.
 
         Raises NotFoundError for an unknown slot, StateError if it is in quarantine already.
         """
@@ -260,13 +259,13 @@ class Control:
                 hint=f"for another reason `tandem slots release {slot}` first",
             )
         self._ledger.quarantine(slot, reason, by)
-        return asdict(self._ledger.quarantines()[slot])
+        return self._ledger.quarantines()[slot]
 
-    async def release_quarantine(self, slot: str) -> dict:
+    async def release_quarantine(self, slot: str) -> str | None:
         """Let `slot` be given again; what is wrong with its GPU now counts as accepted until it changes.
 
-        Returns `{"slot": ..., "accepted": ...}`. Raises NotFoundError for an unknown slot, StateError if it is not in
-        quarantine or its GPU is still missing.
+        Returns what is accepted, None if nothing is wrong. Raises NotFoundError for an unknown slot, StateError if it
+        is not in quarantine or its GPU is still missing.
         """
         signs = await asyncio.to_thread(GpuWatch([self._slots[self._known(slot)]]).look_once)
         sign = signs.get(slot)
@@ -274,7 +273,7 @@ class Control:
             raise StateError(f"slot {slot} stays in quarantine: {sign.reason}", hint="check `nvidia-smi -L`")
         accepted = sign.reason if sign else None
         self._ledger.release_quarantine(slot, accepted=accepted)
-        return {"slot": slot, "accepted": accepted}
+        return accepted
 
     async def quarantines(self) -> dict[str, Quarantine]:
         """The slots that are given to nobody."""
@@ -354,18 +353,12 @@ class Control:
     async def slots(self) -> list[Slot]:
         return [*self._slots.values()]
 
-    async def describe_slots(self) -> list[dict]:
-        """Every slot as JSON, with the leases on it and its quarantine, None without one."""
-        shown = ("slot", "role", "holder", "pid", "granted_at")
-        leases = [{name: getattr(lease, name) for name in shown} for lease in self._ledger.leases()]
-        quarantines = {name: asdict(quarantine) for name, quarantine in self._ledger.quarantines().items()}
+    async def describe_slots(self) -> list[SlotStatus]:
+        """Every slot, with the leases on it and its quarantine."""
+        leases, quarantines = self._ledger.leases(), self._ledger.quarantines()
         return [
-            {
-                "slot": slot.model_dump(),
-                "leases": [lease for lease in leases if lease["slot"] == slot.name],
-                "quarantine": quarantines.get(slot.name),
-            }
-            for slot in self._slots.values()
+            SlotStatus(slot, tuple(lease for lease in leases if lease.slot == name), quarantines.get(name))
+            for name, slot in self._slots.items()
         ]
 
     async def ready(self) -> bool:

@@ -20,14 +20,16 @@ class Api:
         self._http = http_clients.client(self.cluster.http, httpx.Timeout(30, read=SWAP_TIMEOUT_S))
 
     def get(self, path: str) -> Any:
+        """The answer's JSON."""
         return self._send("GET", path)
 
-    def post(self, path: str, body: dict | None = None) -> Any:
-        return self._send("POST", path, json=body or {})
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The same of a request with a JSON body."""
+        return self._send("POST", path, body or {})
 
-    def _send(self, method: str, path: str, **how: Any) -> Any:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
-            response = self._http.request(method, path, **how)
+            response = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise ClusterError(
                 f"no answer from {self.cluster.http} ({type(error).__name__})",

@@ -62,6 +62,15 @@ class Quarantine:
 
 
 @dataclass(frozen=True)
+class SlotStatus:
+    """A slot with the leases on it and its quarantine, None without one."""
+
+    slot: Slot
+    leases: tuple[Lease, ...]
+    quarantine: Quarantine | None
+
+
+@dataclass(frozen=True)
 class Swap:
     """One try to point an alias elsewhere; None is the base model. `seconds` is from the request to the outcome."""
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 import click
 
+from actors.runs.adapter_state import AdapterState
 from actors.runs.ledger import Ledger
 from actors.runs.run import new_run_id
 from cli import output
@@ -32,7 +33,7 @@ def list_adapters(as_json: bool) -> None:
     aliases, states = _ledger_words()
     rows = []
     for manifest in Registry(home.models).list():
-        state, _ = states.get(manifest.version, ("PUBLISHED", ""))
+        state, _ = states.get(manifest.version, (AdapterState.PUBLISHED, ""))
         pointing = [alias for alias, version in aliases.items() if version == manifest.version]
         rows.append((manifest, str(state), pointing))
     if as_json:
@@ -65,7 +66,7 @@ def show(version: str, as_json: bool) -> None:
 
     registry = Registry(paths.home().models)
     manifest = adapter.validate(registry.path(registry.resolve(version)))
-    state, reason = _ledger_words()[1].get(manifest.version, ("PUBLISHED", ""))
+    state, reason = _ledger_words()[1].get(manifest.version, (AdapterState.PUBLISHED, ""))
     if as_json:
         output.print_json({**asdict(manifest), "state": str(state), "reason": reason})
         return
@@ -97,7 +98,9 @@ def show(version: str, as_json: bool) -> None:
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is granted a slot earlier.")
 @click.option("-f", "--follow", is_flag=True, help="Show progress until the run ends; exit with its result.")
 @output.json_option
-def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priority: int, **how: str | None) -> None:
+def export(
+    version: str, to: str, out: Path, base: str | None, dtype: str, priority: int, follow: bool, as_json: bool
+) -> None:
     """Queue a run that writes ADAPTER for other programs.
 
     \b
@@ -114,9 +117,15 @@ def export(version: str, to: str, out: Path, follow: bool, as_json: bool, priori
     gguf and gguf-lora need llama.cpp's converters: TANDEM_LLAMA_CPP names its folder.
     """
     home = paths.home()
-    wanted = {"adapter": Registry(home.models).resolve(version), "to": to, "out": str(out.expanduser().absolute())}
-    config = load.validate(ExportConfig, wanted | how, source="the command line")
-    if doubts := Registry(home.models).doubts(wanted["adapter"]):
+    wanted = {
+        "adapter": Registry(home.models).resolve(version),
+        "to": to,
+        "out": str(out.expanduser().absolute()),
+        "base": base,
+        "dtype": dtype,
+    }
+    config = load.validate(ExportConfig, wanted, source="the command line")
+    if doubts := Registry(home.models).doubts(config.adapter):
         output.say(f"note: {doubts}")
     for note in exporter.check(config, home).notes:
         output.say(f"note: {note}")
@@ -163,7 +172,7 @@ def swap(version: str | None, back: bool, force: bool, as_json: bool) -> None:
         click.echo(f"{result['alias']}: {result['old']} -> {result['new']} in {result['seconds']:.2f} s")
 
 
-def _ledger_words() -> tuple[dict, dict]:
+def _ledger_words() -> tuple[dict[str, str | None], dict[str, tuple[AdapterState, str]]]:
     """Aliases and adapter states; both empty before the first `tandem up`."""
     home = paths.home()
     if not home.ledger.exists():

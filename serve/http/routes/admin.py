@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from actors.client import Client
 from actors.hardware import gpus
+from actors.runs.ledger import SlotStatus
 from actors.runs.run import RunKind, Submission
 from configs.schema import ExportConfig, RunConfig
 from serve.adapters.keep_loaded import KeptAdapters
@@ -153,7 +154,7 @@ def routes(
         """Slots with their leases and quarantines, engines, aliases, holds, GPUs and the host."""
         return {
             "base": catalog.base,
-            "slots": await control.describe_slots(),
+            "slots": [_slot_as_json(each) for each in await control.describe_slots()],
             "engines": describe(await engines.stats()),
             "aliases": await control.aliases(),
             "holds": kept_adapters.describe(),
@@ -214,11 +215,20 @@ def routes(
     @api.post("/slots/{slot}/quarantine")
     async def quarantine(slot: str, body: QuarantineRequest) -> dict:
         """Give a slot to nobody until it is released; what holds it goes on."""
-        return await control.quarantine(slot, body.reason)
+        return asdict(await control.quarantine(slot, body.reason))
 
     @api.post("/slots/{slot}/release")
     async def release(slot: str) -> dict:
         """Let a slot in quarantine be given again."""
-        return await control.release_quarantine(slot)
+        return {"slot": slot, "accepted": await control.release_quarantine(slot)}
 
     return api
+
+
+def _slot_as_json(status: SlotStatus) -> dict[str, Any]:
+    shown = ("slot", "role", "holder", "pid", "granted_at")
+    return {
+        "slot": status.slot.model_dump(),
+        "leases": [{name: getattr(lease, name) for name in shown} for lease in status.leases],
+        "quarantine": asdict(status.quarantine) if status.quarantine else None,
+    }

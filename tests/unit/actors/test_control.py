@@ -269,7 +269,7 @@ def test_an_engine_takes_its_slot_and_takes_it_again_after_a_lost_answer(drive):
         await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         await desk.control.take_serve_slot("1", "engine_1", ProcessId.own())
         assert desk.holders() == {"1": "engine_1"}
-        assert (await desk.control.describe_slots())[1]["leases"][0]["pid"] == os.getpid()
+        assert (await desk.control.describe_slots())[1].leases[0].pid == os.getpid()
 
     drive(scenario)
 
