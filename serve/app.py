@@ -60,7 +60,7 @@ def _engine(config: ServeConfig, base: Path, slot: Slot, neighbours: int) -> ray
     return deployment.bind(config, base, slot)
 
 
-def _gateway() -> Any:
+def _gateway() -> ray_serve.Deployment:
     return ray_serve.deployment(
         ray_serve.ingress()(Gateway),
         name="gateway",

@@ -11,12 +11,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configs.errors import RequestError, TandemError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from llguidance import LLMatcher, LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -43,8 +45,8 @@ class Grammars:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._lock = threading.Lock()
-        self._llguidance: Any = None
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._llguidance: LLTokenizer | None = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         """llguidance's matchers at their grammars' beginnings, to be copied; the one asked for last is at the end."""
 
     async def matcher(self, constraint: Constraint) -> "Matcher":
@@ -71,14 +73,14 @@ class Grammars:
         self._keep(constraint.grammar, found)
         return Matcher(found.deep_copy())
 
-    def _keep(self, grammar: str, compiled: Any) -> None:
+    def _keep(self, grammar: str, compiled: "LLMatcher") -> None:
         with self._lock:
             self._compiled[grammar] = compiled
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > MOST_COMPILED:
                 self._compiled.popitem(last=False)
 
-    def _llguidance_tokenizer(self) -> Any:
+    def _llguidance_tokenizer(self) -> "LLTokenizer":
         """Made once: it takes about a second with a vocabulary of 201,088."""
         import llguidance
         from tokenizers import Tokenizer
@@ -95,7 +97,7 @@ class Grammars:
 class Matcher:
     """One generation's place in its grammar."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: "LLMatcher") -> None:
         self._matcher = matcher
         self.fault: str | None = None
         """Why the grammar cannot go on: llguidance's limits are used up, or a token was not one of the allowed."""
@@ -105,7 +107,7 @@ class Matcher:
         """Nothing more is allowed."""
         return self._matcher.is_stopped()
 
-    def fill(self, bits: Any, row: int) -> None:
+    def fill(self, bits: "np.ndarray", row: int) -> None:
         """Write one bit per token, 1 for allowed, into row `row` of the int32 array `bits` [B, vocabulary / 32]."""
         from llguidance.numpy import fill_next_token_bitmask
 
@@ -138,7 +140,7 @@ def mask(logits: "torch.Tensor", matchers: Mapping[int, Matcher]) -> None:
     logits[rows] = logits[rows].masked_fill(~allowed, float("-inf"))
 
 
-def _complaint(matcher: Any) -> str:
+def _complaint(matcher: "LLMatcher") -> str:
     """What llguidance says is wrong, without the excerpt of the grammar that it appends."""
     said = re.split(r"\n +\d+ \| ", matcher.get_error())[0]
     return re.sub(r"^at \d+\(\d+\): ", "", said).strip()

@@ -54,7 +54,7 @@ class Part(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
+    def _without_nulls(cls, value: object) -> object:
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
@@ -180,17 +180,8 @@ def checked(
     in other words. Raises RequestError with `param` for JSON
     that is none, a missing, unknown or unsupported parameter, a wrong type or value.
     """
-    if not isinstance(body, dict):
-        try:
-            body = writable(json.loads(body))
-        except RecursionError as error:
-            raise RequestError("the body is nested too deep", hint="send it with fewer levels") from error
-        except ValueError as error:
-            raise RequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
     asked = {}
-    for name, value in translate(body).items():
+    for name, value in translate(body if isinstance(body, dict) else _read(body)).items():
         if value is None or _asks_for_nothing(value, neutral.get(name, ())):
             continue
         if name in IGNORED and name not in kind.model_fields:
@@ -205,7 +196,20 @@ def checked(
         raise request_error(error, asked, known={*kind.model_fields, *neutral, *translated, *IGNORED}) from error
 
 
-def whole(value: Any) -> Any:
+def _read(text: bytes | str) -> dict[str, Any]:
+    """The JSON object that a body is. Raises RequestError for anything else."""
+    try:
+        body = writable(json.loads(text))
+    except RecursionError as error:
+        raise RequestError("the body is nested too deep", hint="send it with fewer levels") from error
+    except ValueError as error:
+        raise RequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"the body is a JSON {JSON_NAMES[type(body)]}, not an object")
+    return body
+
+
+def whole(value: object) -> object:
     """A number without a fraction as an int, which JSON Schema calls an integer; anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -228,11 +232,11 @@ def _validated(kind: type[Body], asked: dict[str, Any]) -> Body:
     return kind.model_validate(asked)
 
 
-def _asks_for_nothing(value: Any, neutral: tuple) -> bool:
+def _asks_for_nothing(value: object, neutral: tuple) -> bool:
     return any(type(whole(value)) is type(each) and value == each for each in neutral)
 
 
-def writable(value: Any) -> Any:
+def writable(value: object) -> object:
     """Parsed JSON without halves of surrogate pairs: JSON can spell them and UTF-8 cannot. They become U+FFFD.
 
     Raises RecursionError for what is nested too deep to be written.
@@ -245,7 +249,7 @@ def writable(value: Any) -> Any:
     return value
 
 
-def request_error(error: ValidationError, body: Any = None, known: Iterable[str] = ()) -> RequestError:
+def request_error(error: ValidationError, body: object = None, known: Iterable[str] = ()) -> RequestError:
     """A pydantic validation of `body` that failed as a RequestError that names the field.
 
     For a parameter that does not exist the hint is the nearest of the `known` ones, if one is near.

@@ -27,7 +27,7 @@ WORDS = {
 """By pydantic's type of error, where its own message speaks of Python."""
 
 
-def complaint(errors: Sequence[Error], body: Any) -> tuple[str, str]:
+def complaint(errors: Sequence[Error], body: object) -> tuple[str, str]:
     """The place that is to blame in `body`, such as `tools[0].function.name`, empty for all of it, and a sentence."""
     if errors[0]["type"] == "json_invalid":
         return "", f"the body is not JSON: {errors[0]['ctx']['error']}"
@@ -40,7 +40,7 @@ def complaint(errors: Sequence[Error], body: Any) -> tuple[str, str]:
     return place, _sentence(place, [error for place, error in tagged if place == deepest])
 
 
-def place_of(error: Error, body: Any) -> Place:
+def place_of(error: Error, body: object) -> Place:
     """Where the error is in `body`: its location without the names of a union's members, all of it without a body."""
     if body is None or not error["loc"]:
         return tuple(error["loc"])
@@ -101,7 +101,7 @@ def _sentence(place: str, errors: list[Error]) -> str:
     return f"{place or 'the body'}: {' or '.join(told)}, not {_shown(first['input'])}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         return json.dumps(value, default=str)[:80]
     except RecursionError:

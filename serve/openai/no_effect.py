@@ -51,7 +51,7 @@ def nearest(name: str, asked: object, taken: T) -> T:
     return taken
 
 
-def _ignored(value: Any, field: ValidationInfo) -> Any:
+def _ignored(value: object, field: ValidationInfo) -> object:
     ignore(str(field.field_name))
     return value
 

@@ -24,7 +24,7 @@ from serve.openai.body import whole, writable
 Priority = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
-def _whole(value: Any) -> Any:
+def _whole(value: object) -> object:
     """Parsed JSON whose numbers without a fraction are ints."""
     if isinstance(value, dict):
         return {name: _whole(each) for name, each in value.items()}
@@ -43,7 +43,7 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _writable(cls, value: Any) -> Any:
+    def _writable(cls, value: object) -> object:
         try:
             return _whole(writable(value))
         except RecursionError as error:

@@ -77,7 +77,7 @@ class ChunkWriter:
             self._opening["prompt_logprobs"], self._scored_prompt = scores, None
         out = [self._chunk(index, part) for part in self.choices[index].write(chunk)]
         if self.done and self._options.include_usage:
-            out.append(self._bare(choices=[], usage=self.usage))
+            out.append(self._bare([], {"usage": self.usage}))
         return out
 
     def _chunk(self, index: int, part: Part) -> ChatCompletionChunk:
@@ -95,16 +95,17 @@ class ChunkWriter:
             finish_reason=part.finish_reason,
             **{name: value for name, value in extra.items() if value is not None},
         )
-        return self._bare(choices=[choice], **fields, **more)
+        return self._bare([choice], fields | more)
 
-    def _bare(self, **fields: Any) -> ChatCompletionChunk:
+    def _bare(self, choices: list[ChunkChoice], more: dict[str, Any]) -> ChatCompletionChunk:
         return ChatCompletionChunk(
             id=self.completion_id,
             object="chat.completion.chunk",
             created=self.created,
             model=self.model,
             system_fingerprint=self.fingerprint,
-            **fields,
+            choices=choices,
+            **more,
         )
 
 

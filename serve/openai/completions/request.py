@@ -35,8 +35,8 @@ Texts = Annotated[list[Text], Field(min_length=1)]
 IdLists = Annotated[list[Ids], Field(min_length=1)]
 
 
-def _one_or_several_prompts(value: Any) -> Any:
-    def ids(each: Any) -> bool:
+def _one_or_several_prompts(value: object) -> object:
+    def ids(each: object) -> bool:
         return isinstance(each, list) and all(type(whole(item)) is int for item in each)
 
     prompts = value if isinstance(value, list) and not ids(value) else [value]

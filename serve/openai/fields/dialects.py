@@ -112,7 +112,7 @@ def chat(body: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _say(said: dict[str, Any], name: str, value: Any, way: str) -> None:
+def _say(said: dict[str, Any], name: str, value: object, way: str) -> None:
     """`value` is what the parameter `name` says, unless it says something itself; `way` is how it was said."""
     if value is None:
         return
@@ -122,7 +122,7 @@ def _say(said: dict[str, Any], name: str, value: Any, way: str) -> None:
         said[name] = value
 
 
-def _response_format(value: Any) -> dict[str, Any] | None:
+def _response_format(value: object) -> dict[str, Any] | None:
     """Ollama's `format`: "json", or a schema."""
     if value in (None, ""):
         return None
@@ -202,9 +202,11 @@ def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found or {}
 
 
-def _message(index: int, message: Any) -> Any:
+def _message(index: int, message: object) -> object:
     """With the reasoning that OpenRouter's `reasoning_details` give again in parts, if it stands nowhere else."""
-    details = message.get("reasoning_details") if isinstance(message, Mapping) else None
+    if not isinstance(message, Mapping):
+        return message
+    details = message.get("reasoning_details")
     if not isinstance(details, list) or message.get("role") != "assistant":
         return message
     rest = {name: value for name, value in message.items() if name != "reasoning_details"}

@@ -7,6 +7,7 @@ beyond OpenAI's is `system_fingerprint`: what answered.
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
@@ -72,8 +73,8 @@ class EventWriter:
     def queue(self) -> list[ResponseStreamEvent]:
         """The request waits for an engine, and its client does not."""
         return [
-            self._event(ResponseCreatedEvent, "response.created", response=self.response()),
-            self._event(ResponseQueuedEvent, "response.queued", response=self.response()),
+            self._event(ResponseCreatedEvent, "response.created", {"response": self.response()}),
+            self._event(ResponseQueuedEvent, "response.queued", {"response": self.response()}),
         ]
 
     def begin(self, fingerprint: str) -> list[ResponseStreamEvent]:
@@ -83,7 +84,7 @@ class EventWriter:
             (ResponseCreatedEvent, "response.created"),
             (ResponseInProgressEvent, "response.in_progress"),
         ]
-        return [self._event(kind, name, response=self.response()) for kind, name in begun[bool(self._events) :]]
+        return [self._event(kind, name, {"response": self.response()}) for kind, name in begun[bool(self._events) :]]
 
     def write(self, chunk: ChatCompletionChunk) -> list[ResponseStreamEvent]:
         """Events of one chunk."""
@@ -112,7 +113,7 @@ class EventWriter:
     def end(self) -> list[ResponseStreamEvent]:
         """The last event, with the whole response."""
         kind, name = TERMINAL[self.status]
-        return [self._event(kind, name, response=self.response())]
+        return [self._event(kind, name, {"response": self.response()})]
 
     def response(self) -> Response:
         """The response as it is now; whole once `write` has had the last chunk."""
@@ -208,9 +209,9 @@ class EventWriter:
         return self._close("completed" if status == "completed" else "incomplete")
 
     def _numbered(self, told: Iterable[ResponseEvent]) -> list[ResponseStreamEvent]:
-        return [self._event(each.kind, each.type, **each.fields) for each in told]
+        return [self._event(each.kind, each.type, each.fields) for each in told]
 
-    def _event(self, kind: EventKind, name: str, **fields: object) -> ResponseStreamEvent:
+    def _event(self, kind: EventKind, name: str, fields: dict[str, Any]) -> ResponseStreamEvent:
         event = kind(type=name, sequence_number=self._events, **fields)
         self._events += 1
         return event

@@ -74,7 +74,7 @@ class Conversation:
         return self._begin(where, {"role": "assistant", "content": ""})
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: object, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

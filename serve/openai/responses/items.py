@@ -39,16 +39,16 @@ def resource(item: Mapping[str, Any]) -> Item:
     whole |= {name: item[name] for name in OWN[kind] if item.get(name) is not None}
     match kind:
         case "message" if whole["role"] == "assistant":
-            whole["content"] = _parts(whole["content"], type="output_text", annotations=[], logprobs=[])
+            whole["content"] = _parts(whole["content"], {"type": "output_text", "annotations": [], "logprobs": []})
         case "message":
-            whole["content"] = _parts(whole["content"], type="input_text")
+            whole["content"] = _parts(whole["content"], {"type": "input_text"})
         case "reasoning":
             sealed = item.get("encrypted_content")
             opened = unseal(sealed) if isinstance(sealed, str) else None
-            whole["summary"] = _parts(whole.get("summary", []), type="summary_text")
-            whole["content"] = _parts(whole.get("content") or opened or [], type="reasoning_text")
+            whole["summary"] = _parts(whole.get("summary", []), {"type": "summary_text"})
+            whole["content"] = _parts(whole.get("content") or opened or [], {"type": "reasoning_text"})
         case "function_call_output" if not isinstance(whole["output"], str):
-            whole["output"] = _parts(whole["output"], type="input_text")
+            whole["output"] = _parts(whole["output"], {"type": "input_text"})
     return whole
 
 
@@ -67,6 +67,6 @@ def unseal(sealed: str) -> str | None:
         return None
 
 
-def _parts(content: str | list[Mapping[str, Any]], **like: Any) -> list[Item]:
+def _parts(content: str | list[Mapping[str, Any]], like: Item) -> list[Item]:
     texts = [content] if isinstance(content, str) else [part["text"] for part in content]
     return [like | {"text": text} for text in texts]

@@ -136,11 +136,15 @@ class SummarisedReasoning(Reasoning):
 
     def begin(self) -> list[ResponseEvent]:
         part = {"type": "summary_text", "text": ""}
-        added = ResponseEvent(ResponseReasoningSummaryPartAddedEvent, f"{SUMMARY}_part.added", self._beside(part=part))
+        added = ResponseEvent(
+            ResponseReasoningSummaryPartAddedEvent, f"{SUMMARY}_part.added", self._beside("part", part)
+        )
         return [*super().begin(), added]
 
     def grow(self, text: str, logprobs: Sequence[dict] = ()) -> list[ResponseEvent]:
-        more = ResponseEvent(ResponseReasoningSummaryTextDeltaEvent, f"{SUMMARY}_text.delta", self._beside(delta=text))
+        more = ResponseEvent(
+            ResponseReasoningSummaryTextDeltaEvent, f"{SUMMARY}_text.delta", self._beside("delta", text)
+        )
         return [*super().grow(text), more]
 
     def end(self, status: str) -> list[ResponseEvent]:
@@ -148,16 +152,18 @@ class SummarisedReasoning(Reasoning):
         *before, last = super().end(status)
         return [
             *before,
-            ResponseEvent(ResponseReasoningSummaryTextDoneEvent, f"{SUMMARY}_text.done", self._beside(text=self.text)),
-            ResponseEvent(ResponseReasoningSummaryPartDoneEvent, f"{SUMMARY}_part.done", self._beside(part=part)),
+            ResponseEvent(
+                ResponseReasoningSummaryTextDoneEvent, f"{SUMMARY}_text.done", self._beside("text", self.text)
+            ),
+            ResponseEvent(ResponseReasoningSummaryPartDoneEvent, f"{SUMMARY}_part.done", self._beside("part", part)),
             last,
         ]
 
     def _summary(self) -> list[Summary]:
         return [Summary(type="summary_text", text=self.text)]
 
-    def _beside(self, **more: Any) -> dict[str, Any]:
-        return {"item_id": self.id, "output_index": self.index, "summary_index": 0} | more
+    def _beside(self, name: str, value: object) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": self.index, "summary_index": 0, name: value}
 
 
 SUMMARY = "response.reasoning_summary"

@@ -94,7 +94,7 @@ class ConversationId(Part):
     id: str
 
 
-def _text_or_items(value: Any) -> Any:
+def _text_or_items(value: object) -> object:
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
         raise ValueError("is neither a text nor a list of items")
     return value
@@ -153,7 +153,7 @@ class ResponsesRequest(SampledRequest):
 
     @field_validator("text", "tools")
     @classmethod
-    def _can_be_told_back(cls, value: Any) -> Any:
+    def _can_be_told_back(cls, value: object) -> object:
         try:
             to_json(value)
         except ValueError as error:  # pydantic writes about 250 levels

@@ -45,10 +45,14 @@ class Tokens:
         """The tokenizer's configuration, as its tokenizer_config.json has it, without the paths of its files."""
         told = {name: value for name, value in self._tokenizer.init_kwargs.items() if not name.endswith("_file")}
         of_class = {"tokenizer_class": type(self._tokenizer).__name__}
-        return _plain(told) | of_class | {"chat_template": self._tokenizer.chat_template}
+        return (
+            {name: _plain(value) for name, value in told.items()}
+            | of_class
+            | {"chat_template": self._tokenizer.chat_template}
+        )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Added tokens as their texts, so that JSON can hold it."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
