@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from actors.metrics import EngineMetrics, RequestMetrics
+from actors.metrics import EngineMetrics, MetricsPart, RequestMetrics
 from models.lora.registry import Registry
 from serve.adapters.keep_loaded import KeptAdapters
 from serve.anthropic.service import Messages
@@ -36,7 +36,7 @@ class Parts(Protocol):
     """What the base's generation_config.json sets for requests that leave it open."""
     requests: RequestMetrics
     engine_metrics: EngineMetrics
-    scrape: CollectorRegistry
+    metrics: dict[MetricsPart, CollectorRegistry]
 
     def models(self) -> list[dict[str, Any]]:
         """Every servable name as `GET /v1/models` has it: JSON."""
