@@ -30,7 +30,7 @@ def parse(text: bytes) -> dict[str, Any] | None:
     return None if wrong else line
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A value of a line as a float; None for what is not a number, or an integer that no float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

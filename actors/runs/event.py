@@ -54,7 +54,7 @@ class EventKind(StrEnum):
     SUMMARY = "summary"  # of the day before
 
 
-_SEVERITIES = {
+_SEVERITIES: dict[str, Severity] = {
     **dict.fromkeys((EventKind.SUCCEEDED, EventKind.PUBLISHED), Severity.SUCCESS),
     **dict.fromkeys(
         (

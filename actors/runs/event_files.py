@@ -11,13 +11,16 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.runs import curve
 from configs import durable
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
 
 TAGS = {
     "loss": "train/loss",
@@ -101,7 +104,7 @@ def _append(file: Path, lines: list[dict[str, Any]]) -> None:
     _write(file, map(event, lines))
 
 
-def _write(file: Path, events) -> None:
+def _write(file: Path, events: "Iterable[Event]") -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     with open(file, "ab", opener=durable.private) as handle:
@@ -118,7 +121,7 @@ def _lines(content: bytes) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return (found := curve.number(value)) is not None and not math.isinf(found)
 
 

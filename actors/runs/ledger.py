@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from actors.home.folder import remedy
 from actors.home.process_id import ProcessId
@@ -47,7 +46,7 @@ class Lease:
 
     @property
     def pid(self) -> int | None:
-        return self.process and self.process.pid
+        return self.process.pid if self.process else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         with self._readable(), self._lock:
             return self._db.execute(sql, values).fetchall()
 
@@ -180,8 +179,10 @@ class Ledger:
         """
         with self._transaction() as db:
             try:
-                values = (run_id, RunKind(kind), RunState.QUEUED, reason, profile, json.dumps(config), priority)
-                values += (slot_wanted, parent, attached, job_id, max_steps, time.time())
+                values = (
+                    *(run_id, RunKind(kind), RunState.QUEUED, reason, profile, json.dumps(config), priority),
+                    *(slot_wanted, parent, attached, job_id, max_steps, time.time()),
+                )
                 db.execute(
                     "INSERT INTO runs (id, kind, state, reason, profile, config, priority, slot_wanted, parent,"
                     " attached, job_id, max_steps, created_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -580,6 +581,7 @@ def _set_adapter_state(
             return False
     if to not in ADAPTER_FOLLOWING[now]:
         raise StateError(f"adapter {version} is {now} and cannot become {to}", hint="see `tandem adapters list`")
+    earlier: tuple[str | None, str | None]
     if to is AdapterState.LOADING:
         earlier = (now, row["reason"] if row else "")
     else:

@@ -92,7 +92,7 @@ class RunLifecycle:
         return state
 
     async def _why_gone(self, run: Run, job: JobState) -> str:
-        if job is JobState.UNKNOWN:
+        if job is JobState.UNKNOWN or run.job_id is None:
             return "the cluster was restarted"
         return f"its job ended ({job}): {await asyncio.to_thread(self._jobs.message, run.job_id)}"
 
@@ -153,8 +153,9 @@ class RunLifecycle:
 
     async def kill(self, run: Run) -> None:
         """End the attempt's job and process now; the run's state stays."""
-        with contextlib.suppress(RuntimeError):
-            await asyncio.to_thread(self._jobs.stop, run.job_id)
+        if run.job_id is not None:
+            with contextlib.suppress(RuntimeError):
+                await asyncio.to_thread(self._jobs.stop, run.job_id)
         await self._end_holder(run.id, grace_s=0)
 
     async def _end_holder(self, run_id: str, grace_s: float = EXIT_GRACE_S) -> None:
@@ -165,7 +166,7 @@ class RunLifecycle:
     def _judge(self, run_id: str, state: RunState, reason: str) -> None:
         """Count attempts that the device of their slot ended; quarantine after `quarantine_after` of them in a row."""
         run = self._ledger.run(run_id)
-        if not run.state.holds_slot or state is RunState.STOPPED:
+        if not run.state.holds_slot or run.slot is None or state is RunState.STOPPED:
             return
         failed = state in (RunState.FAILED, RunState.INTERRUPTED)
         log = _last_lines(self._home.run(run_id) / "log.txt", 500)

@@ -68,5 +68,5 @@ def eta(lines: Sequence[dict[str, Any]], max_steps: int | None, now: float) -> E
     left = max(0, max_steps - lines[-1]["step"])
     low, middle, high = quantiles(steps, n=4, method="inclusive")
     gone = min(max(0, now - lines[-1]["at"]), middle + between) if left else 0
-    seconds = [max(0.0, left * (one + between) - gone) for one in (middle, low, high)]
-    return Eta(*seconds, step_seconds=middle)
+    likely, least, most = (max(0.0, left * (one + between) - gone) for one in (middle, low, high))
+    return Eta(likely, least, most, step_seconds=middle)

@@ -47,7 +47,7 @@ class GpuFault:
 
 def judge(slot: Slot, gpus: Mapping[str, GpuHealth]) -> GpuFault | None:
     """What is wrong with the GPU of `slot`, the worst first; None if nothing is, or the driver does not tell."""
-    gpu = gpus.get(slot.uuid)
+    gpu = gpus.get(slot.uuid) if slot.uuid else None
     if gpu is None:
         return GpuFault(f"its GPU {slot.gpu} ({slot.uuid}) is missing: the driver does not find it any more", gone=True)
     if gpu.recovery_action:

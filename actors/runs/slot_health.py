@@ -66,6 +66,7 @@ class SlotWatch:
         up = {lease.slot: lease.process for lease in self._ledger.leases() if lease.role == "serve" and lease.is_up}
         for slot in self._slots:
             if "serve" in slot.roles:
-                lives = slot.name in up and up[slot.name].lives
+                process = up.get(slot.name)
+                lives = process is not None and process.lives
                 if line := self._engines.see(slot.name, lives):
                     self._ledger.note(EventKind.ENGINE if lives else EventKind.ENGINE_DOWN, line)
