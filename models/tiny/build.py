@@ -74,6 +74,7 @@ TEMPLATE_EDITS = (
 )
 """What makes TRL's chat template for gpt-oss write what `harmony.render` writes; each stands there once."""
 
+TOKENIZER_DIALOGUES = 6000
 BATCH = 64
 STEPS = 8000
 WINDOW = 100
@@ -83,6 +84,7 @@ AHEAD = 30
 MUON_PEAK = 0.02
 ADAMW_PEAK = 3e-3
 IGNORED = -100
+LONGEST_ANSWER = 320
 
 
 def build(
@@ -135,7 +137,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     pieces.decoder = decoders.ByteLevel()
     special = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
     bare = byte_tokenizer()
-    dialogues = islice(Corpus(seed), 6000)
+    dialogues = islice(Corpus(seed), TOKENIZER_DIALOGUES)
     texts = (special.sub("\n", bare.decode([*chain(*render(bare, dialogue))])) for dialogue in dialogues)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
@@ -397,7 +399,7 @@ def measure(weights: Path, console: Console, count: int, seed: int = 1, device: 
     asked, well_formed, exact, effort = Counter(), Counter(), Counter(), Counter()
     for start in range(0, len(pairs), 50):
         chunk = pairs[start : start + 50]
-        replies = answer(model, tokenizer, [prompt for _, prompt, _ in chunk], 320)
+        replies = answer(model, tokenizer, [prompt for _, prompt, _ in chunk], LONGEST_ANSWER)
         for (kind, _, completion), reply in zip(chunk, replies, strict=True):
             asked[kind] += 1
             wanted = tokenizer.decode(completion)

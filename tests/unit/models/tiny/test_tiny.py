@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 from configs.paths import TINY_DATASET, TINY_MODEL
 from models import harmony
@@ -217,10 +218,13 @@ def test_the_shipped_demo_rows_are_those_of_the_corpus_and_leave_wordings_out():
     assert not learned & {question for question, _ in demo_held_out()}
 
 
-def test_a_few_steps_build_a_model_that_loads(tmp_path):
+def test_a_few_steps_build_a_model_that_loads(tmp_path, monkeypatch):
+    for name, small in (("TOKENIZER_DIALOGUES", 300), ("BATCH", 4), ("LONGEST_ANSWER", 8)):
+        monkeypatch.setattr(build, name, small)
     build.build(tmp_path, steps=2, seed=3, console=QUIET, questions=2)
     (tmp_path / "weights" / "stale").touch()
-    build.write(tmp_path, loading.load_for_inference(tmp_path / "weights", "cpu"), build.train_tokenizer(3))
+    model = loading.load_for_inference(tmp_path / "weights", "cpu")
+    build.write(tmp_path, model, AutoTokenizer.from_pretrained(tmp_path / "weights"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["demo.jsonl", "weights"]
     assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == sorted(p.name for p in TINY_MODEL.iterdir())
     assert checkpoint.inspect(tmp_path / "weights").layout == "full"
