@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.routing import Match
 
@@ -30,7 +31,7 @@ from serve.adapters.swap import Swapper
 from serve.anthropic.service import Messages
 from serve.generation.catalog import PROD, Catalog
 from serve.generation.engines import EngineClient, Engines, describe
-from serve.http.description import page
+from serve.http.description import openapi
 from serve.http.error_answer import respond
 from serve.http.middleware import OwnPagesOnly, PlainPaths
 from serve.http.routes import admin, anthropic, health, openai, responses, tokens
@@ -120,17 +121,17 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
         for task in background:
             task.cancel()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Tandem",
         summary="OpenAI-compatible chat over swappable LoRA adapters",
-        description=page.ABOUT,
+        description=openapi.ABOUT,
         lifespan=lifespan,
-        docs_url=None,
         redoc_url=None,
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     app.add_middleware(PlainPaths)
     app.add_middleware(OwnPagesOnly, allowed_hosts=gateway.allowed_hosts)
-    app.openapi = lambda: page.openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: openapi.openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.include_router(openai.routes(gateway))
     app.include_router(anthropic.routes(gateway))
     app.include_router(tokens.routes(gateway))
@@ -145,11 +146,6 @@ def build_app(gateway: Gateway, *, in_serve: bool = False) -> FastAPI:
     app.add_exception_handler(404, _no_such_route)
     app.add_exception_handler(405, _no_such_method)
     app.add_middleware(RequestLog, respond=respond, echo=not in_serve)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        """Every route on one page that needs no internet."""
-        return HTMLResponse(page.page(app.openapi(), str(request.base_url)))
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)

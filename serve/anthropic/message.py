@@ -1,6 +1,6 @@
 """What `POST /v1/messages` answers with: Anthropic's message, its blocks and its stream's events. Formats only.
 
-`anthropic_answer` makes them; `serve.http.description.page` describes them. The format:
+`anthropic_answer` makes them; `serve.http.description.openapi` describes them. The format:
 https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 

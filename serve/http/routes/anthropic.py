@@ -6,7 +6,7 @@ from fastapi.responses import Response
 
 from serve.anthropic import request as anthropic
 from serve.anthropic.message import Event, Message, TokenCount
-from serve.http.description.page import documented
+from serve.http.description.openapi import documented
 from serve.http.error_answer import request_id
 from serve.http.routes.generating import Generating, read_body
 from serve.http.routes.parts import Parts

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from actors.metrics import MetricsPart
 from serve.generation.engines import describe
-from serve.http.description.page import READINESS
+from serve.http.description.openapi import READINESS
 from serve.http.routes.parts import Parts
 
 ALL = tuple(MetricsPart)

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from serve.anthropic import models as anthropic_models
 from serve.http.description.answer_schemas import response_event
-from serve.http.description.page import documented
+from serve.http.description.openapi import documented
 from serve.http.error_answer import speaks_anthropic
 from serve.http.routes.generating import Generating, read_body
 from serve.http.routes.parts import Parts

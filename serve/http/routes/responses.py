@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from serve.http.description.answer_schemas import response_event
-from serve.http.description.page import documented
+from serve.http.description.openapi import documented
 from serve.http.routes.generating import event_stream, read_body
 from serve.http.routes.parts import Parts
 from serve.openai.body import checked

@@ -4,7 +4,7 @@ them."""
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from serve.http.description.page import documented
+from serve.http.description.openapi import documented
 from serve.http.routes.generating import read_body
 from serve.http.routes.parts import Parts
 from serve.openai.body import encode
