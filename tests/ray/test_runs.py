@@ -40,7 +40,7 @@ def _started(tandem, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=tandem.ray_environment, cwd=paths.SOURCE, **pipes)
 
 
-def _queued_after(tandem, earlier: str, timeout: float = 60) -> str:
+def _queued_after(tandem, earlier: str, timeout: float = 180) -> str:
     """The id of the run that was queued next; it waits."""
     deadline = time.monotonic() + timeout
     while (newest := tandem.ledger().runs(limit=1)[0]).id == earlier:
