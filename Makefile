@@ -1,6 +1,9 @@
 .PHONY: help demo test lint format clean FORCE
 .DEFAULT_GOAL := help
 
+# A file is a worker's from its first test to its last; in the order given, because the browser's files take longest.
+PARALLEL = --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+
 help:
 	@echo "make demo    set up, then train, serve and swap on the embedded model"
 	@echo "make test    set up, lint, then the whole suite"
@@ -13,8 +16,8 @@ demo: .venv/tandem-setup
 
 test: lint
 	@tests/debian.sh
-	@.venv/bin/python -m pytest tests/unit --numprocesses=logical --maxprocesses=8 --dist=loadfile
-	@.venv/bin/python -m pytest tests/browser tests/ray tests/gpu
+	@.venv/bin/python -m pytest tests/browser tests/unit $(PARALLEL)
+	@.venv/bin/python -m pytest tests/ray tests/gpu
 
 lint: .venv/tandem-setup
 	@.venv/bin/ruff check .
