@@ -324,7 +324,7 @@ def _stats(chat: "Chat", argument: str) -> None:
         ("tokens generated", f"{sum(each.completion_tokens for each in counted):,}"),
         ("tokens of prompts", f"{sum(each.prompt_tokens for each in counted):,}"),
         ("mean speed", f"{sum(speeds) / len(speeds):,.1f} tok/s" if speeds else "-"),
-        ("mean first token", f"{sum(waits) / len(waits):.2f} s" if waits else "-"),
+        ("mean TTFT", f"{sum(waits) / len(waits):.2f} s" if waits else "-"),
         ("open for", units.short_duration(time.monotonic() - chat.opened)),
     ]
     chat.screen.table(("", ""), rows)

@@ -91,6 +91,6 @@ def statistics(counted: "Statistics", version: str | None) -> str:
     """One line: tokens, speed, wait, who answered."""
     parts = [f"{counted.completion_tokens:,} tokens"] if counted.completion_tokens else []
     parts += [f"{counted.tokens_per_s:,.1f} tok/s"] if counted.tokens_per_s else []
-    parts += [f"first token {counted.first_token_s:.2f} s"] if counted.first_token_s is not None else []
+    parts += [f"TTFT {counted.first_token_s:.2f} s"] if counted.first_token_s is not None else []
     parts += [version] if version else []
     return "  ".join(parts)

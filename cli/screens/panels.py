@@ -204,8 +204,8 @@ def _requests(overview: Overview, rate: Rate | None) -> list[Text]:
 
 
 _LATENCIES = {
-    "time_to_first_token": "first token",
-    "inter_token_latency": "between tokens",
+    "time_to_first_token": "TTFT",
+    "inter_token_latency": "ITL",
     "request_duration": "whole",
 }
 

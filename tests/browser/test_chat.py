@@ -53,7 +53,7 @@ def test_an_answer_streams_and_ends_with_its_statistics(stage, window):
     expect(seen.page.locator("#question .stop-button")).to_be_visible()
     seen.answers(("one two three " * 20).strip())
     expect(seen.page.locator("#statistics")).to_contain_text(
-        re.compile(rf"base · {len(stage.engine.script)} tokens · [\d.]+ tok/s · first token [\d.]+ s")
+        re.compile(rf"base · {len(stage.engine.script)} tokens · [\d.]+ tok/s · TTFT [\d.]+ s")
     )
     assert seen.box() == ""
 

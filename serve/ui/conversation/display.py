@@ -114,7 +114,7 @@ def statistics(version: str | None, numbers: Statistics) -> str:
     if numbers.tokens_per_s is not None:
         parts.append(f"{numbers.tokens_per_s:.1f} tok/s")
     if numbers.first_token_s is not None:
-        parts.append(f"first token {numbers.first_token_s:.2f} s")
+        parts.append(f"TTFT {numbers.first_token_s:.2f} s")
     if numbers.prompt_tokens:
         parts.append(f"prompt {numbers.prompt_tokens}")
     return " · ".join(parts)

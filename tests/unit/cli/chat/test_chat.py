@@ -135,7 +135,7 @@ def test_an_answer_is_shown_with_its_thinking_and_statistics_and_kept(talk, home
     assert done.chat.conversation.turns[1].thinking == "Greet them."
     assert "  Greet them.\n\nHello there.\n" in done.shown
     assert f"{len(tokens(HELLO))} tokens" in done.shown
-    assert "first token" in done.shown
+    assert "TTFT" in done.shown
     assert Conversations(home.conversations).load("Hi") == done.chat.conversation
 
 

@@ -196,10 +196,10 @@ def test_requests_are_totals_once_and_rates_when_live():
     seen = replace(ALL_WELL, traffic=TRAFFIC)
     text = " ".join(section(lines(Board(seen), 120), "serving"))
     assert "42 answered  3 now  2 errors  1 disconnected  1,234 tokens written" in text
-    assert "since the start  first token ≈ 100 ms (p95 ≈ 190 ms)" in text
+    assert "since the start  TTFT ≈ 100 ms (p95 ≈ 190 ms)" in text
     rate = Rate(10.0, 2.5, 0.1, 30.0, 120.0, {"time_to_first_token": Latency(2, 3.0, ((1.0, 0), (2.0, 2)))})
     text = " ".join(section(lines(Board(seen, rate), 120), "serving"))
-    assert "2.5/s  120 tok/s last 10 s  first token 1.5 s (mean)" in text
+    assert "2.5/s  120 tok/s last 10 s  TTFT 1.5 s (mean)" in text
 
 
 # Runs and events
