@@ -36,7 +36,7 @@ async def whole(answer: Callable[[], Awaitable[T]]) -> T:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GenerationOptions:
     """What a request wants of each of its generations, whatever their prompts; see GenerationRequest."""
 
     constraint: Constraint | None = None
@@ -58,7 +58,7 @@ class Generations:
         model: str,
         prompt: list[int],
         sampling: SamplingParams,
-        wanted: Wanted,
+        options: GenerationOptions,
         *,
         started: float,
         again: bool = False,
@@ -75,10 +75,10 @@ class Generations:
                 prompt,
                 sampling,
                 target.version,
-                prompt_logprobs=wanted.prompt_logprobs,
-                prompt_only=wanted.prompt_only,
-                constraint=wanted.constraint,
-                logprobs=wanted.logprobs,
+                prompt_logprobs=options.prompt_logprobs,
+                prompt_only=options.prompt_only,
+                constraint=options.constraint,
+                logprobs=options.logprobs,
             )
             stream = self._engines.generate(request)
             try:
@@ -88,16 +88,21 @@ class Generations:
         raise AssertionError("unreachable")
 
     async def begin_all(
-        self, model: str, asked: Sequence[tuple[list[int], SamplingParams]], wanted: Wanted, *, started: float
+        self,
+        model: str,
+        asked: Sequence[tuple[list[int], SamplingParams]],
+        options: GenerationOptions,
+        *,
+        started: float,
     ) -> list["PinnedGeneration"]:
         """Several generations at once, all of one version. Raises what `begin` raises; then none of them goes on."""
         if len(asked) == 1:
             ((prompt, sampling),) = asked
-            return [await self.begin(model, prompt, sampling, wanted, started=started)]
+            return [await self.begin(model, prompt, sampling, options, started=started)]
         repeated = [any(prompt is other for other, _ in asked[:index]) for index, (prompt, _) in enumerate(asked)]
         for _ in range(TRIES_OF_ONE_VERSION):
             begun = await _all_or_none(
-                asyncio.create_task(self.begin(model, prompt, sampling, wanted, started=started, again=again))
+                asyncio.create_task(self.begin(model, prompt, sampling, options, started=started, again=again))
                 for (prompt, sampling), again in zip(asked, repeated, strict=True)
             )
             if len({each.target.version for each in begun}) == 1:

@@ -21,7 +21,7 @@ from serve.engine.sampling import SamplingParams
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog, Target
 from serve.generation.engines import Engines
-from serve.generation.generation import Generations, PinnedGeneration, Wanted
+from serve.generation.generation import GenerationOptions, Generations, PinnedGeneration
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.chat.answer import ChunkWriter, ResponseWriter
@@ -63,9 +63,9 @@ class Chat:
         """The answer up to the first token of each choice. Raises what `Generations.begin` raises."""
         asked = [(ready.prompt, sampling) for sampling in ready.samplings]
         request = ready.request
-        wanted = Wanted(ready.constraint, logprobs=request.scored, prompt_logprobs=request.prompt_logprobs)
+        options = GenerationOptions(ready.constraint, logprobs=request.scored, prompt_logprobs=request.prompt_logprobs)
         with in_own_words():
-            begun = await self._generations.begin_all(request.model, asked, wanted, started=ready.started)
+            begun = await self._generations.begin_all(request.model, asked, options, started=ready.started)
         return Answer(self._tokenizer, request, ready.prompt, begun)
 
     async def open(self, request: ChatRequest) -> "Answer":

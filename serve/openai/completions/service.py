@@ -17,7 +17,7 @@ from models.harmony.encoding import LONG, Encoder, characters
 from serve.generation import generation
 from serve.generation.catalog import BASE, Catalog
 from serve.generation.engines import Engines
-from serve.generation.generation import Generations, PinnedGeneration, Wanted
+from serve.generation.generation import GenerationOptions, Generations, PinnedGeneration
 from serve.generation.merged import merged
 from serve.openai.body import encode
 from serve.openai.completions.answer import ChoiceWriter, CompletionWriter
@@ -62,7 +62,7 @@ class Completions:
         begun = await self._generations.begin_all(
             request.model,
             asked,
-            Wanted(
+            GenerationOptions(
                 request.constraint(),
                 logprobs=request.logprobs,
                 prompt_logprobs=request.scored_prompt,
