@@ -419,6 +419,8 @@ class ServeConfig(Section):
 
     base: str = "auto"
     """The base model; auto is gpt-oss-20b in 4 bit with a GPU and `tiny` without."""
+    engine: Literal["transformers"] = "transformers"
+    """What turns tokens into tokens."""
     max_batch: int = Field(24, ge=1)
     """Requests that decode together."""
     max_waiting: int = Field(64, ge=1)
