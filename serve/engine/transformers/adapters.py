@@ -1,55 +1,18 @@
-"""LoRA adapters inside one Transformers model, by PEFT: read, load, activate, unload. Knows no requests.
+"""LoRA adapters inside one Transformers model, by PEFT: load, activate, unload. Knows no requests.
 
-PEFT changes the model's modules in place and has one active adapter at a time for the whole model, so everything but
-`read_adapter` belongs to the thread that runs the model, between forward passes.
+PEFT changes the model's modules in place and has one active adapter at a time for the whole model, so
+all of this belongs to the thread that runs the model, between forward passes.
 """
 
 import itertools
-from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from configs.errors import AdapterError
+from serve.engine.adapter_files import AdapterFiles
 
 NEITHER = object()
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """A PEFT folder in memory: its configuration and its tensors by their names in the file."""
-
-    path: Path
-    config: LoraConfig
-    tensors: dict[str, torch.Tensor]
-
-
-def read_adapter(path: Path) -> AdapterFiles:
-    """Read `adapter_config.json` and `adapter_model.safetensors`; for any thread.
-
-    Raises AdapterError for a folder that is not a LoRA adapter, for numbers that are not finite, and for
-    initialisations that change the base model, because other requests use that base.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (path / name).is_file():
-            raise AdapterError(f"{path} has no {name}", hint="publish the adapter again")
-    try:
-        config = PeftConfig.from_pretrained(str(path))
-        tensors = load_file(path / "adapter_model.safetensors")
-    except Exception as error:
-        raise AdapterError(f"{path} cannot be read: {error}", hint="publish the adapter again") from error
-    if not isinstance(config, LoraConfig):
-        raise AdapterError(f"{path} is a {config.peft_type} adapter; only LoRA can be served")
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights != "gaussian":
-        raise AdapterError(f"{path}: init_lora_weights={config.init_lora_weights!r} changes the base model under it")
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise AdapterError(f"{path}: {len(broken)} of {len(tensors)} tensors are not finite, such as {broken[0]}")
-    config.inference_mode, config.init_lora_weights, config.lora_dropout = True, True, 0.0
-    return AdapterFiles(path, config, tensors)
 
 
 class AdapterSet:
@@ -71,7 +34,7 @@ class AdapterSet:
         name = next(self._fresh_names)
         self._active = NEITHER
         try:
-            self._inject(name, files)
+            self._inject(name, _config(files))
             self._check_names(name, files)
             set_peft_model_state_dict(self._peft, files.tensors, adapter_name=name)
         except Exception as error:
@@ -100,11 +63,11 @@ class AdapterSet:
         self._active = NEITHER
         self._discard(self._names.pop(version))
 
-    def _inject(self, name: str, files: AdapterFiles) -> None:
+    def _inject(self, name: str, config: LoraConfig) -> None:
         if self._peft is None:
-            self._peft = PeftModel(self._model, files.config, adapter_name=name)
+            self._peft = PeftModel(self._model, config, adapter_name=name)
         else:
-            self._peft.add_adapter(name, files.config)
+            self._peft.add_adapter(name, config)
         self._model.requires_grad_(False)
         self._model.eval()
 
@@ -133,3 +96,9 @@ class AdapterSet:
             # Without its last adapter a PeftModel goes on naming it as the active one and refuses the next (PEFT 0.21).
             self._peft.unload()
             self._peft = None
+
+
+def _config(files: AdapterFiles) -> LoraConfig:
+    config = PeftConfig.from_pretrained(str(files.path))
+    config.inference_mode, config.init_lora_weights, config.lora_dropout = True, True, 0.0
+    return config

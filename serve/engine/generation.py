@@ -1,4 +1,4 @@
-"""One request on its way through the Transformers engine, and the chunks that it becomes. Knows no model."""
+"""One request on its way through an engine, and the chunks that it becomes. Knows no model and no cache."""
 
 import asyncio
 import time
@@ -18,29 +18,17 @@ class Generation:
     """Most tokens to generate."""
     sampler: Sampler
     events: asyncio.Queue[TokenChunk | Exception] = field(default_factory=asyncio.Queue)
-    row: int | None = None
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
-    """When it got its row; 0 before."""
-    cached: int = 0
-    """Tokens of the request in the KV cache."""
+    """When it was first admitted to the batch; 0 before."""
     generated: list[int] = field(default_factory=list)
     scores: PromptLogprobs = field(default_factory=lambda: [None])
     """Of the prompt so far, if the request asks for them."""
     aborted: bool = False
 
-    @property
-    def prefilling(self) -> bool:
-        return self.cached < len(self.request.prompt_ids)
-
-    @property
-    def scored(self) -> bool:
-        """Its prompt is scored, and not yet to its end."""
-        return self.request.prompt_logprobs is not None and self.prefilling
-
-    def admit(self, row: int) -> None:
-        """It holds `row` of the KV cache from now on."""
-        self.row, self.admitted = row, time.perf_counter()
+    def admit(self) -> None:
+        """It is part of the batch from now on; of several times the first counts."""
+        self.admitted = self.admitted or time.perf_counter()
 
     def gain(self, token: int, logprobs: dict[int, TokenLogprob] | None) -> TokenChunk:
         """The chunk for the next token, with a finish reason if it is the last one."""
