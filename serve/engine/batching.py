@@ -21,7 +21,7 @@ import torch
 
 from configs.errors import AdapterError, NotFoundError, OverloadError, PromptTooLongError, RequestError, TandemError
 from models.harmony import render
-from serve.engine.adapter_files import AdapterFiles, read_adapter
+from serve.engine.adapter_files import read_adapter
 from serve.engine.generation import Generation
 from serve.engine.grammar import Grammars
 from serve.engine.protocol import AdapterCheck, GenerationRequest, TokenChunk, TokenLogprob
@@ -91,7 +91,7 @@ class BatchingEngine(ABC, Generic[G]):
         self.check_health()
         if self._revived(version):
             return
-        files = await asyncio.to_thread(read_adapter, Path(path))
+        files = await asyncio.to_thread(self._read, Path(path))
         await self._on_thread(lambda: self._load(version, files))
 
     async def verify_adapter(self, version: str) -> AdapterCheck:
@@ -122,6 +122,7 @@ class BatchingEngine(ABC, Generic[G]):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         matcher = await self._grammars.matcher(request.constraint) if request.constraint else None
+        await self._prepare(request)
         limit = self._limit(request)
         sampler = Sampler(request.sampling, request.prompt_ids, matcher)
         generation = self.generation(request, asyncio.get_running_loop(), limit, sampler)
@@ -174,7 +175,11 @@ class BatchingEngine(ABC, Generic[G]):
             raise RequestError(text, hint="ask for fewer tokens", param="min_tokens")
         return limit
 
-    def _submit(self, generation: G) -> None:
+    async def _prepare(self, request: GenerationRequest) -> None:
+        """Whatever has to be awaited before a request can be taken."""
+
+    def _submit(self, generation: G, *, first: bool = False) -> None:
+        """Let the generation wait for its turn; `first` before all others, however many they are."""
         version, request_id = generation.request.adapter, generation.request.request_id
         with self._changed:
             self.check_health()
@@ -183,14 +188,14 @@ class BatchingEngine(ABC, Generic[G]):
                 raise NotFoundError(f"adapter {version} is not loaded", param="model")
             if request_id in self._requests:
                 raise RequestError(f"request {request_id} is being served already", param="request_id")
-            if len(self._waiting) >= self._max_waiting + self._max_batch - len(self._running()):
+            if not first and len(self._waiting) >= self._max_waiting + self._max_batch - len(self._running()):
                 raise OverloadError(
                     f"{len(self._waiting)} requests wait for {self._max_batch} rows", hint="try again in a moment"
                 )
             if loaded:
                 loaded.requests += 1
             self._requests[request_id] = generation
-            self._waiting.append(generation)
+            self._waiting.insert(0 if first else len(self._waiting), generation)
             self._changed.notify()
 
     def _abort(self, generation: G) -> None:
@@ -234,8 +239,12 @@ class BatchingEngine(ABC, Generic[G]):
     def _free(self, generation: G) -> None:
         """Give back what a running generation holds; under `_changed`."""
 
+    def _read(self, path: Path) -> Any:
+        """What `_load_adapter` takes; on a thread of its own. Raises AdapterError."""
+        return read_adapter(path)
+
     @abstractmethod
-    def _load_adapter(self, version: str, files: AdapterFiles) -> None: ...
+    def _load_adapter(self, version: str, files: Any) -> None: ...
 
     @abstractmethod
     def _unload_adapter(self, version: str) -> None: ...
@@ -359,7 +368,7 @@ class BatchingEngine(ABC, Generic[G]):
     def _close(self) -> None:
         """Let go of the model's memory."""
 
-    def _load(self, version: str, files: AdapterFiles) -> None:
+    def _load(self, version: str, files: Any) -> None:
         if self._revived(version):
             return
         self._load_adapter(version, files)

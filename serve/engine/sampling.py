@@ -144,6 +144,12 @@ class Sampler:
         logits[ids] += values
 
     @property
+    def needs_history(self) -> bool:
+        """What may come next depends on the tokens before, beyond what the model makes of them."""
+        params = self.params
+        return bool(self.matcher or params.penalised or params.bad_words or self.withholding)
+
+    @property
     def withholding(self) -> bool:
         """Stop tokens may not come yet."""
         return self._count < self.params.min_tokens
@@ -204,10 +210,21 @@ class Sampler:
 def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     """The next token of every row: `logits` [B, V] of any float type, one Sampler per row, which records the token.
 
+    Rows of NaN, and rows whose grammar fails, give INVALID. `choose` says how.
+    """
+    out: list[int] = choose(logits, samplers).tolist()
+    for sampler, token_id in zip(samplers, out, strict=True):
+        sampler.record(token_id)
+    return [INVALID if sampler.fault else token_id for sampler, token_id in zip(samplers, out, strict=True)]
+
+
+def choose(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> "torch.Tensor":
+    """Ids [B], int64, on the device of `logits` [B, V], of any float type; INVALID for a row of NaN. Not recorded.
+
     Order: bias, penalties, `min_tokens`, allowed tokens and bad words, grammar, temperature, top_k, top_p (of what
     top_k left), min_p, then the inverse of the cumulative distribution in vocabulary order at the row's own random
     number. So a row's token depends on its own logits and seed only; logits themselves may differ in the last bits with
-    the batch around them. Rows of NaN, and rows whose grammar fails, give INVALID.
+    the batch around them.
     """
     import torch
 
@@ -232,10 +249,7 @@ def sample(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> list[int]:
     if drawn:
         rows = torch.tensor(drawn, device=logits.device)
         ids[rows] = _draw(logits[rows], [samplers[row] for row in drawn])
-    out = torch.where(broken, INVALID, ids).tolist()
-    for sampler, token_id in zip(samplers, out, strict=True):
-        sampler.record(token_id)
-    return [INVALID if sampler.fault else token_id for sampler, token_id in zip(samplers, out, strict=True)]
+    return torch.where(broken, INVALID, ids)
 
 
 def _draw(logits: "torch.Tensor", samplers: Sequence[Sampler]) -> "torch.Tensor":

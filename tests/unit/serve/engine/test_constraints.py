@@ -1,6 +1,6 @@
 """Grammars with the embedded model, which knows little JSON: what they ask for comes out, whatever it would rather say.
 
-Requests take their way through the wire format and the reference engine, without HTTP.
+Requests take their way through the wire format and both engines, without HTTP.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from configs.errors import RequestError
 from configs.paths import TINY_MODEL
@@ -21,9 +21,9 @@ from models.harmony import parse, render, stop_token_ids
 from serve.engine.grammar import Constraint
 from serve.engine.protocol import GenerationRequest
 from serve.engine.sampling import SamplingParams
-from serve.engine.transformers import TransformersEngine
 from serve.openai.chat.answer import ChunkWriter, ResponseWriter
 from serve.openai.chat.request import ChatRequest, parse_request
+from tests.unit.serve.engine.engines import ENGINES, running
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 STOPS = stop_token_ids(TOKENIZER)
@@ -62,14 +62,12 @@ for _ in range(2000):
 TOOLS = [{"type": "function", "function": function} for function in (CITY, TIME)]
 
 
-@pytest.fixture(scope="module")
-def engine():
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine(request):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32)
-    engine = TransformersEngine(model, TOKENIZER, max_batch=24)
-    yield engine
-    engine.close()
+    with running(ENGINES[request.param], max_batch=24) as engine:
+        yield engine
     torch.set_num_threads(before)
 
 

@@ -4,20 +4,20 @@ import asyncio
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from configs.errors import RequestError
 from configs.paths import TINY_MODEL
 from models.harmony import render, stop_token_ids
-from serve.engine.protocol import GenerationRequest, TokenChunk
+from serve.engine.protocol import Engine, GenerationRequest, TokenChunk
 from serve.engine.sampling import Sampler, SamplingParams, sample
-from serve.engine.transformers import TransformersEngine
 from serve.openai.chat import request as chat
 from serve.openai.chat.answer import ChunkWriter, ResponseWriter
 from serve.openai.completions import request as completions
 from serve.openai.responses import request as responses
 from serve.openai.responses.turn import Turn
 from tests.gateway_server import BASIC, tokens
+from tests.unit.serve.engine.engines import ENGINES, running
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
 RETURN, CALL = TOKENIZER.convert_tokens_to_ids(["<|return|>", "<|call|>"])
@@ -26,16 +26,13 @@ PROMPT = render(TOKENIZER, [{"role": "user", "content": "What is the capital of 
 CONTEXT = 256
 
 
-@pytest.fixture(scope="module")
-def engine():
-    running = TransformersEngine(
-        AutoModelForCausalLM.from_pretrained(TINY_MODEL), TOKENIZER, max_batch=2, max_context=CONTEXT
-    )
-    yield running
-    running.close()
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine(request):
+    with running(ENGINES[request.param], max_batch=2, max_context=CONTEXT) as engine:
+        yield engine
 
 
-def generated(engine: TransformersEngine, sampling: SamplingParams) -> tuple[list[int], str]:
+def generated(engine: Engine, sampling: SamplingParams) -> tuple[list[int], str]:
     """All tokens that a request gains, and why it ended."""
 
     async def collect() -> list[TokenChunk]:

@@ -1,0 +1,126 @@
+"""The model on its device: turns scheduled parts into a launched step, and knows what the device has room for."""
+
+from dataclasses import dataclass
+
+import torch
+
+from serve.engine.native.adapters import AdapterSlots
+from serve.engine.native.batch import build
+from serve.engine.native.kv_cache import BLOCK_SIZE, KvCache
+from serve.engine.native.lora import LoraShape, LoraWeights
+from serve.engine.native.model import GptOss, Sizes, Weights, rope_tables
+from serve.engine.native.operations import TorchOperations
+from serve.engine.native.scheduler import Part
+from serve.engine.native.sequence import Sequence
+from serve.engine.sampling import INVALID, choose
+
+
+@dataclass
+class Flight:
+    """A launched step."""
+
+    parts: list[Part]
+    gaining: list[Sequence]
+    """Sequences that gain a token"""
+    gained_logits: torch.Tensor
+    """[gaining, vocabulary]"""
+    chosen: torch.Tensor
+    """[gaining] int64 on the device"""
+    scored: list[tuple[Part, torch.Tensor]]
+    """Parts whose logits [count, vocabulary] are all wanted"""
+    wants_host: bool
+    """What some sequence gains next depends on its tokens in ways that only the host knows"""
+
+    @torch.inference_mode()
+    def tokens(self) -> list[int]:
+        """The gained tokens, recorded by their samplers; INVALID where logits are not numbers or a grammar fails."""
+        tokens = self.chosen.tolist()
+        for sequence, token in zip(self.gaining, tokens, strict=True):
+            sequence.sampler.record(token)
+        return [
+            INVALID if sequence.sampler.fault else token for sequence, token in zip(self.gaining, tokens, strict=True)
+        ]
+
+
+def lora_shape(sizes: Sizes) -> LoraShape:
+    heads, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    hidden, width = sizes.hidden, sizes.expert_width
+    return LoraShape(
+        sizes.layers,
+        sizes.experts,
+        {"q_proj": (hidden, heads), "k_proj": (hidden, kv), "v_proj": (hidden, kv), "o_proj": (heads, hidden)},
+        {"gate_up_proj": (hidden, 2 * width), "down_proj": (width, hidden)},
+    )
+
+
+class Runner:
+    """gpt-oss in plain PyTorch on a CPU, or on a GPU for bases without kernels. `blocks` is the size of the KV cache.
+
+    `adapter_slots` adapters of ranks up to `max_lora_rank` may be in one batch.
+    """
+
+    overlaps = False
+    """Whether a launched step runs while the host goes on."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        weights: Weights,
+        *,
+        blocks: int,
+        max_batch: int = 24,
+        adapter_slots: int = 8,
+        max_lora_rank: int = 32,
+    ) -> None:
+        self.sizes, self.blocks = sizes, blocks
+        self.device, dtype = weights.embedding.device, weights.embedding.dtype
+        self.adapters = AdapterSlots(
+            lora_shape(sizes), slots=adapter_slots, rank=max_lora_rank, dtype=dtype, device=self.device
+        )
+        kv = torch.zeros(
+            (sizes.group_layers, 2, blocks * BLOCK_SIZE, sizes.kv_heads, sizes.head_dim),
+            dtype=dtype,
+            device=self.device,
+        )
+        rope = tuple(table.to(self.device) for table in rope_tables(sizes, sizes.longest))
+        operations = TorchOperations(
+            kv, sizes.groups, rope, self.adapters, heads=sizes.heads, top_k=sizes.top_k, epsilon=sizes.epsilon
+        )
+        self.model = GptOss(sizes, weights, operations)
+        self._newest = torch.zeros(max_batch, dtype=torch.int64, device=self.device)
+
+    @torch.inference_mode()
+    def launch(self, parts: list[Part], cache: KvCache) -> Flight:
+        """Compute the parts and choose what their sequences gain."""
+        batch = build(parts, self._newest, cache, self.adapters.expert_slots)
+        return self.choose(parts, self.model.forward(batch))
+
+    def choose(self, parts: list[Part], logits: torch.Tensor) -> Flight:
+        """`logits` are those of the batch's wanted rows, in order of the parts."""
+        at, rows, gaining, scored = 0, [], [], []
+        for part in parts:
+            sequence = part.sequence
+            if sequence.scored:
+                scored.append((part, logits[at : at + part.count]))
+                at += part.count
+            elif part.complete:
+                at += 1
+            if part.complete and not sequence.request.prompt_only:
+                gaining.append(sequence)
+                rows.append(at - 1)
+        all_gain = rows == list(range(len(logits)))
+        gained = logits if all_gain else logits[torch.tensor(rows, dtype=torch.int64).to(logits.device)]
+        samplers = [sequence.sampler for sequence in gaining]
+        chosen = choose(gained, samplers) if gaining else torch.empty(0, dtype=torch.int64, device=self.device)
+        if gaining:
+            self._newest[torch.tensor([sequence.row for sequence in gaining]).to(self.device)] = chosen
+        wants = any(s.sampler.needs_history or s.request.logprobs is not None for s in gaining) or bool(scored)
+        return Flight(parts, gaining, gained, chosen, scored, wants)
+
+    def pinned(self, weights: LoraWeights) -> LoraWeights:
+        """The adapter in host memory that the device can copy from while it computes."""
+        return weights
+
+    def close(self) -> None:
+        """Let go of all tensors."""
+        del self.model, self._newest, self.adapters
