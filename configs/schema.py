@@ -419,14 +419,19 @@ class ServeConfig(Section):
 
     base: str = "auto"
     """The base model; auto is gpt-oss-20b in 4 bit with a GPU and `tiny` without."""
-    engine: Literal["transformers"] = "transformers"
-    """What turns tokens into tokens."""
+    engine: Literal["transformers", "native"] = "transformers"
+    """What turns tokens into tokens: native knows gpt-oss alone and batches requests of several adapters; transformers
+    knows every model that the library does."""
     max_batch: int = Field(24, ge=1)
     """Requests that decode together."""
     max_waiting: int = Field(64, ge=1)
     """Requests that may wait for room; one more is answered 429."""
     max_context: int = Field(2048, ge=64)
     """Tokens of prompt and answer together. The KV cache is reserved for max_batch of them."""
+    adapter_slots: int = Field(8, ge=1)
+    """Adapters whose requests the native engine can decode together; more take turns."""
+    max_lora_rank: int = Field(32, ge=1)
+    """The highest rank of an adapter that the native engine takes; its buffers have room for it in every slot."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names, without port, that the endpoint answers to beside localhost and 127.0.0.1, and whose pages may use
     it: for a reverse proxy in front of it."""

@@ -21,7 +21,6 @@ import torch
 
 from configs.errors import AdapterError, NotFoundError, OverloadError, PromptTooLongError, RequestError, TandemError
 from models.harmony import render
-from serve.engine.adapter_files import read_adapter
 from serve.engine.generation import Generation
 from serve.engine.grammar import Grammars
 from serve.engine.protocol import AdapterCheck, GenerationRequest, TokenChunk, TokenLogprob
@@ -44,6 +43,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 G = TypeVar("G", bound=Generation)
+F = TypeVar("F")
 
 
 @dataclass
@@ -54,8 +54,9 @@ class Loaded:
     draining: bool = False
 
 
-class BatchingEngine(ABC, Generic[G]):
-    """The part of `serve.engine.protocol.Engine` that is the same whatever runs the model.
+class BatchingEngine(ABC, Generic[G, F]):
+    """The part of `serve.engine.protocol.Engine` that is the same whatever runs the model. G is the engine's kind of
+    Generation, F what it makes of an adapter's files.
 
     `max_context` is in tokens, prompt and answer together; `max_batch` requests run together, `max_waiting` more wait.
     """
@@ -239,12 +240,12 @@ class BatchingEngine(ABC, Generic[G]):
     def _free(self, generation: G) -> None:
         """Give back what a running generation holds; under `_changed`."""
 
-    def _read(self, path: Path) -> Any:
-        """What `_load_adapter` takes; on a thread of its own. Raises AdapterError."""
-        return read_adapter(path)
+    @abstractmethod
+    def _read(self, path: Path) -> F:
+        """An adapter's folder as `_load_adapter` takes it; on a thread of its own. Raises AdapterError."""
 
     @abstractmethod
-    def _load_adapter(self, version: str, files: Any) -> None: ...
+    def _load_adapter(self, version: str, files: F) -> None: ...
 
     @abstractmethod
     def _unload_adapter(self, version: str) -> None: ...
@@ -332,7 +333,7 @@ class BatchingEngine(ABC, Generic[G]):
 
     def _deliver(self, events: list[tuple[G, TokenChunk | Exception]]) -> None:
         """One wake-up per loop. A loop that has ended takes its requests with it."""
-        by_loop = defaultdict(list)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[G, TokenChunk | Exception]]] = defaultdict(list)
         for generation, event in events:
             by_loop[generation.loop].append((generation, event))
         for loop, own in by_loop.items():
@@ -368,7 +369,7 @@ class BatchingEngine(ABC, Generic[G]):
     def _close(self) -> None:
         """Let go of the model's memory."""
 
-    def _load(self, version: str, files: Any) -> None:
+    def _load(self, version: str, files: F) -> None:
         if self._revived(version):
             return
         self._load_adapter(version, files)
@@ -387,7 +388,7 @@ class BatchingEngine(ABC, Generic[G]):
             self._unload_adapter(version)
 
 
-def _put(events: list[tuple[Generation, TokenChunk | Exception]]) -> None:
+def _put(events: Sequence[tuple[Generation, TokenChunk | Exception]]) -> None:
     for generation, event in events:
         generation.events.put_nowait(event)
 

@@ -125,5 +125,11 @@ def _transformers(config: ServeConfig, base: Path, device: str) -> Engine:
     )
 
 
-_ENGINES = {"transformers": _transformers}
+def _native(config: ServeConfig, base: Path, device: str) -> Engine:
+    from serve.engine.native.loading import load_engine
+
+    return load_engine(config, base, device)
+
+
+_ENGINES = {"transformers": _transformers, "native": _native}
 """By the name that serve.yaml gives each."""

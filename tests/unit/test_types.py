@@ -42,7 +42,7 @@ UNTYPED = {
     },
     "tasks of any result, held until they end": {
         "serve/adapters/swap.py": {"self._tasks"},
-        "serve/engine/transformers/engine.py": {"self._commands"},
+        "serve/engine/batching.py": {"self._commands"},
     },
     "FastAPI would make a schema of any other type": {"serve/http/routes/openai.py": {"models", "model"}},
     "a field that is taken whatever it holds, and has no effect": {

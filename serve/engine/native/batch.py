@@ -49,7 +49,12 @@ class Batch:
 def build(parts: Sequence_[Part], newest: torch.Tensor, cache: KvCache, expert_slots: set[int]) -> Batch:
     """The batch of `parts`, on the device of `newest` [rows] int64, which holds tokens that the host does not know."""
     device = newest.device
-    ids, positions, adapters, wanted, counts, offsets = [], [], [], [], [], [0]
+    ids: list[int] = []
+    positions: list[int] = []
+    adapters: list[int] = []
+    wanted: list[int] = []
+    counts: list[int] = []
+    offsets = [0]
     stores: list[list[int]] = [[] for _ in cache.windows]
     for part in parts:
         sequence, end = part.sequence, part.start + part.count

@@ -37,7 +37,7 @@ FLOAT_NOISE = 2e-6
 
 
 @dataclass(frozen=True)
-class _Read:
+class ReadAdapter:
     """An adapter on its way from its folder to the engine's thread."""
 
     path: Path
@@ -58,7 +58,7 @@ class Probe(Sequence):
         return self.computed < len(self.request.prompt_ids)
 
 
-class NativeEngine(BatchingEngine[Sequence]):
+class NativeEngine(BatchingEngine[Sequence, ReadAdapter]):
     """See `serve.engine.protocol.Engine`.
 
     `max_context` is by default what the KV cache holds, and never more than the model was made for. Raises ConfigError
@@ -205,14 +205,14 @@ class NativeEngine(BatchingEngine[Sequence]):
 
     # Adapters.
 
-    def _read(self, path: Path) -> _Read:
+    def _read(self, path: Path) -> ReadAdapter:
         files = read_adapter(path)
         slots = self._runner.adapters
         weights = lora_weights(files, slots.shape, slots.rank, slots.dtype)
         weights = self._runner.pinned(weights)
-        return _Read(path, weights, not any(pair.b.any() for pair in weights.pairs.values()))
+        return ReadAdapter(path, weights, not any(pair.b.any() for pair in weights.pairs.values()))
 
-    def _load_adapter(self, version: str, files: _Read) -> None:
+    def _load_adapter(self, version: str, files: ReadAdapter) -> None:
         self._memory.keep(version, files.path, files.weights)
         if files.neutral:
             self._neutral.add(version)

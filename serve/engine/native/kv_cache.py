@@ -51,11 +51,13 @@ class BlockPool:
     def find(self, key: Key) -> int | None:
         return self._block_of.get(key)
 
-    def share(self, block: int) -> None:
-        """One holder more."""
+    def share(self, key: Key) -> int:
+        """The block that was found under `key`, with one holder more."""
+        block = self._block_of[key]
         if not self._holders[block]:
             del self._free[block]
         self._holders[block] += 1
+        return block
 
     def release(self, block: int) -> None:
         """One holder less; nameless blocks are taken again first, named ones last."""
@@ -116,9 +118,7 @@ class KvCache:
             first = self._first_seen(found * BLOCK_SIZE, window)
             table = [NO_BLOCK] * min(first, found)
             for index in range(first, found):
-                block = self.pool.find((group, sequence.hashes[index]))
-                self.pool.share(block)
-                table.append(block)
+                table.append(self.pool.share((group, sequence.hashes[index])))
             sequence.tables.append(table)
         sequence.computed, sequence.published = found * BLOCK_SIZE, found
 

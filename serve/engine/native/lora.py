@@ -89,7 +89,7 @@ def lora_weights(files: AdapterFiles, shape: LoraShape, most_rank: int, dtype: t
     found: dict[str, list[tuple[tuple[int, ...], torch.Tensor, torch.Tensor]]] = {}
     for module in modules:
         kind, place, (into, out) = _place(module, shape)
-        rank = _pattern(config, "rank_pattern", module, config["r"])
+        rank = int(_pattern(config, "rank_pattern", module, config["r"]))
         if rank > most_rank:
             raise AdapterError(f"{path} has rank {rank}; this engine takes up to {most_rank}", hint=_RANK_HINT)
         stack = shape.experts if kind in EXPERTS and len(place) == 1 else 1
@@ -148,7 +148,7 @@ def _matches(name: str, targets: str | Iterable[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _pattern(config: Mapping[str, Any], key: str, module: str, default: float) -> Any:
+def _pattern(config: Mapping[str, Any], key: str, module: str, default: float) -> float:
     """The value of the first of PEFT's patterns that the module's name ends in."""
     for pattern, value in (config.get(key) or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):

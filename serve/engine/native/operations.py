@@ -1,7 +1,7 @@
 """The steps of a forward pass in plain PyTorch: how a CPU computes them, and what they mean on any device."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class Routes:
     """[T, top_k], what each expert's answer counts"""
 
 
-Update = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+Update: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
 """What a layer adds to the residual stream: [T, hidden], or experts' answers [T, top_k, hidden] and their shares."""
 
 

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
 
 from configs.errors import ConfigError, NotFoundError, TandemError
-from serve.engine.adapter_files import AdapterFiles
+from serve.engine.adapter_files import AdapterFiles, read_adapter
 from serve.engine.batching import BatchingEngine, largest, memory_bytes
 from serve.engine.generation import Generation
 from serve.engine.protocol import EngineStats, TokenLogprob
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Row(Generation):
     """A generation and its row of the KV cache."""
 
-    row: int | None = None
+    row: int = -1
     cached: int = 0
     """Tokens of the request in the KV cache."""
 
@@ -46,7 +47,7 @@ class Row(Generation):
         return self.request.prompt_logprobs is not None and self.prefilling
 
 
-class TransformersEngine(BatchingEngine[Row]):
+class TransformersEngine(BatchingEngine[Row, AdapterFiles]):
     """See `serve.engine.protocol.Engine`. Takes the model over: nobody else may call or change it until `close`.
 
     `max_context` is by default what the model was made for; the KV cache grows towards `max_batch` rows of it. Raises
@@ -106,6 +107,9 @@ class TransformersEngine(BatchingEngine[Row]):
     def _free(self, generation: Row) -> None:
         self._rows[generation.row] = None
 
+    def _read(self, path: Path) -> AdapterFiles:
+        return read_adapter(path)
+
     def _load_adapter(self, version: str, files: AdapterFiles) -> None:
         self._adapter_set.load(version, files)
 
@@ -152,7 +156,7 @@ class TransformersEngine(BatchingEngine[Row]):
         A prompt's last part gives its first token.
         """
         with self._changed:
-            prefilling = [g for g in self._requests.values() if g.row is not None and g.prefilling]
+            prefilling = [g for g in self._requests.values() if g.row >= 0 and g.prefilling]
         room = self._prefill_chunk
         for generation in sorted(prefilling, key=lambda generation: generation.scored):
             room = min(room, SCORED_CHUNK) if generation.scored else room
