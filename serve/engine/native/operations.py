@@ -39,7 +39,7 @@ class Routes:
     """[T, top_k], what each expert's answer counts"""
 
 
-Update: TypeAlias = "torch.Tensor | tuple[torch.Tensor, torch.Tensor]"
+Update: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 """What a layer adds to the residual stream: [T, hidden], or experts' answers [T, top_k, hidden] and their shares."""
 
 
