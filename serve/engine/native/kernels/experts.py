@@ -148,8 +148,8 @@ def _swiglu(gate, up):
 def _pair_rows(
     codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
     ids_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
-    KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
-    STAGES: tl.constexpr, DECODE: tl.constexpr,
+    KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
+    ROWS: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(1)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -174,8 +174,8 @@ def _pair_rows(
 def _group_dot(
     codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
     pairs_ptr, experts_ptr, sizes_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
-    KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr,
-    STAGES: tl.constexpr, DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr,
+    KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
+    ROWS: tl.constexpr, X_ROWS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     size = tl.load(sizes_ptr + tile)

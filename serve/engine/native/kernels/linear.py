@@ -63,8 +63,8 @@ def _multiply(
 def _linear_rows(
     codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
     x_ptr, bias_ptr, out_ptr, T, N,
-    KB: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    KB: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    DECODE: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     row, part = tl.program_id(1), tl.program_id(2)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -82,8 +82,8 @@ def _linear_rows(
 def _linear_dot(
     codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
     x_ptr, bias_ptr, out_ptr, T, N,
-    KB: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr,
-    SCALE_WEIGHTS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    KB: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(2)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
