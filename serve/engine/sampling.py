@@ -150,6 +150,13 @@ class Sampler:
         return bool(self.matcher or params.penalised or params.bad_words or self.withholding)
 
     @property
+    def takes_likeliest(self) -> bool:
+        """The next token is the likeliest, whatever came before."""
+        params = self.params
+        plain = params.greedy and not params.logit_bias and params.allowed_token_ids is None
+        return plain and not self.needs_history
+
+    @property
     def withholding(self) -> bool:
         """Stop tokens may not come yet."""
         return self._count < self.params.min_tokens

@@ -1,7 +1,7 @@
 """The steps of a forward pass in plain PyTorch: how a CPU computes them, and what they mean on any device."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +10,25 @@ from serve.engine.native.adapters import AdapterSlots
 from serve.engine.native.batch import Batch
 from serve.engine.native.kv_cache import BLOCK_SIZE
 
+if TYPE_CHECKING:
+    from serve.engine.native.kernels.experts import Groups
+    from serve.engine.native.kernels.nf4 import Nf4
+
 SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
 
 
 @dataclass
 class Linear:
-    weight: torch.Tensor
-    """[out, in]"""
+    weight: "torch.Tensor | Nf4"
+    """[out, in], or NF4"""
     bias: torch.Tensor
     """[out]"""
 
 
 @dataclass
 class Expert:
-    weight: torch.Tensor
-    """[experts, in, out]"""
+    weight: "torch.Tensor | Nf4"
+    """[experts, in, out], or NF4 [experts, out, in]"""
     bias: torch.Tensor
     """[experts, out]"""
 
@@ -37,6 +41,8 @@ class Routes:
     """[T, top_k] int32"""
     shares: torch.Tensor
     """[T, top_k], what each expert's answer counts"""
+    groups: "Groups | None" = None
+    """Tokens by expert, where kernels want them so"""
 
 
 Update: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -86,7 +92,7 @@ class Operations(Protocol):
 
 
 class TorchOperations:
-    """See Operations. `kv` is [shares, 2, blocks * BLOCK_SIZE, kv heads, head width]."""
+    """See Operations. `kv` is [shares, 2, blocks, BLOCK_SIZE, kv heads, head width]."""
 
     def __init__(
         self,
@@ -99,7 +105,7 @@ class TorchOperations:
         top_k: int,
         epsilon: float,
     ) -> None:
-        self._kv, self._windows, self._rope, self._adapters = kv, windows, rope, adapters
+        self._kv, self._windows, self._rope, self._adapters = kv.flatten(2, 3), windows, rope, adapters
         self._heads, self._top_k, self._epsilon = heads, top_k, epsilon
         self._kv_heads, self._head_dim = kv.shape[-2:]
 

@@ -1,5 +1,6 @@
-"""The model on its device: turns scheduled parts into a launched step, and knows what the device has room for."""
+"""The model on its device: turns scheduled parts into a launched step."""
 
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from serve.engine.native.batch import build
 from serve.engine.native.kv_cache import BLOCK_SIZE, KvCache
 from serve.engine.native.lora import LoraShape, LoraWeights
 from serve.engine.native.model import GptOss, Sizes, Weights, rope_tables
-from serve.engine.native.operations import TorchOperations
+from serve.engine.native.operations import Operations, TorchOperations
 from serve.engine.native.scheduler import Part
 from serve.engine.native.sequence import Sequence
 from serve.engine.sampling import INVALID, choose
@@ -19,22 +20,31 @@ from serve.engine.sampling import INVALID, choose
 class Flight:
     """A launched step."""
 
-    parts: list[Part]
+    parts: Sequence_[Part]
     gaining: list[Sequence]
     """Sequences that gain a token"""
     gained_logits: torch.Tensor
-    """[gaining, vocabulary]"""
+    """[gaining, vocabulary]; of a captured step only until the next one is launched"""
     chosen: torch.Tensor
-    """[gaining] int64 on the device"""
+    """[gaining] int64 on the host, once `ready`"""
     scored: list[tuple[Part, torch.Tensor]]
     """Parts whose logits [count, vocabulary] are all wanted"""
-    wants_host: bool
-    """What some sequence gains next depends on its tokens in ways that only the host knows"""
+    ready: torch.cuda.Event | None = None
+    """None if it is ready already"""
+
+    @property
+    def wants_host(self) -> bool:
+        """What some sequence gains next depends on its tokens in ways that only the host knows."""
+        return bool(self.scored) or any(
+            sequence.sampler.needs_history or sequence.request.logprobs is not None for sequence in self.gaining
+        )
 
     @torch.inference_mode()
     def tokens(self) -> list[int]:
         """The gained tokens, recorded by their samplers; INVALID where logits are not numbers or a grammar fails."""
-        tokens = self.chosen.tolist()
+        if self.ready:
+            self.ready.synchronize()
+        tokens: list[int] = self.chosen.tolist()
         for sequence, token in zip(self.gaining, tokens, strict=True):
             sequence.sampler.record(token)
         return [
@@ -54,7 +64,7 @@ def lora_shape(sizes: Sizes) -> LoraShape:
 
 
 class Runner:
-    """gpt-oss in plain PyTorch on a CPU, or on a GPU for bases without kernels. `blocks` is the size of the KV cache.
+    """gpt-oss in plain PyTorch on a CPU, or on a GPU for weights that no kernel reads. `blocks` is the KV cache's size.
 
     `adapter_slots` adapters of ranks up to `max_lora_rank` may be in one batch.
     """
@@ -72,32 +82,36 @@ class Runner:
         adapter_slots: int = 8,
         max_lora_rank: int = 32,
     ) -> None:
-        self.sizes, self.blocks = sizes, blocks
+        self.sizes, self.blocks, self.max_batch = sizes, blocks, max_batch
         self.device, dtype = weights.embedding.device, weights.embedding.dtype
         self.adapters = AdapterSlots(
             lora_shape(sizes), slots=adapter_slots, rank=max_lora_rank, dtype=dtype, device=self.device
         )
-        kv = torch.zeros(
-            (sizes.group_layers, 2, blocks * BLOCK_SIZE, sizes.kv_heads, sizes.head_dim),
-            dtype=dtype,
-            device=self.device,
-        )
-        rope = tuple(table.to(self.device) for table in rope_tables(sizes, sizes.longest))
-        operations = TorchOperations(
+        shape = (sizes.group_layers, 2, blocks, BLOCK_SIZE, sizes.kv_heads, sizes.head_dim)
+        kv = torch.zeros(shape, dtype=dtype, device=self.device)
+        cos, sin = (table.to(self.device) for table in rope_tables(sizes, sizes.longest))
+        self.model = GptOss(sizes, weights, self._operations(kv, (cos, sin)))
+        self._newest = torch.zeros(max_batch + 1, dtype=torch.int64, device=self.device)
+        """[rows + 1]: each running sequence's newest token; the last row is nobody's"""
+
+    def _operations(self, kv: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> Operations:
+        sizes = self.sizes
+        return TorchOperations(
             kv, sizes.groups, rope, self.adapters, heads=sizes.heads, top_k=sizes.top_k, epsilon=sizes.epsilon
         )
-        self.model = GptOss(sizes, weights, operations)
-        self._newest = torch.zeros(max_batch, dtype=torch.int64, device=self.device)
 
     @torch.inference_mode()
-    def launch(self, parts: list[Part], cache: KvCache) -> Flight:
+    def launch(self, parts: Sequence_[Part], cache: KvCache) -> Flight:
         """Compute the parts and choose what their sequences gain."""
         batch = build(parts, self._newest, cache, self.adapters.expert_slots)
-        return self.choose(parts, self.model.forward(batch))
+        return self._choose(parts, self.model.forward(batch))
 
-    def choose(self, parts: list[Part], logits: torch.Tensor) -> Flight:
+    def _choose(self, parts: Sequence_[Part], logits: torch.Tensor) -> Flight:
         """`logits` are those of the batch's wanted rows, in order of the parts."""
-        at, rows, gaining, scored = 0, [], [], []
+        at = 0
+        rows: list[int] = []
+        gaining: list[Sequence] = []
+        scored: list[tuple[Part, torch.Tensor]] = []
         for part in parts:
             sequence = part.sequence
             if sequence.scored:
@@ -108,14 +122,24 @@ class Runner:
             if part.complete and not sequence.request.prompt_only:
                 gaining.append(sequence)
                 rows.append(at - 1)
-        all_gain = rows == list(range(len(logits)))
-        gained = logits if all_gain else logits[torch.tensor(rows, dtype=torch.int64).to(logits.device)]
-        samplers = [sequence.sampler for sequence in gaining]
-        chosen = choose(gained, samplers) if gaining else torch.empty(0, dtype=torch.int64, device=self.device)
+        if rows != list(range(len(logits))):
+            logits = logits[torch.tensor(rows, dtype=torch.int64).to(self.device)]
+        chosen = torch.empty(0, dtype=torch.int64, device=self.device)
         if gaining:
-            self._newest[torch.tensor([sequence.row for sequence in gaining]).to(self.device)] = chosen
-        wants = any(s.sampler.needs_history or s.request.logprobs is not None for s in gaining) or bool(scored)
-        return Flight(parts, gaining, gained, chosen, scored, wants)
+            chosen = choose(logits, [sequence.sampler for sequence in gaining])
+            # A row of NaN has no token, and what is launched before the host knows must not fail on it.
+            self._newest[torch.tensor([sequence.row for sequence in gaining]).to(self.device)] = chosen.clamp(min=0)
+        return self._flight(parts, gaining, logits, chosen, scored)
+
+    def _flight(
+        self,
+        parts: Sequence_[Part],
+        gaining: list[Sequence],
+        logits: torch.Tensor,
+        chosen: torch.Tensor,
+        scored: list[tuple[Part, torch.Tensor]],
+    ) -> Flight:
+        return Flight(parts, gaining, logits, chosen, scored)
 
     def pinned(self, weights: LoraWeights) -> LoraWeights:
         """The adapter in host memory that the device can copy from while it computes."""

@@ -1,0 +1,231 @@
+"""The model on a GPU: Triton kernels, and a whole decode step in one CUDA graph per batch bucket.
+
+A captured step finds its inputs where they were when it was captured. What changes from step to step crosses in one
+small copy; block tables stay on the device, one row per running sequence, and only new blocks are sent.
+"""
+
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass, replace
+
+import torch
+
+from serve.engine.native.batch import Batch
+from serve.engine.native.kv_cache import BLOCK_SIZE, KvCache
+from serve.engine.native.lora import LoraPair, LoraWeights
+from serve.engine.native.model import Sizes, Weights
+from serve.engine.native.operations import Operations
+from serve.engine.native.runner import Flight, Runner
+from serve.engine.native.scheduler import Part
+from serve.engine.native.sequence import Sequence
+from serve.engine.native.triton_operations import TritonOperations
+from serve.engine.sampling import INVALID
+
+BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Decoding sequences that a captured step may have; padding fills it up."""
+STAGES = 4
+"""Host buffers in turn: two steps are under way at most."""
+WARM_UP_TOKENS = (1, 16, 40, 300)
+"""Prompts that are computed before the first request, so that their kernels are compiled."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a captured step computes."""
+
+    size: int
+    lora: bool
+    experts: bool
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured step and where it puts its results."""
+
+    graph: torch.cuda.CUDAGraph
+    logits: torch.Tensor
+    """[size, vocabulary]"""
+    likeliest: torch.Tensor
+    """[size] int64; INVALID for a row of NaN"""
+
+
+class GpuRunner(Runner):
+    """See Runner. Weights are NF4 (`nf4_weights`), activations bfloat16."""
+
+    overlaps = True
+
+    def __init__(self, sizes: Sizes, weights: Weights, **options: int) -> None:
+        super().__init__(sizes, weights, **options)
+        rows, width = self.max_batch + 1, min(self.blocks, -(-sizes.longest // BLOCK_SIZE))
+        self._tables = [torch.zeros(rows, width, dtype=torch.int32, device=self.device) for _ in sizes.groups]
+        self._sent: list[tuple[Sequence | None, list[int]]] = [(None, [])] * rows
+        """By row, whose table is on the device and how many blocks of it in each group"""
+        self._inputs = torch.zeros(rows, 4, dtype=torch.int64, device=self.device)
+        """(row, position, token or -1, adapter slot) of each decoding sequence"""
+        self._host_inputs = [torch.zeros(rows, 4, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
+        self._host_chosen = [torch.zeros(rows, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
+        self._padding = (self.max_batch, -1, 0, -1)
+        self._turn = 0
+        self._captured: dict[Variant, Captured] = {}
+        self._pool: tuple[int, int] | None = None
+        self._buckets = [size for size in BUCKETS if size < self.max_batch] + [self.max_batch]
+
+    def _operations(self, kv: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> Operations:
+        sizes = self.sizes
+        return TritonOperations(kv, sizes.groups, rope, self.adapters, top_k=sizes.top_k, epsilon=sizes.epsilon)
+
+    @torch.inference_mode()
+    def launch(self, parts: Sequence_[Part], cache: KvCache) -> Flight:
+        """Compute the parts and choose what their sequences gain."""
+        if not all(part.count == 1 and part.sequence.decoding for part in parts):
+            return super().launch(parts, cache)
+        captured = self._replay(parts)
+        sequences = [part.sequence for part in parts]
+        if all(sequence.sampler.takes_likeliest for sequence in sequences):
+            chosen = captured.likeliest[: len(parts)]
+            return self._flight(parts, sequences, captured.logits[: len(parts)], chosen, [])
+        return self._choose(parts, captured.logits[: len(parts)])
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile every kernel and capture every bucket, with the base alone and with adapters of attention."""
+        for tokens in WARM_UP_TOKENS:
+            for slots in ((), (0,)):
+                self.model.forward(self._prompt(tokens, slots))
+        for size in reversed(self._buckets):
+            for lora in (False, True):
+                self._capture(Variant(size, lora, False))
+        torch.cuda.synchronize()
+
+    def pinned(self, weights: LoraWeights) -> LoraWeights:
+        """The adapter in host memory that the device can copy from while it computes."""
+        return LoraWeights(
+            {name: LoraPair(pair.a.pin_memory(), pair.b.pin_memory()) for name, pair in weights.pairs.items()}
+        )
+
+    def close(self) -> None:
+        """Let go of all tensors."""
+        torch.cuda.synchronize()
+        self._captured.clear()
+        del self._tables, self._inputs
+        super().close()
+
+    def _replay(self, parts: Sequence_[Part]) -> Captured:
+        self._send_tables(parts)
+        count = len(parts)
+        size = next(size for size in self._buckets if size >= count)
+        slots = {part.sequence.slot for part in parts} - {-1}
+        variant = Variant(size, bool(slots), bool(slots & self.adapters.expert_slots))
+        captured = self._captured.get(variant) or self._capture(variant)
+        values = []
+        for part in parts:
+            sequence = part.sequence
+            known = sequence.tokens[part.start] if part.start < len(sequence.tokens) else -1
+            values.append((sequence.row, part.start, known, sequence.slot))
+        values += [self._padding] * (size - count)
+        host = self._host_inputs[self._turn][:size]
+        host.copy_(torch.tensor(values))
+        self._inputs[:size].copy_(host, non_blocking=True)
+        captured.graph.replay()
+        return captured
+
+    def _send_tables(self, parts: Sequence_[Part]) -> None:
+        """Bring the device's block tables up to date."""
+        for group, table in enumerate(self._tables):
+            places: list[int] = []
+            blocks: list[int] = []
+            for part in parts:
+                sequence = part.sequence
+                owner, sent = self._sent[sequence.row]
+                if owner is not sequence or len(sequence.tables[group]) < sent[group]:
+                    sent = [0] * len(self._tables)
+                    self._sent[sequence.row] = (sequence, sent)
+                new = sequence.tables[group][sent[group] :]
+                if new:
+                    begin = sequence.row * table.shape[1] + sent[group]
+                    places += range(begin, begin + len(new))
+                    blocks += new
+                    sent[group] += len(new)
+            if places:
+                at, values = torch.tensor(places), torch.tensor(blocks, dtype=torch.int32)
+                table.view(-1)[at.to(self.device)] = values.to(self.device)
+
+    def _capture(self, variant: Variant) -> Captured:
+        # Triton compiles and cuBLAS allocates when they first see a size, which a capture forbids.
+        self._inputs[: variant.size] = torch.tensor(self._padding, device=self.device)
+        self._step(variant)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            logits, likeliest = self._step(variant)
+        self._pool = graph.pool()
+        self._captured[variant] = captured = Captured(graph, logits, likeliest)
+        return captured
+
+    def _step(self, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
+        """One token for each sequence of `_inputs`: logits, and the likeliest tokens, which are the newest from now."""
+        rows, positions, known, slots = self._inputs[: variant.size].unbind(1)
+        at = positions.clamp(min=0)
+        tables = [table.index_select(0, rows) for table in self._tables]
+        stores = [
+            torch.where(
+                positions < 0, -1, table.gather(1, (at // BLOCK_SIZE)[:, None])[:, 0] * BLOCK_SIZE + at % BLOCK_SIZE
+            )
+            for table in tables
+        ]
+        batch = Batch(
+            ids=torch.where(known < 0, self._newest[rows], known),
+            positions=at,
+            stores=stores,
+            tables=tables,
+            lengths=(positions + 1).int(),
+            offsets=torch.empty(0, device=self.device),
+            wanted=rows,
+            adapters=slots.int(),
+            decoding=variant.size,
+            longest=1,
+            counts=[1] * variant.size,
+            slots=(0,) if variant.lora else (),
+            experts=variant.experts,
+        )
+        logits = self.model.forward(batch)
+        best = logits.argmax(-1)
+        broken = logits.gather(1, best[:, None])[:, 0].isnan()
+        self._newest.index_copy_(0, rows, best)
+        return logits, torch.where(broken, INVALID, best)
+
+    def _prompt(self, tokens: int, slots: tuple[int, ...]) -> Batch:
+        """A prompt that nobody asked, in the block that is nobody's."""
+
+        def full(value: int, dtype: torch.dtype = torch.int64, size: int = tokens) -> torch.Tensor:
+            return torch.full((size,), value, dtype=dtype, device=self.device)
+
+        width = -(-tokens // BLOCK_SIZE)
+        return Batch(
+            ids=full(0),
+            positions=torch.arange(tokens, device=self.device),
+            stores=[full(-1) for _ in self._tables],
+            tables=[full(0, torch.int32, width)[None] for _ in self._tables],
+            lengths=full(tokens, torch.int32, 1),
+            offsets=torch.tensor([0, tokens], dtype=torch.int32, device=self.device),
+            wanted=full(tokens - 1, size=1),
+            adapters=full(-1, torch.int32),
+            decoding=0,
+            longest=tokens,
+            counts=[tokens],
+            slots=slots,
+            experts=False,
+        )
+
+    def _flight(
+        self,
+        parts: Sequence_[Part],
+        gaining: list[Sequence],
+        logits: torch.Tensor,
+        chosen: torch.Tensor,
+        scored: list[tuple[Part, torch.Tensor]],
+    ) -> Flight:
+        host = self._host_chosen[self._turn][: len(chosen)]
+        self._turn = (self._turn + 1) % STAGES
+        host.copy_(chosen, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return replace(super()._flight(parts, gaining, logits, host, scored), ready=ready)
