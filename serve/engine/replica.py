@@ -35,7 +35,7 @@ class EngineReplica:
         device = check_slot(slot)
         control = client.BlockingClient()
         await asyncio.to_thread(control.take_serve_slot, slot.name, holder, ProcessId.own())
-        self._engine = await asyncio.to_thread(_ENGINES[config.engine], config, base, device)
+        self._engine = await asyncio.to_thread(_ENGINES[config.engine], config, base, device, 1 / len(slot.roles))
         aliases = await asyncio.to_thread(control.aliases)
         for version in {version for alias, version in aliases.items() if alias != PREVIOUS and version}:
             await self._bring_back(control, version)
@@ -110,7 +110,7 @@ class EngineReplica:
             engine.close()
 
 
-def _transformers(config: ServeConfig, base: Path, device: str) -> Engine:
+def _transformers(config: ServeConfig, base: Path, device: str, share: float) -> Engine:
     from models.base import checkpoint, loading
 
     model = loading.load_for_inference(base, device, max_seq_length=config.max_context)
@@ -125,10 +125,10 @@ def _transformers(config: ServeConfig, base: Path, device: str) -> Engine:
     )
 
 
-def _native(config: ServeConfig, base: Path, device: str) -> Engine:
+def _native(config: ServeConfig, base: Path, device: str, share: float) -> Engine:
     from serve.engine.native.loading import load_engine
 
-    return load_engine(config, base, device)
+    return load_engine(config, base, device, share)
 
 
 _ENGINES = {"transformers": _transformers, "native": _native}

@@ -116,7 +116,7 @@ class TorchOperations:
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._epsilon) * weight).to(x.dtype)
 
     def linear(self, x: torch.Tensor, linear: Linear, batch: Batch, layer: int, name: str) -> torch.Tensor:
-        out = F.linear(x, linear.weight, linear.bias)
+        out = F.linear(x, dense(linear.weight), linear.bias)
         lora = self._adapters.linear(name)
         for slot in batch.slots:
             rows = self._rows(batch, slot)
@@ -178,17 +178,17 @@ class TorchOperations:
         self, x: torch.Tensor, expert: Expert, routes: Routes, batch: Batch, layer: int, name: str
     ) -> torch.Tensor:
         """Row r of x [T * top_k, in] through its expert: [T * top_k, out]."""
-        chosen = routes.experts.flatten()
-        out = x.new_empty(len(x), expert.weight.shape[2])
-        for index in range(len(expert.weight)):
+        chosen, experts = routes.experts.flatten(), len(expert.bias)
+        out = x.new_empty(len(x), expert.bias.shape[1])
+        for index in range(experts):
             rows = (chosen == index).nonzero()[:, 0]
             if len(rows):
-                out[rows] = torch.addmm(expert.bias[index], x[rows], expert.weight[index])
+                out[rows] = torch.addmm(expert.bias[index], x[rows], dense(expert.weight)[index])
         if batch.experts:
             lora = self._adapters.expert(name)
             slots = batch.adapters.repeat_interleave(self._top_k)
             for slot in batch.slots:
-                for index in range(len(expert.weight)):
+                for index in range(experts):
                     rows = ((chosen == index) & (slots == slot)).nonzero()[:, 0]
                     out[rows] += x[rows] @ lora.a[layer, slot, index].T @ lora.b[layer, slot, index].T
         return out
@@ -227,3 +227,10 @@ class TorchOperations:
         inside = at.clamp(min=0)
         blocks = batch.tables[group][low:high].long().gather(1, inside // BLOCK_SIZE)
         return blocks * BLOCK_SIZE + inside % BLOCK_SIZE, visible
+
+
+def dense(weight: "torch.Tensor | Nf4") -> torch.Tensor:
+    """Raises TypeError for one in NF4, which only kernels multiply."""
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError("PyTorch's operations take dense weights; load them with `dense_weights`")
+    return weight

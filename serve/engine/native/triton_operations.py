@@ -40,7 +40,8 @@ class TritonOperations:
         return out
 
     def rope_and_store(self, qkv: torch.Tensor, batch: Batch, group: int, share: int) -> torch.Tensor:
-        return elementwise.rope_store(qkv, batch.positions, *self._rope, *self._kv[share], batch.stores[group])
+        (cos, sin), (keys, values) = self._rope, self._kv[share]
+        return elementwise.rope_store(qkv, batch.positions, cos, sin, keys, values, batch.stores[group])
 
     def attend(self, q: torch.Tensor, sinks: torch.Tensor, batch: Batch, group: int, share: int) -> torch.Tensor:
         (keys, values), window, first = self._kv[share], self._windows[group] or 0, batch.decoding

@@ -25,3 +25,17 @@ def interpreted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, config in CONFIGS.items():
         decode = GATHER if config.decode == PERMUTE else config.decode
         monkeypatch.setitem(CONFIGS, key, config._replace(rows=256, decode=decode))
+
+
+@pytest.fixture(autouse=INTERPRETING)
+def loops_with_bounds_that_were_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter makes a number of an array of one element (triton 3.6.0), which numpy refuses from 2.4 on."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: type, scope: interpreter._LangPatchScope) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
