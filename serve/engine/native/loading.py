@@ -62,8 +62,8 @@ def load_engine(config: ServeConfig, base: Path, device: str, share: float = 1.0
 def _on_gpu(
     config: ServeConfig, found: checkpoint.Checkpoint, sizes: Sizes, device: torch.device, share: float
 ) -> NativeEngine:
-    from serve.engine.native.gpu_runner import GpuRunner
-    from serve.engine.native.nf4_weights import nf4_weights
+    from serve.engine.native.gpu.runner import GpuRunner
+    from serve.engine.native.gpu.weights import nf4_weights
 
     started = time.perf_counter()
     weights = nf4_weights(found, sizes, device)

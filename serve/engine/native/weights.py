@@ -1,4 +1,4 @@
-"""Weights of a gpt-oss from its checkpoint, every key of it exactly once; dense here, NF4 in `nf4_weights`."""
+"""Weights of a gpt-oss from its checkpoint, every key of it exactly once; dense here, NF4 in `gpu.weights`."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

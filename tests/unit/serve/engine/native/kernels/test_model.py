@@ -8,13 +8,13 @@ import torch
 from models.base import checkpoint
 from serve.engine.native.adapters import AdapterSlots
 from serve.engine.native.batch import Batch
+from serve.engine.native.gpu.operations import TritonOperations
+from serve.engine.native.gpu.weights import nf4_weights
 from serve.engine.native.kv_cache import BLOCK_SIZE
 from serve.engine.native.lora import LoraPair, LoraWeights
 from serve.engine.native.model import GptOss, Sizes, rope_tables
-from serve.engine.native.nf4_weights import nf4_weights
 from serve.engine.native.operations import TorchOperations
 from serve.engine.native.runner import lora_shape
-from serve.engine.native.triton_operations import TritonOperations
 from serve.engine.native.weights import dense_weights
 
 CPU = torch.device("cpu")

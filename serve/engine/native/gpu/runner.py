@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from serve.engine.native.batch import Batch
+from serve.engine.native.gpu.operations import TritonOperations
 from serve.engine.native.kv_cache import BLOCK_SIZE, KvCache
 from serve.engine.native.lora import LoraPair, LoraWeights
 from serve.engine.native.model import Sizes, Weights
@@ -17,7 +18,6 @@ from serve.engine.native.operations import Operations
 from serve.engine.native.runner import Flight, Runner
 from serve.engine.native.scheduler import Part
 from serve.engine.native.sequence import Sequence
-from serve.engine.native.triton_operations import TritonOperations
 from serve.engine.sampling import INVALID
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
@@ -53,8 +53,24 @@ class GpuRunner(Runner):
 
     overlaps = True
 
-    def __init__(self, sizes: Sizes, weights: Weights, **options: int) -> None:
-        super().__init__(sizes, weights, **options)
+    def __init__(
+        self,
+        sizes: Sizes,
+        weights: Weights,
+        *,
+        blocks: int,
+        max_batch: int = 24,
+        adapter_slots: int = 8,
+        max_lora_rank: int = 32,
+    ) -> None:
+        super().__init__(
+            sizes,
+            weights,
+            blocks=blocks,
+            max_batch=max_batch,
+            adapter_slots=adapter_slots,
+            max_lora_rank=max_lora_rank,
+        )
         rows, width = self.max_batch + 1, min(self.blocks, -(-sizes.longest // BLOCK_SIZE))
         self._tables = [torch.zeros(rows, width, dtype=torch.int32, device=self.device) for _ in sizes.groups]
         self._sent: list[tuple[Sequence | None, list[int]]] = [(None, [])] * rows
