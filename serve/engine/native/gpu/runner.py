@@ -49,7 +49,7 @@ class Captured:
 
 
 class GpuRunner(Runner):
-    """See Runner. Weights are NF4 (`nf4_weights`), activations bfloat16."""
+    """See Runner. Weights are NF4 (`gpu.weights`), activations bfloat16."""
 
     overlaps = True
 
