@@ -43,7 +43,7 @@ def nf4_weights(checkpoint: Checkpoint, sizes: Sizes, device: torch.device) -> W
 def _read(file: TensorFile, device: torch.device) -> dict[str, torch.Tensor]:
     """Weights on the device; what describes a quantisation stays on the host, which reads it."""
     tensors = load_file(file.path)
-    small = ("quant_map", "quant_state.bitsandbytes__nf4")
+    small = (".quant_map", ".quant_state.bitsandbytes__nf4")
     return {key: value if key.endswith(small) else value.to(device) for key, value in tensors.items()}
 
 
