@@ -28,7 +28,8 @@ from configs.schema import ServeConfig
 from models.base import checkpoint
 from serve.engine.native.engine import NativeEngine
 from serve.engine.native.loading import load_engine
-from serve.engine.native.model import Sizes
+from serve.engine.native.model import Layer, Sizes, Weights
+from serve.engine.native.operations import Expert, Linear
 from serve.engine.native.runner import lora_shape
 from serve.engine.protocol import GenerationRequest
 from serve.engine.sampling import SamplingParams
@@ -145,7 +146,8 @@ class Bench:
         }  # fmt: skip
 
 
-def check(engine: NativeEngine, found: checkpoint.Checkpoint, sizes: Sizes, names: list[str]) -> dict:
+@torch.inference_mode()
+def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
     """Relative errors of logits against float32 over the dequantised weights, by batch bucket; on the engine's thread.
 
     Every sequence prefills 140 tokens, past the window, in the eager path, then decodes by captured steps; cache and
@@ -158,7 +160,6 @@ def check(engine: NativeEngine, found: checkpoint.Checkpoint, sizes: Sizes, name
     from serve.engine.native.operations import TorchOperations
     from serve.engine.native.scheduler import Scheduler
     from serve.engine.native.sequence import Sequence
-    from serve.engine.native.weights import dense_weights
     from serve.engine.sampling import Sampler
 
     runner, device, blocks = engine._runner, engine._runner.device, 1600
@@ -169,7 +170,7 @@ def check(engine: NativeEngine, found: checkpoint.Checkpoint, sizes: Sizes, name
         torch.zeros(shape, device=device), sizes.groups, rope, slots, heads=sizes.heads, top_k=sizes.top_k,
         epsilon=sizes.epsilon,
     )  # fmt: skip
-    reference = GptOss(sizes, dense_weights(found, sizes, device, torch.float32), plain)
+    reference = GptOss(sizes, dequantised(runner.model.weights), plain)
     for name in names:
         slots.slot(name, engine._memory.get(name), ())
     runner.model.operations._kv.fill_(torch.nan)
@@ -188,15 +189,12 @@ def check(engine: NativeEngine, found: checkpoint.Checkpoint, sizes: Sizes, name
         worst, decoded = 0.0, 0
         while decoded < 3:
             parts = scheduler.schedule()
-            with torch.inference_mode():
-                batch = build(parts, runner._newest, cache, runner.adapters.expert_slots)
-                remap = {engine._place(name): slots.slot(name, None, ()) for name in names}
-                lookup = torch.tensor([*(remap.get(slot, -1) for slot in range(64)), -1], device=device)
-                adapters = lookup[batch.adapters.long()].int()
-                own = tuple(sorted({remap[slot] for slot in batch.slots}))
-                expected = reference.forward(
-                    replace(batch, adapters=adapters, slots=own, experts=bool(slots.expert_slots & set(own)), memo={})
-                )
+            batch = build(parts, runner._newest, cache, runner.adapters.expert_slots)
+            remap = {engine._place(name): slots.slot(name, None, ()) for name in names}
+            lookup = torch.tensor([*(remap.get(slot, -1) for slot in range(64)), -1], device=device)
+            adapters = lookup[batch.adapters.long()].int()
+            own = tuple(sorted({remap[slot] for slot in batch.slots}))
+            expected = reference.forward(replace(batch, adapters=adapters, slots=own, memo={}))
             for captured in runner._captured.values():
                 captured.logits.fill_(torch.nan)
             flight = runner.launch(parts, cache)
@@ -213,6 +211,25 @@ def check(engine: NativeEngine, found: checkpoint.Checkpoint, sizes: Sizes, name
         errors[size] = round(worst, 5)
         print("error", size, worst, flush=True)
     return {"work": "relative error of logits against float32, by sequences", "errors": errors}
+
+
+def dequantised(weights: Weights) -> Weights:
+    """The same in float32."""
+
+    def linear(own: Linear) -> Linear:
+        return Linear(own.weight.dequantize(torch.float32)[0], own.bias.float())
+
+    def expert(own: Expert) -> Expert:
+        return Expert(own.weight.dequantize(torch.float32).transpose(1, 2), own.bias.float())
+
+    layers = [
+        Layer(
+            each.input_norm.float(), linear(each.qkv), each.sinks.float(), linear(each.o), each.expert_norm.float(),
+            each.router_weight.float(), each.router_bias.float(), expert(each.gate_up), expert(each.down),
+        )
+        for each in weights.layers
+    ]  # fmt: skip
+    return Weights(weights.embedding.float(), layers, weights.norm.float(), weights.head.float())
 
 
 def main() -> None:
@@ -238,7 +255,7 @@ def main() -> None:
     if options.device == "cuda":
         results.append({"work": "memory", "gib": round(torch.cuda.memory_allocated() / 2**30, 2)})
     try:
-        asyncio.run(measure(engine, found, sizes, options, results))
+        asyncio.run(measure(engine, sizes, options, results))
     finally:
         if options.out:
             gpu = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
@@ -246,7 +263,7 @@ def main() -> None:
         engine.close()
 
 
-async def measure(engine: NativeEngine, found, sizes: Sizes, options, results: list[dict]) -> None:
+async def measure(engine: NativeEngine, sizes: Sizes, options: argparse.Namespace, results: list[dict]) -> None:
     bench = Bench(engine, sizes)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -256,7 +273,7 @@ async def measure(engine: NativeEngine, found, sizes: Sizes, options, results: l
             await engine.add_adapter(f"a{number}", path)
             names.append(f"a{number}")
         if options.check:
-            results.append(await engine._on_thread(lambda: check(engine, found, sizes, ["a0", "a1", "a2"])))
+            results.append(await engine._on_thread(lambda: check(engine, sizes, ["a0", "a1", "a2"])))
         results += await bench.rates([None])
         if not options.quick:
             results += await bench.rates(["a0"], WORK[:2])
