@@ -1,5 +1,6 @@
-"""What every test shares: a state folder of its own."""
+"""What every test shares: a state folder of its own, and libraries that the garbage collector leaves alone."""
 
+import gc
 import os
 import shutil
 import signal
@@ -19,6 +20,21 @@ settings.load_profile("loaded")
 for name in ("COLUMNS", "LINES"):  # GNU readline, which pytest's debugger loads, exports both to the parallel workers
     os.environ.pop(name, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and made now stays until the end, so the garbage collector need not look at it ever again.
+
+    With these million objects in view, whatever collects garbage, as Transformers' trainer does, takes 1.6 times as
+    long: `pytest tests/unit -k test_bad_runs` 79 against 49 s of CPU on two cores.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

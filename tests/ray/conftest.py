@@ -94,6 +94,15 @@ class Tandem:
         return self.client().chat.completions.create(messages=messages, **how).choices[0].message.content
 
     @contextlib.contextmanager
+    def nothing_starts(self) -> Iterator[None]:
+        """Runs wait in the queue meanwhile: the slot that trains is in quarantine."""
+        self.run("slots", "quarantine", "0", "--reason", "nothing starts yet")
+        try:
+            yield
+        finally:
+            self.run("slots", "release", "0")
+
+    @contextlib.contextmanager
     def long_answer(self) -> Iterator[openai.Stream]:
         """The stream of an answer that goes on for seconds, once its first chunk is here."""
         with self.client() as client:

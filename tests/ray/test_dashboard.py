@@ -6,8 +6,8 @@ import signal
 
 from playwright.sync_api import expect
 
+from actors import cluster
 from serve.ui.server import Access, Server
-from tests.browser.conftest import free_port
 from tests.chromium import launched
 from tests.ray.conftest import Tandem
 
@@ -15,7 +15,7 @@ RESTART_MS = 90_000
 
 
 def test_the_page_shows_a_run_growing_a_swap_and_a_killed_engine_as_they_happen(tandem: Tandem, trained, on_base):
-    page_server = Server(f"{tandem.http}/v1", tandem.home, Access(port=free_port()), tab="dashboard")
+    page_server = Server(f"{tandem.http}/v1", tandem.home, Access(port=cluster.free_ports(1)[0]), tab="dashboard")
     page_server.start()
     try:
         with launched() as browser:

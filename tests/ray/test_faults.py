@@ -118,10 +118,9 @@ def test_training_outlives_the_control_actor_and_a_killed_trainer_goes_on_from_i
 
 
 def test_after_a_kill_of_every_process_up_again_finishes_what_ran_and_what_waited(tandem):
-    tandem.run("slots", "quarantine", "0", "--reason", "until both runs are queued")
-    running = tandem.train("--max-steps", "60", "--set", "training.save_steps=5")
-    waiting = tandem.train("--max-steps", "3")
-    tandem.run("slots", "release", "0")
+    with tandem.nothing_starts():
+        running = tandem.train("--max-steps", "60", "--set", "training.save_steps=5")
+        waiting = tandem.train("--max-steps", "3")
     tandem.reached(running, 7)
     cluster.end_processes(tandem.home, grace_s=0)  # a worker that the raylet starts meanwhile is in no first list
     down = tandem.run("status", check=False)

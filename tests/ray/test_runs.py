@@ -1,38 +1,41 @@
 """Runs on a real cluster: both doors, the queue, stopping, resuming."""
 
+import contextlib
 import json
 import subprocess
 import time
 
 import pytest
 
-from actors.runs.run import RunState
+from actors.runs.run import Run, RunState
 from configs import paths
 from configs.load import load_run
 from tests.ray.conftest import TANDEM
 
 
 def test_both_doors_give_the_same_run_and_on_the_one_slot_priority_goes_first(tandem):
-    blocking = tandem.train("--max-steps", "200")
     how = ["--profile", "tiny", "--max-steps", "6"]
     job = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.train", *how]
-    with _started(tandem, *job) as submitted:
-        outside = _queued_after(tandem, blocking)
-        with _started(tandem, *TANDEM, "train", *how, "--priority", "5", "-f") as followed:
+    earlier = _newest(tandem)
+    with contextlib.ExitStack() as started:
+        with tandem.nothing_starts():
+            submitted = started.enter_context(_started(tandem, *job))
+            outside = _queued_after(tandem, earlier)
+            followed = started.enter_context(_started(tandem, *TANDEM, "train", *how, "--priority", "5", "-f"))
             inside = _queued_after(tandem, outside)
-            tandem.run("runs", "stop", blocking)
-            shown, said = followed.communicate(timeout=180)
+        shown, said = followed.communicate(timeout=180)
         output, errors = submitted.communicate(timeout=180)
-    assert (followed.returncode, shown.strip()) == (0, inside), said
+    assert (followed.returncode, shown.strip()) == (0, inside.id), said
     assert "SUCCEEDED" in said and "6/6" in said and "tandem swap" in said
     assert submitted.returncode == 0, output + errors
-    assert f"run {outside}: SUCCEEDED" in output
-    first, second = tandem.find_run(inside), tandem.find_run(outside)
+    assert f"run {outside.id}: SUCCEEDED" in output
+    first, second = tandem.find_run(inside.id), tandem.find_run(outside.id)
     assert first.state is second.state is RunState.SUCCEEDED
     assert first.config == second.config
-    assert tandem.losses(inside) == tandem.losses(outside), "the same to the last digit"
-    spans = [_held(tandem, run_id) for run_id in (blocking, inside, outside)]
-    assert spans[0][1] <= spans[1][0] and spans[1][1] <= spans[2][0], spans
+    assert tandem.losses(inside.id) == tandem.losses(outside.id), "the same to the last digit"
+    granted_inside, gave_back_inside = _held(tandem, inside)
+    granted_outside, _ = _held(tandem, outside)
+    assert granted_inside < gave_back_inside <= granted_outside
 
 
 def _started(tandem, *command: str) -> subprocess.Popen[str]:
@@ -40,20 +43,24 @@ def _started(tandem, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=tandem.ray_environment, cwd=paths.SOURCE, **pipes)
 
 
-def _queued_after(tandem, earlier: str, timeout: float = 180) -> str:
-    """The id of the run that was queued next; it waits."""
+def _newest(tandem) -> Run | None:
+    return next(iter(tandem.ledger().runs(limit=1)), None)
+
+
+def _queued_after(tandem, earlier: Run | None, timeout: float = 180) -> Run:
+    """The run that was queued next; it waits."""
     deadline = time.monotonic() + timeout
-    while (newest := tandem.ledger().runs(limit=1)[0]).id == earlier:
+    while (newest := _newest(tandem)) is None or (earlier and newest.id == earlier.id):
         assert time.monotonic() < deadline, "nothing was queued"
         time.sleep(0.1)
     assert newest.state is RunState.QUEUED
-    return newest.id
+    return newest
 
 
-def _held(tandem, run_id: str) -> tuple[float, float]:
+def _held(tandem, run: Run) -> tuple[float, float]:
     """When the run was granted its slot and when it gave it back."""
-    at = {event.kind: event.at for event in tandem.ledger().events(run_id=run_id)}
-    return at["starting"], at.get("succeeded") or at["stopped"]
+    at = {event.kind: event.at for event in tandem.ledger().events(run_id=run.id)}
+    return at["starting"], at["succeeded"]
 
 
 def test_a_queued_run_stops_at_once_and_never_gets_a_slot(tandem):
@@ -111,10 +118,9 @@ def test_a_failing_run_leaves_its_reason_and_its_last_lines(tandem, tmp_path):
         for text in ("Hi", "Hi " * 300)
     )
     data.write_text(f"{json.dumps(good)}\n" * 8)
-    tandem.run("slots", "quarantine", "0", "--reason", "until its data has changed")
-    run_id = tandem.train("--dataset", str(data), "--set", "model.max_seq_length=128")
-    data.write_text(f"{json.dumps(long)}\n" * 8)
-    tandem.run("slots", "release", "0")
+    with tandem.nothing_starts():
+        run_id = tandem.train("--dataset", str(data), "--set", "model.max_seq_length=128")
+        data.write_text(f"{json.dumps(long)}\n" * 8)
     ended = tandem.ended(run_id)
     assert ended.state is RunState.FAILED and "nothing would be learned" in ended.reason
     logged = [event.text for event in tandem.ledger().events(run_id=run_id) if event.kind == "log"]
