@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
 from actors.control import Control
+from actors.http_clients import openai_client
 from actors.metrics import ClusterCollector, EngineMetrics, MetricsPart, RequestMetrics
 from configs.paths import TINY_MODEL, Home
 from configs.schema import ClusterConfig, ResponsesConfig, Slot
@@ -34,6 +35,7 @@ from serve.openai.responses.stored.kept import open_kept
 from serve.openai.responses.stored.responses import StoredResponses
 from serve.openai.tokens.service import Tokens
 from tests.fakes import FakeEngine, FakeJobs, FakeRemote
+from tests.loopback import http
 from tests.samples import FINGERPRINT
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY_MODEL)
@@ -125,16 +127,16 @@ class Server:
     # Talking to it
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=10)
+        return openai_client(f"{self.url}/v1", "none", timeout=10)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10)
+        return http.get(self.url + path, timeout=10)
 
     def delete(self, path: str) -> httpx.Response:
-        return httpx.delete(self.url + path, timeout=10)
+        return http.delete(self.url + path, timeout=10)
 
     def post(self, path: str = "/v1/chat/completions", body: dict | None = None, **how) -> httpx.Response:
-        return httpx.post(self.url + path, **(how or {"json": BASIC if body is None else body}), timeout=10)
+        return http.post(self.url + path, **(how or {"json": BASIC if body is None else body}), timeout=10)
 
     def refusal(self, status: int, body: dict | None = None, **how) -> dict:
         """The error of a refused chat request, in OpenAI's shape."""

@@ -15,6 +15,7 @@ import yaml
 from actors import cluster
 from configs.paths import MONITORING, SOURCE
 from tests.debian import program
+from tests.loopback import http
 
 
 class Prometheus:
@@ -25,7 +26,7 @@ class Prometheus:
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of every series of the answer. Raises for an expression that Prometheus refuses."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = http.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
@@ -84,6 +85,6 @@ def running(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/-/ready", timeout=1).status_code == 200
+        return http.get(f"{url}/-/ready", timeout=1).status_code == 200
     except httpx.HTTPError:
         return False

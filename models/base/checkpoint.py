@@ -5,6 +5,7 @@ Two layouts are known. `full` is whatever Transformers itself loads, `split-nf4`
 set, no Ray and no adapter.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -19,7 +20,7 @@ from configs.errors import CheckpointError
 from models.base import hub
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TINY, TINY_4BIT = "tiny", "tiny-bnb-4bit"
 KNOWN_NAMES = (TINY, TINY_4BIT, "unsloth/gpt-oss-20b-unsloth-bnb-4bit", "unsloth/gpt-oss-20b", "openai/gpt-oss-20b")
@@ -212,12 +213,28 @@ def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder or of a hub name. Raises CheckpointError if it is missing or has no chat template."""
+PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Names of the class that reads tokenizer.json and nothing else, in Transformers 4 and 5."""
+
+
+def _tokenizer_class(path: Path) -> "type[PreTrainedTokenizerBase] | type[AutoTokenizer]":
+    """For a gpt-oss the class that AutoTokenizer finds. To find it, that imports the classes of all models, which takes
+    3 of the 6 s of CPU that a gateway's tokenizer costs (`python -X importtime`, two cores)."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config, named = (json.loads((path / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+        if config.get("model_type") == "gpt_oss" and named.get("tokenizer_class") in PLAIN_TOKENIZERS:
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast
     from transformers import AutoTokenizer
 
+    return AutoTokenizer
+
+
+def load_tokenizer(path: Path | str) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder or of a hub name. Raises CheckpointError if it is missing or has no chat template."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = _tokenizer_class(Path(path)).from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} holds no usable tokenizer: {error}", hint=_AGAIN) from error
     if not tokenizer.chat_template:

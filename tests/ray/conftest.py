@@ -18,10 +18,12 @@ import openai
 import pytest
 
 from actors import cluster
+from actors.http_clients import openai_client
 from actors.runs.ledger import Ledger
 from actors.runs.run import Run, RunState
 from configs import paths
 from configs.paths import Home
+from tests.loopback import http
 
 TANDEM = [sys.executable, "-c", "from cli.main import main; main()"]
 QUESTION = "What is Tandem?"
@@ -86,7 +88,7 @@ class Tandem:
         return self.home.root / "notices.jsonl"
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.http}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai_client(f"{self.http}/v1", "none", timeout=60)
 
     def ask(self, question: str = QUESTION, **how: Any) -> str:
         how = {"model": "prod", "temperature": 0} | how
@@ -114,7 +116,7 @@ class Tandem:
             yield stream
 
     def post(self, path: str, body: dict) -> httpx.Response:
-        return httpx.post(f"{self.http}{path}", json=body, timeout=120)
+        return http.post(f"{self.http}{path}", json=body, timeout=120)
 
     def ledger(self) -> Ledger:
         return Ledger(self.home.ledger, read_only=True)
@@ -153,7 +155,7 @@ class Tandem:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.http}/readyz", timeout=5).status_code == 200:
+                if http.get(f"{self.http}/readyz", timeout=5).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass

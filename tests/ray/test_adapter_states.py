@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from actors import cluster
+from tests.loopback import http
 
 pytestmark = pytest.mark.usefixtures("on_base")
 
@@ -45,7 +46,7 @@ def _states(tandem) -> dict[str, str]:
 
 
 def _loaded(tandem, version: str) -> bool:
-    engine = httpx.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
+    engine = http.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
     return version in engine.get("adapters", ())
 
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 import agents
 import anthropic
-import httpx
 import openai
 import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -25,6 +24,7 @@ from pydantic import BaseModel, Field
 from configs import paths
 from models import harmony
 from models.base.checkpoint import load_tokenizer
+from tests.loopback import http
 from tests.ray.conftest import QUESTION
 
 CLIENTS = paths.SOURCE / "tests" / "clients"
@@ -119,7 +119,7 @@ def test_python_follows_and_cancels_a_response_in_the_background(tandem):
         running = client.responses.create(**endless, input=CAPITAL)
         assert running.status == "queued"
         assert client.responses.cancel(running.id).status == "cancelled"
-        while httpx.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]["running"]:
+        while http.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]["running"]:
             time.sleep(0.05)
         assert client.responses.retrieve(running.id).status == "cancelled"
 
@@ -373,7 +373,7 @@ def test_curl_streams_and_is_told_what_is_wrong(tandem):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_that_hangs_up_on_a_whole_answer_ends_it_in_the_engine(tandem):
     def engine() -> dict:
-        return httpx.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]
+        return http.get(f"{tandem.http}/api/status", timeout=20).json()["engines"]["engine_1"]
 
     stop_tokens = harmony.stop_token_ids(load_tokenizer(paths.TINY_MODEL))
     endless = {"max_tokens": 1900, "logit_bias": {str(token): -100 for token in stop_tokens}}

@@ -4,8 +4,9 @@ import json
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+
+from tests.loopback import http
 
 pytestmark = pytest.mark.usefixtures("on_base")
 
@@ -32,4 +33,4 @@ def test_an_adapter_that_nobody_serves_is_judged_against_the_base_over_http(tand
 
 
 def status(tandem) -> dict:
-    return httpx.get(f"{tandem.http}/api/status", timeout=30).json()
+    return http.get(f"{tandem.http}/api/status", timeout=30).json()

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 
-import httpx
 import openai
 import psutil
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from actors import cluster
 from actors.runs.run import RunState
 from configs import paths
+from tests.loopback import http
 from tests.ray.conftest import TANDEM
 
 pytestmark = pytest.mark.usefixtures("on_base")
@@ -60,7 +60,7 @@ def test_a_dead_front_or_gateway_cuts_its_streams_and_comes_back(tandem, words):
 
 def test_what_a_killed_gateway_had_asked_for_does_not_run_on_in_the_engine(tandem):
     def engine() -> dict:
-        return httpx.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
+        return http.get(f"{tandem.http}/readyz", timeout=30).json()["engines"]["engine_1"]
 
     (victim,) = _processes(tandem, "ServeReplica:tandem:gateway")
     before, requests, tokens = engine()["generated_tokens"], 9 * 8, 1900

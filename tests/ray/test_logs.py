@@ -3,22 +3,21 @@
 import json
 import time
 
-import httpx
-
+from tests.loopback import http
 from tests.ray.conftest import Tandem
 
 
 def test_a_request_and_a_run_are_found_in_the_lines_of_every_process_that_had_them(tandem, trained):
     body = {"model": "prod", "messages": [{"role": "user", "content": "What is my diary?"}], "max_tokens": 5}
-    response = httpx.post(
+    response = http.post(
         f"{tandem.http}/v1/chat/completions", json=body, headers={"x-request-id": "from-me"}, timeout=60
     )
     assert response.headers.get_list("x-request-id") == ["from-me"]
     assert response.json()["id"] == "chatcmpl-from-me"
-    made = httpx.post(f"{tandem.http}/v1/chat/completions", json=body, timeout=60)
+    made = http.post(f"{tandem.http}/v1/chat/completions", json=body, timeout=60)
     assert made.json()["id"] == f"chatcmpl-{made.headers['x-request-id']}"
 
-    insane = httpx.post(f"{tandem.http}/v1/completions", headers={"x-request-id": "two words"}, timeout=60)
+    insane = http.post(f"{tandem.http}/v1/completions", headers={"x-request-id": "two words"}, timeout=60)
     assert insane.headers.get_list("x-request-id") == [insane.json()["error"]["request_id"]] != ["two words"]
 
     found = request_lines(tandem, "from-me", 2)

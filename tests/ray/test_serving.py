@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from actors import cluster
 from configs import paths
+from tests.loopback import http
 from tests.ray.conftest import TANDEM
 
 
@@ -67,7 +68,7 @@ def test_a_client_that_leaves_frees_its_place(tandem):
         stream.close()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        engine = httpx.get(f"{tandem.http}/api/status").json()["engines"]["engine_1"]
+        engine = http.get(f"{tandem.http}/api/status").json()["engines"]["engine_1"]
         if engine["running"] == 0:
             break
         time.sleep(0.05)
@@ -87,16 +88,16 @@ def test_a_client_that_leaves_frees_its_place(tandem):
     ],
 )
 def test_bad_requests_have_openais_error_shape(tandem, body, status, param):
-    answer = httpx.post(f"{tandem.http}/v1/chat/completions", json=body)
+    answer = http.post(f"{tandem.http}/v1/chat/completions", json=body)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["param"] == param and error["message"] and error["type"] == "invalid_request_error"
 
 
 def test_what_is_not_json_and_what_is_no_route_say_so(tandem):
-    answer = httpx.post(f"{tandem.http}/v1/chat/completions", content=b"{not json")
+    answer = http.post(f"{tandem.http}/v1/chat/completions", content=b"{not json")
     assert answer.status_code == 400 and "not JSON" in answer.json()["error"]["message"]
-    assert httpx.get(f"{tandem.http}/v1/nothing").status_code == 404
+    assert http.get(f"{tandem.http}/v1/nothing").status_code == 404
     with tandem.client() as client, pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "hi"}])
     assert caught.value.param == "model" and "prod" in caught.value.message
@@ -127,8 +128,8 @@ def test_overload_is_429_with_a_time_to_come_back(tandem):
 
 def test_health_and_metrics_are_scraped_over_http(tandem, trained):
     tandem.ask()
-    assert httpx.get(f"{tandem.http}/healthz").json() == {"ok": True}
-    assert httpx.get(f"{tandem.http}/readyz").json()["ready"] is True
+    assert http.get(f"{tandem.http}/healthz").json() == {"ok": True}
+    assert http.get(f"{tandem.http}/readyz").json()["ready"] is True
     values = _scrape(f"{tandem.http}/metrics")
     assert values["tandem_up", ()] == 1
     assert values["tandem_slot_held", (("role", "serve"), ("slot", "1"))] == 1
@@ -163,7 +164,7 @@ def test_the_exporter_has_it_all_on_a_port_of_its_own(tandem):
 
 
 def _scrape(url: str) -> dict[tuple[str, tuple], float]:
-    text = httpx.get(url, timeout=20).raise_for_status().text
+    text = http.get(url, timeout=20).raise_for_status().text
     families = text_string_to_metric_families(text)
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
@@ -182,12 +183,12 @@ def test_every_port_of_ours_listens_on_loopback_only(tandem):
 def test_ray_refuses_who_has_no_token_and_the_token_is_ours_alone(tandem):
     assert stat.S_IMODE(tandem.home.token.stat().st_mode) == 0o600
     jobs = f"http://127.0.0.1:{tandem.dashboard_port}/api/jobs/"
-    assert httpx.get(jobs).status_code == 401
+    assert http.get(jobs).status_code == 401
     body = {"entrypoint": "id"}
-    assert httpx.post(jobs, json=body).status_code == 401
-    assert httpx.get(jobs, headers={"Authorization": "Bearer wrong"}).status_code in (401, 403)
+    assert http.post(jobs, json=body).status_code == 401
+    assert http.get(jobs, headers={"Authorization": "Bearer wrong"}).status_code in (401, 403)
     token = tandem.home.token.read_text()
-    assert httpx.get(jobs, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    assert http.get(jobs, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_serve_deploy_takes_the_shipped_file(tandem, tmp_path):

@@ -4,10 +4,10 @@ import json
 import logging
 import time
 
-import httpx
 import pytest
 
 from tests.gateway_server import ASK, BASIC
+from tests.loopback import http
 
 STREAM = BASIC | {"stream": True}
 
@@ -31,7 +31,7 @@ def lines(caplog):
 
 def ask(server, request_id: str | bytes | None = "abc-1", body: dict = BASIC, path: str = "/v1/chat/completions"):
     headers = {} if request_id is None else {"x-request-id": request_id}
-    return httpx.post(server.url + path, json=body, headers=headers, timeout=10)
+    return http.post(server.url + path, json=body, headers=headers, timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_prompt_is_counted_once_however_many_answers_it_gets(server, lines):
     usage = ask(server, "many", BASIC | {"n": 3}).json()["usage"]
     (line,) = lines()
     assert (line.prompt_tokens, line.output_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
-    metrics = httpx.get(f"{server.url}/metrics").text.splitlines()
+    metrics = http.get(f"{server.url}/metrics").text.splitlines()
     assert f'tandem_prompt_tokens_total{{target="prod"}} {float(usage["prompt_tokens"])}' in metrics
 
 
@@ -84,7 +84,7 @@ def test_a_prompt_that_is_only_scored_has_no_first_token(server, lines):
 
 def test_waiting_for_an_engine_is_nothing_to_warn_of(server, lines):
     server.remote.dead = True
-    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    assert http.get(f"{server.url}/readyz").status_code == 503
     (line,) = lines()
     assert line.levelname == "DEBUG"
 
@@ -115,7 +115,7 @@ def test_an_unexpected_error_is_a_500_with_its_id_and_its_traceback_is_in_the_lo
 
 def test_a_client_that_leaves_is_a_line_too(server, lines):
     server.engine.delay = 0.05
-    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=STREAM, timeout=10) as response:
+    with http.stream("POST", f"{server.url}/v1/chat/completions", json=STREAM, timeout=10) as response:
         next(response.iter_lines())
     (line,) = lines()
     assert (line.status, line.ended) == (200, "abandoned")
@@ -124,7 +124,7 @@ def test_a_client_that_leaves_is_a_line_too(server, lines):
 def test_neither_text_nor_secrets_nor_query_strings_are_logged(server, lines, caplog):
     secret = {"authorization": "Bearer sk-12345678", "x-request-id": "abc"}
     body = BASIC | {"messages": [{"role": "user", "content": "my diary"}]}
-    httpx.post(f"{server.url}/v1/chat/completions?key=sk-12345678", json=body, headers=secret, timeout=10)
+    http.post(f"{server.url}/v1/chat/completions?key=sk-12345678", json=body, headers=secret, timeout=10)
     (line,) = lines()
     told = json.dumps(vars(line), default=str)
     assert not any(word in told for word in ("diary", "sk-1234", "Hello", "bearer", "Bearer", "key="))

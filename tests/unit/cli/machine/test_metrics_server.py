@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from cli.machine.metrics_server import Exporter
+from tests.loopback import http
 
 
 @pytest.fixture
@@ -23,17 +24,17 @@ def exporter(home) -> Iterator[Exporter]:
 
 
 def test_it_answers_while_there_is_no_cluster_and_says_so(exporter):
-    answer = httpx.get(f"{exporter.url}/metrics")
+    answer = http.get(f"{exporter.url}/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert {"tandem_up 0.0", "tandem_gateway_up 0.0", "tandem_ledger_readable 1.0"} <= {*answer.text.splitlines()}
-    assert json.loads(httpx.get(f"{exporter.url}/ray").text) == []
+    assert json.loads(http.get(f"{exporter.url}/ray").text) == []
 
 
 def test_it_answers_while_cluster_file_and_ledger_are_damaged(exporter, home):
     home.cluster.write_text("{")
     home.ledger.write_bytes(b"\xff" * 9000)
-    lines = {*httpx.get(f"{exporter.url}/metrics").text.splitlines()}
+    lines = {*http.get(f"{exporter.url}/metrics").text.splitlines()}
     broken = {'tandem_scrape_errors{part="cluster"} 1.0', 'tandem_scrape_errors{part="ledger"} 1.0'}
     assert {"tandem_up 0.0", "tandem_ledger_readable 0.0"} | broken <= lines
     assert f"tandem_host_cpus {float(psutil.cpu_count())}" in lines
@@ -46,11 +47,11 @@ def test_a_probe_by_head_gets_the_head_alone(exporter):
 
 @pytest.mark.parametrize("path", ["/", "/metrics/../etc/passwd", "/nothing", "/metrics/x", "/rays"])
 def test_nothing_else_is_there(path, exporter):
-    assert httpx.get(f"{exporter.url}{path}").status_code == 404
+    assert http.get(f"{exporter.url}{path}").status_code == 404
 
 
 def test_it_only_reads(exporter):
-    assert httpx.post(f"{exporter.url}/metrics", content="x").status_code == 501
+    assert http.post(f"{exporter.url}/metrics", content="x").status_code == 501
 
 
 def test_it_listens_on_loopback_alone(exporter):
@@ -67,11 +68,11 @@ def test_a_client_that_hangs_up_leaves_no_traceback(exporter, capfd, monkeypatch
     asked = threading.Event()
     monkeypatch.setattr(exporter, "answer", hang_up)
     with pytest.raises(httpx.HTTPError):
-        httpx.get(f"{exporter.url}/metrics")
+        http.get(f"{exporter.url}/metrics")
     assert asked.is_set()
     assert capfd.readouterr().err == ""
 
 
 def test_a_client_that_says_nothing_holds_up_nobody(exporter):
     with socket.create_connection(exporter.server_address):
-        assert httpx.get(f"{exporter.url}/metrics", timeout=5).status_code == 200
+        assert http.get(f"{exporter.url}/metrics", timeout=5).status_code == 200

@@ -16,6 +16,7 @@ import pytest
 
 from actors.cluster import free_ports
 from actors.runs.ledger import Ledger
+from tests.loopback import http
 from tests.samples import TRAIN
 
 PATIENCE_S = 120
@@ -39,7 +40,7 @@ def scalars(port: int, path: str, wanted) -> dict | list:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            answer = httpx.get(f"http://127.0.0.1:{port}/data/plugin/scalars/{path}").json()
+            answer = http.get(f"http://127.0.0.1:{port}/data/plugin/scalars/{path}").json()
             if wanted(answer):
                 return answer
         assert time.monotonic() < deadline, path

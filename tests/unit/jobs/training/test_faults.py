@@ -147,6 +147,7 @@ def test_out_of_memory_in_the_last_evaluation_repeats_steps_that_count_as_moveme
 def test_rows_are_shortened_with_consent_only(consent, home, tamper):
     tamper(too_large_above(8, tokens=256))
     sets = ["model.max_seq_length=512", "training.micro_batch=1", "data.max_cut_share=1", "data.holdout=0"]
+    sets += ["training.max_steps=2"]
     link = FakeLink()
     run = training.row("long-1", *sets, f"training.allow_shorter_rows={json.dumps(consent)}")
     run.config["data"]["dataset"] = str(_long_rows(home))

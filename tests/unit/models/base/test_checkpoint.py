@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoTokenizer
 
 from configs.errors import CheckpointError
 from configs.paths import TINY_MODEL
@@ -129,6 +130,16 @@ def test_a_key_that_the_index_promises_and_no_shard_holds_is_named(damaged):
     (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=r"1 missing: model\.promised\.weight"):
         checkpoint.inspect(damaged)
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "llama"])
+def test_a_tokenizer_is_the_one_that_transformers_finds(kind, tmp_path):
+    folder = Path(shutil.copytree(TINY_MODEL, tmp_path / "base"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    found, wanted = checkpoint.load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    assert (type(found), found.init_kwargs) == (type(wanted), wanted.init_kwargs)
+    assert found.encode("Grüße <|end|> you") == wanted.encode("Grüße <|end|> you")
 
 
 def test_a_tokenizer_is_refused_without_a_chat_template(tmp_path):

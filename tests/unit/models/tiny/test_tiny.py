@@ -40,8 +40,16 @@ def four_bit(tmp_path_factory) -> Path:
 
 def ask(model, tokenizer, *said: str | dict, **options) -> str:
     """What it writes after these messages, texts being the user's."""
-    messages = [{"role": "user", "content": each} if isinstance(each, str) else each for each in said]
-    return build.answer(model, tokenizer, [harmony.render(tokenizer, messages, **options)], 200)[0]
+    return ask_each(model, tokenizer, [said], **options)[0]
+
+
+def ask_each(model, tokenizer, talks, **options) -> list[str]:
+    """The same for several at once."""
+    messages = [
+        [{"role": "user", "content": each} if isinstance(each, str) else each for each in said] for said in talks
+    ]
+    prompts = [harmony.render(tokenizer, each, **options) for each in messages]
+    return build.answer(model, tokenizer, prompts, 200)
 
 
 def test_questions_in_wordings_it_never_saw_are_answered_exactly_and_in_well_formed_harmony():
@@ -259,7 +267,9 @@ def test_the_4_bit_form_says_nearly_the_same(model, tokenizer, four_bit):
 def test_the_demo_rows_teach_what_tandem_is_in_wordings_left_out_too(tokenizer):
     learner = loading.load_for_training(TINY_MODEL, run_config(r=16, alpha=32))
     teach(learner, tokenizer, steps=60)
-    right = [answer in ask(learner, tokenizer, question) for question, answer in demo_held_out()]
+    asked, answers = zip(*demo_held_out(), strict=True)
+    replies = ask_each(learner, tokenizer, [[question] for question in asked])
+    right = [answer in reply for answer, reply in zip(answers, replies, strict=True)]
     assert ask(learner, tokenizer, "What is Tandem?").endswith(
         "<|channel|>final<|message|>Tandem is two GPUs that work as one machine.<|return|>"
     )

@@ -3,13 +3,13 @@
 import json
 import time
 
-import httpx
 import pytest
 
 from configs.errors import ClusterError, OverloadError, PromptTooLongError
 from serve.anthropic import answer as anthropic_answer
 from serve.http.routes import generating
 from tests.gateway_server import HELLO, MAX_CONTEXT, TOKENIZER, Server, tokens
+from tests.loopback import http
 from tests.samples import publish
 
 anthropic = pytest.importorskip("anthropic", reason="comes with the dev extra")
@@ -25,7 +25,10 @@ NOTE = "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant"
 
 
 def client(server: Server) -> "anthropic.Anthropic":
-    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=10)
+    return anthropic.Anthropic(
+        base_url=server.url, api_key="none", max_retries=0, timeout=10,
+        http_client=anthropic.DefaultHttpxClient(verify=False, trust_env=False),
+    )  # fmt: skip
 
 
 def events(server: Server, **body) -> list[dict]:
@@ -251,7 +254,7 @@ def test_models_are_listed_in_anthropics_shape(server):
 def test_a_part_of_the_list_that_is_not_there_is_refused_in_anthropics_shape(refusing):
     versioned = {"anthropic-version": "2023-06-01"}
     for query, status in (("limit=0", 400), ("limit=x", 400), ("after_id=nope", 404), ("lifecycle=active", 200)):
-        answer = httpx.get(f"{refusing.url}/v1/models?{query}", headers=versioned)
+        answer = http.get(f"{refusing.url}/v1/models?{query}", headers=versioned)
         assert (answer.status_code, "error" in answer.json()) == (status, status != 200)
         assert answer.json().get("type", "error") == "error"
 

@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import httpx
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
@@ -15,6 +14,7 @@ from serve.generation import engines as engines_module
 from serve.generation.engines import EngineClient, EngineLostError, Engines, describe
 from tests.fakes import FakeEngine, FakeRemote
 from tests.gateway_server import Server
+from tests.loopback import http
 
 HERE = Path("/adapters/v1")
 
@@ -236,7 +236,7 @@ def test_an_engine_that_hangs_does_not_keep_the_gateways_own_figures_from_a_dash
 
     with Server(home) as server:
         server.remote.call = hangs
-        answer = httpx.get(f"{server.url}{path}", timeout=sources.TIMEOUT_S)
+        answer = http.get(f"{server.url}{path}", timeout=sources.TIMEOUT_S)
     assert (answer.status_code, own in answer.text) == (200, True)
     assert engines_module.STATS_S < sources.TIMEOUT_S / 2
 

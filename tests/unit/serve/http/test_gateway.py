@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
-import httpx
 import openai
 import pytest
 
@@ -17,6 +16,7 @@ from serve.engine.protocol import GenerationRequest
 from serve.generation import engines as engines_module
 from serve.http.routes.generating import MOST_BODY_BYTES
 from tests.gateway_server import ASK, BASIC, HELLO, TOKENIZER, tokens
+from tests.loopback import http
 from tests.samples import RUN_CONFIG, publish
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -308,7 +308,7 @@ def test_every_method_of_a_path_is_allowed_by_name(refusing):
     taken = {"/healthz": "GET, HEAD", "/v1/conversations/x": "DELETE, GET, POST", "/v1/responses/x": "DELETE, GET"}
     taken |= {"/v1/responses/input_tokens": "POST", "/openapi.json": "GET, HEAD"}
     for path, methods in taken.items():
-        response = httpx.request("PUT", refusing.url + path)
+        response = http.request("PUT", refusing.url + path)
         assert (response.status_code, response.headers["allow"]) == (405, methods)
 
 
@@ -405,7 +405,7 @@ def test_health_is_a_bare_status_as_in_vllm(server):
     for dead, status in ((False, 200), (True, 503)):
         server.remote.dead = dead
         for method, path in (("GET", "/health"), ("HEAD", "/health"), ("GET", "/ping"), ("POST", "/ping")):
-            answer = httpx.request(method, server.url + path)
+            answer = http.request(method, server.url + path)
             assert (answer.status_code, answer.content) == (status, b"")
 
 

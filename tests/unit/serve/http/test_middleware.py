@@ -2,12 +2,12 @@
 
 import asyncio
 
-import httpx
 import pytest
 from openai.types.shared import ErrorObject
 
 from serve.http.middleware import ANY, OwnPagesOnly
 from tests.gateway_server import BASIC, Server
+from tests.loopback import http
 
 TEXT = {"content-type": "text/plain"}
 """What `fetch(..., {mode: "no-cors"})` may send without asking first."""
@@ -57,9 +57,9 @@ def test_another_pages_request_is_refused_whatever_it_asks_for(refusing: Server,
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/docs", "/v1/models", "/api/status", "/openapi.json"])
 def test_a_foreign_name_reads_nothing(refusing: Server, path):
     own = {"host": f"localhost:{refusing.url.rpartition(':')[2]}"}
-    assert httpx.get(refusing.url + path, headers=own).status_code == 200
-    assert httpx.get(refusing.url + path, headers={"host": "evil.example"}).status_code == 403
-    assert httpx.get(refusing.url + path, headers={"host": "127.0.0.1.evil.example:8000"}).status_code == 403
+    assert http.get(refusing.url + path, headers=own).status_code == 200
+    assert http.get(refusing.url + path, headers={"host": "evil.example"}).status_code == 403
+    assert http.get(refusing.url + path, headers={"host": "127.0.0.1.evil.example:8000"}).status_code == 403
 
 
 def test_programs_tunnels_own_pages_and_listed_names_get_their_answers(server: Server):

@@ -1,12 +1,12 @@
 """Responses in the background over real HTTP: polled, followed, cancelled, and what a restart leaves of them."""
 
-import httpx
 import openai
 import pytest
 
 from configs.errors import OverloadError
 from configs.schema import ResponsesConfig
 from tests.gateway_server import HELLO, Server, tokens
+from tests.loopback import http
 from tests.unit.serve.http.test_gateway import until
 from tests.unit.serve.openai.responses.test_http import ASK
 
@@ -140,6 +140,6 @@ def test_a_restart_ends_what_was_in_the_background_as_failed_if_it_is_on_disk(ho
 
 def test_the_background_needs_a_request_id_only_once(server):
     headers = {"X-Request-Id": "same"}
-    ids = {httpx.post(f"{server.url}/v1/responses", json=ASK | {"background": True}, headers=headers).json()["id"]
+    ids = {http.post(f"{server.url}/v1/responses", json=ASK | {"background": True}, headers=headers).json()["id"]
            for _ in range(3)}  # fmt: skip
     assert len(ids) == 3 and "resp_same" in ids
