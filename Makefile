@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 
 # A file is a worker's from its first test to its last; in the order given, because the browser's files take longest.
-PARALLEL = --numprocesses=logical --dist=loadfile --no-loadscope-reorder
+PARALLEL = --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo    set up, then train, serve and swap on the embedded model"
@@ -16,9 +16,8 @@ demo: .venv/tandem-setup
 
 test: lint
 	@tests/debian.sh
-	@.venv/bin/python -m pytest tests/browser tests/unit $(PARALLEL) --maxprocesses=8
-	@.venv/bin/python -m pytest tests/ray $(PARALLEL) --maxprocesses=2
-	@.venv/bin/python -m pytest tests/gpu
+	@.venv/bin/python -m pytest tests/browser tests/unit $(PARALLEL)
+	@.venv/bin/python -m pytest tests/ray tests/gpu
 
 lint: .venv/tandem-setup
 	@.venv/bin/ruff check .

@@ -52,3 +52,18 @@ def home() -> Iterator[Home]:
         del os.environ["TANDEM_HOME"]
     else:
         os.environ["TANDEM_HOME"] = before
+
+
+@pytest.fixture
+def quick_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Exports are verified with short answers, and by one thread: two of them on shared cores take ten times as long
+    for a model of this size."""
+    import torch
+
+    from models.lora import verification
+
+    monkeypatch.setattr(verification, "ANSWER_TOKENS", 6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -25,15 +25,11 @@ from serve.engine.replica import EngineReplica
 from serve.generation.engines import EngineLostError
 
 
-class FakeEngine:
-    """Answers with `script`, or without one echoes the prompt, one token per `delay` seconds. To it, token N has the
-    log-probability -N / 1000, or with an adapter half of that, and rank 1."""
+class FakeAdapters:
+    """Adapters that an engine holds: every one loads, differs from the base and repeats itself."""
 
-    def __init__(self, script: list[int] | None = None, *, delay: float = 0.0) -> None:
-        self.script, self.delay = script, delay
-        self.requests: list[GenerationRequest] = []
+    def __init__(self) -> None:
         self._versions: list[str] = []
-        self._running: dict[str, str | None] = {}
 
     async def add_adapter(self, version: str, path: Path) -> None:
         self._versions = [*dict.fromkeys([*self._versions, version])]
@@ -42,20 +38,34 @@ class FakeEngine:
         return AdapterCheck(version, max_difference=1.0, repeat_difference=0.0)
 
     def remove_adapter(self, version: str) -> None:
-        if version not in self._versions:
-            raise NotFoundError(f"adapter {version} is not loaded", param="model")
+        self._require(version)
         self._versions.remove(version)
 
     def adapters(self) -> tuple[str, ...]:
         return tuple(self._versions)
 
+    def _require(self, version: str) -> None:
+        if version not in self._versions:
+            raise NotFoundError(f"adapter {version} is not loaded", param="model")
+
+
+class FakeEngine(FakeAdapters):
+    """Answers with `script`, or without one echoes the prompt, one token per `delay` seconds. To it, token N has the
+    log-probability -N / 1000, or with an adapter half of that, and rank 1."""
+
+    def __init__(self, script: list[int] | None = None, *, delay: float = 0.0) -> None:
+        super().__init__()
+        self.script, self.delay = script, delay
+        self.requests: list[GenerationRequest] = []
+        self._running: dict[str, str | None] = {}
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
-        if request.adapter is not None and request.adapter not in self._versions:
-            raise NotFoundError(f"adapter {request.adapter} is not loaded", param="model")
+        if request.adapter is not None:
+            self._require(request.adapter)
         self.requests.append(request)
         self._running[request.request_id] = request.adapter
         answer = (request.prompt_ids if self.script is None else self.script)[: request.sampling.max_tokens]
-        scores = self._scores(request)
+        scores = _prompt_scores(request)
         try:
             if request.prompt_only:
                 yield TokenChunk([], "length", len(request.prompt_ids), 0, scores)
@@ -65,21 +75,13 @@ class FakeEngine:
                 stopped = token in request.sampling.stop_token_ids
                 reason = "stop" if stopped else "length" if count == len(answer) else None
                 reason = reason if request.request_id in self._running else "abort"
-                own = None if request.logprobs is None else [{token: self._score(request, token)}]
+                own = None if request.logprobs is None else [{token: _score(request, token)}]
                 first = (scores, own, FirstToken(0.0, self.delay)) if count == 1 else (None, own)
                 yield TokenChunk([token], reason, len(request.prompt_ids), count, *first)
                 if reason:
                     return
         finally:
             self._running.pop(request.request_id, None)
-
-    def _scores(self, request: GenerationRequest) -> PromptLogprobs | None:
-        if request.prompt_logprobs is None:
-            return None
-        return [None, *({token: self._score(request, token)} for token in request.prompt_ids[1:])]
-
-    def _score(self, request: GenerationRequest, token: int) -> TokenLogprob:
-        return TokenLogprob(token / (-1000 if request.adapter is None else -2000), 1)
 
     def abort(self, request_id: str) -> None:
         self._running.pop(request_id, None)
@@ -91,6 +93,16 @@ class FakeEngine:
     def check_health(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def _prompt_scores(request: GenerationRequest) -> PromptLogprobs | None:
+    if request.prompt_logprobs is None:
+        return None
+    return [None, *({token: _score(request, token)} for token in request.prompt_ids[1:])]
+
+
+def _score(request: GenerationRequest, token: int) -> TokenLogprob:
+    return TokenLogprob(token / (-1000 if request.adapter is None else -2000), 1)
 
 
 class FakeJobs:

@@ -9,7 +9,7 @@ from configs.paths import TINY_MODEL
 from models.tiny.quantize import quantize
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def four_bit(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("bases") / "tiny-bnb-4bit"
     quantize(TINY_MODEL, out)

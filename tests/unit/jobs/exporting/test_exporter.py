@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,13 @@ from configs.paths import TINY_MODEL
 from configs.schema import ExportConfig
 from jobs.exporting import aside, exporter, gguf
 from models.base import checkpoint
-from models.lora import merge, verification
+from models.lora import merge
 from models.lora.adapter import PEFT_CONFIG, PEFT_FILES
 from models.lora.registry import Registry
 from tests import samples
 from tests.samples import about, save_lora, train_lora
 
+pytestmark = pytest.mark.usefixtures("quick_answers")
 RUN_ID = "export-merged-1"
 
 
@@ -73,16 +73,6 @@ def out(tmp_path) -> Path:
     """A place in an otherwise empty folder."""
     (tmp_path / "there").mkdir()
     return tmp_path / "there" / "out"
-
-
-@pytest.fixture(autouse=True)
-def quick_answers(monkeypatch) -> Iterator[None]:
-    """Short ones, and by one thread: two of them on shared cores take ten times as long for a model of this size."""
-    monkeypatch.setattr(verification, "ANSWER_TOKENS", 6)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run_of(version: str, out: Path, to: str = "merged", attempt: int = 1, **how) -> Run:

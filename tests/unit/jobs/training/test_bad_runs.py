@@ -2,8 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from configs.paths import TINY_DATASET, Home
 from jobs.data import masking
 from jobs.data.encoding import Encoded
 from jobs.training import checkpoints
-from models.base import loading
 from models.lora import adapter
 from models.lora.registry import Registry
 from tests import training
@@ -52,23 +49,6 @@ def run(home: Home, *sets: str, rows: list[dict] = DEMO, link: FakeLink | None =
 
 def manifest(home: Home, version: str) -> adapter.Manifest:
     return adapter.read_manifest(Registry(home.models).path(version))
-
-
-@pytest.fixture
-def spoil(monkeypatch) -> Callable[[Callable[[Any], None]], None]:
-    """Have `change(model)` done to the model that is loaded."""
-
-    def install(change: Callable[[Any], None]) -> None:
-        load = loading.load_for_training
-
-        def loaded(*args, **kwargs):
-            model = load(*args, **kwargs)
-            change(model)
-            return model
-
-        monkeypatch.setattr(loading, "load_for_training", loaded)
-
-    return install
 
 
 # While it runs
@@ -143,8 +123,8 @@ def freeze(model) -> None:
         (freeze, "nothing has moved in attention k_proj"),
     ],
 )
-def test_what_no_setting_heals_fails_by_name(change, words, home, spoil):
-    spoil(change)
+def test_what_no_setting_heals_fails_by_name(change, words, home, tamper):
+    tamper(change)
     with pytest.raises(TrainingError, match=words):
         run(home, HOLD_OUT)
     assert Registry(home.models).list() == []
@@ -238,7 +218,7 @@ def test_a_rate_that_is_far_too_low_is_suspect_of_having_learned_nothing(home):
     assert suspect(home, done).startswith("it learned nothing: its loss on the held-out rows is")
 
 
-def test_without_an_evaluation_the_training_losses_are_compared(home, spoil):
+def test_without_an_evaluation_the_training_losses_are_compared(home, tamper):
     def breaks_and_worsens(model) -> None:
         state = {"step": 0}
 
@@ -251,7 +231,7 @@ def test_without_an_evaluation_the_training_losses_are_compared(home, spoil):
 
         model.register_forward_hook(worse)
 
-    spoil(breaks_and_worsens)
+    tamper(breaks_and_worsens)
     done = run(home, HOLD_OUT, "training.max_steps=12", "watchdog.on_spike=ignore")
     assert "its training loss ended worse than it began" in suspect(home, done)
 

@@ -13,27 +13,9 @@ from actors.runs.run import RunState
 from configs.errors import TrainingError
 from configs.paths import Home
 from jobs.training import checkpoints
-from models.base import loading
 from models.lora.registry import Registry
 from tests import training
 from tests.training import FakeLink
-
-
-@pytest.fixture
-def tamper(monkeypatch):
-    """Have `change(model)` done to every model that is loaded for training."""
-
-    def install(change) -> None:
-        load = loading.load_for_training
-
-        def loaded(*args, **kwargs):
-            model = load(*args, **kwargs)
-            change(model)
-            return model
-
-        monkeypatch.setattr(loading, "load_for_training", loaded)
-
-    return install
 
 
 def too_large_above(rows: int, *, tokens: int = 10**9, evaluating: bool = True):

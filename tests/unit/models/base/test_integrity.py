@@ -14,18 +14,10 @@ from configs.errors import CheckpointError, ConfigError
 from configs.paths import SOURCE, TINY_MODEL
 from models.base import checkpoint, files, hub, integrity
 from models.base.integrity import FileState
-from models.tiny.quantize import quantize
 from tests.hub_server import Hub, blob_name, serving, write_cache
 
 NAME, COMMIT, OTHER = "someone/small-bnb-4bit", "c" * 40, "d" * 40
 LAYER, ANOTHER = "model-layer02.safetensors", "model-layer03.safetensors"
-
-
-@pytest.fixture(scope="module")
-def four_bit(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("bases") / "tiny-bnb-4bit"
-    quantize(TINY_MODEL, out)
-    return out
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,19 +20,10 @@ from models.lora.delta import Lora
 from models.tiny.quantize import quantize
 from tests.samples import train_lora
 
+pytestmark = pytest.mark.usefixtures("quick_answers")
 IDS = torch.arange(40, 104)[None]
 EXPERTS = "base_model.model.model.layers.0.mlp.experts"
 Q = "model.layers.1.self_attn.q_proj.weight"
-
-
-@pytest.fixture(autouse=True)
-def quick_answers(monkeypatch) -> Iterator[None]:
-    """Short ones, and by one thread: two of them on shared cores take ten times as long for a model of this size."""
-    monkeypatch.setattr(verification, "ANSWER_TOKENS", 6)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

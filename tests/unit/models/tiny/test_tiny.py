@@ -3,7 +3,6 @@
 import io
 import json
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from transformers import AutoTokenizer
 from configs.paths import TINY_DATASET, TINY_MODEL
 from models import harmony
 from models.base import checkpoint, loading, split_nf4
-from models.tiny import build, quantize
+from models.tiny import build
 from models.tiny.corpus import TOOLS, Corpus, Dialogue, demo_held_out, demo_rows, is_held_out, questions
 
 QUIET = Console(file=io.StringIO())
@@ -29,13 +28,6 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model():
     return loading.load_for_inference(TINY_MODEL, "cpu")
-
-
-@pytest.fixture(scope="module")
-def four_bit(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("bases") / "tiny-bnb-4bit"
-    quantize.quantize(TINY_MODEL, out)
-    return out
 
 
 def ask(model, tokenizer, *said: str | dict, **options) -> str:
