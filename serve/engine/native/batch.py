@@ -25,8 +25,8 @@ class Batch:
     """[S] int32: tokens of the sequence up to its last one here"""
     offsets: torch.Tensor
     """[S + 1] int32: where the sequences' tokens begin"""
-    wanted: torch.Tensor
-    """[W] int64: tokens whose logits are wanted"""
+    wanted: torch.Tensor | None
+    """[W] int64: tokens whose logits are wanted; None is all of them"""
     adapters: torch.Tensor
     """[T] int32: adapter slots, -1 is the base"""
     decoding: int

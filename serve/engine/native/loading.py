@@ -78,6 +78,7 @@ def _on_gpu(
         max_batch=config.max_batch,
         adapter_slots=config.adapter_slots,
         max_lora_rank=config.max_lora_rank,
+        prefill_chunk=GPU_PREFILL_CHUNK,
     )
     runner.warm_up()
     log.info(

@@ -82,8 +82,10 @@ class Operations(Protocol):
         """The chosen experts' answers."""
         ...
 
-    def last_norm(self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """`add_norm` of the rows `wanted` alone."""
+    def last_norm(
+        self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`add_norm` of the rows `wanted` alone; None is all."""
         ...
 
     def head(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -167,9 +169,12 @@ class TorchOperations:
     def down(self, x: torch.Tensor, expert: Expert, routes: Routes, batch: Batch, layer: int) -> Update:
         return self._through(x, expert, routes, batch, layer, "down").view(*routes.shares.shape, -1), routes.shares
 
-    def last_norm(self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def last_norm(
+        self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
         answers, shares = update
-        return self.add_norm(x[wanted], (answers[wanted], shares[wanted]), weight)
+        rows = slice(None) if wanted is None else wanted
+        return self.add_norm(x[rows], (answers[rows], shares[rows]), weight)
 
     def head(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weight)

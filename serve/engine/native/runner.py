@@ -104,10 +104,7 @@ class Runner:
     def launch(self, parts: Sequence_[Part], cache: KvCache) -> Flight:
         """Compute the parts and choose what their sequences gain."""
         batch = build(parts, self._newest, cache, self.adapters.expert_slots)
-        return self._choose(parts, self.model.forward(batch))
-
-    def _choose(self, parts: Sequence_[Part], logits: torch.Tensor) -> Flight:
-        """`logits` are those of the batch's wanted rows, in order of the parts."""
+        logits = self.model.forward(batch)
         at = 0
         rows: list[int] = []
         gaining: list[Sequence] = []
@@ -122,6 +119,17 @@ class Runner:
             if part.complete and not sequence.request.prompt_only:
                 gaining.append(sequence)
                 rows.append(at - 1)
+        return self._choose(parts, gaining, rows, scored, logits)
+
+    def _choose(
+        self,
+        parts: Sequence_[Part],
+        gaining: list[Sequence],
+        rows: list[int],
+        scored: list[tuple[Part, torch.Tensor]],
+        logits: torch.Tensor,
+    ) -> Flight:
+        """A token for each of `gaining`, whose logits are those `rows` of `logits`."""
         if rows != list(range(len(logits))):
             logits = logits[torch.tensor(rows, dtype=torch.int64).to(self.device)]
         chosen = torch.empty(0, dtype=torch.int64, device=self.device)

@@ -76,10 +76,13 @@ class TritonOperations:
         answers = experts.down(x, expert.weight, expert.bias, routes.experts, routes.groups, delta)
         return answers.view(*routes.shares.shape, -1), routes.shares
 
-    def last_norm(self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        if len(wanted) != len(x):
-            x, update = x[wanted], tuple(each[wanted] for each in update)
-        return self.add_norm(x, update, weight)
+    def last_norm(
+        self, x: torch.Tensor, update: Update, weight: torch.Tensor, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
+        answers, shares = update
+        if wanted is not None:
+            x, answers, shares = x[wanted], answers[wanted], shares[wanted]
+        return self.add_norm(x, (answers, shares), weight)
 
     def head(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weight)

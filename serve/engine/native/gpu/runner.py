@@ -1,4 +1,4 @@
-"""The model on a GPU: Triton kernels, and a whole decode step in one CUDA graph per batch bucket.
+"""The model on a GPU: Triton kernels, and whole steps in CUDA graphs, one per bucket of sizes.
 
 A captured step finds its inputs where they were when it was captured. What changes from step to step crosses in one
 small copy; block tables stay on the device, one row per running sequence, and only new blocks are sent.
@@ -22,17 +22,23 @@ from serve.engine.sampling import INVALID
 
 BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 """Decoding sequences that a captured step may have; padding fills it up."""
+TOKEN_BUCKETS = (16, 64, 128, 256, 512)
+"""Tokens that a captured step with prompts in it may have, below the most that one may have."""
+SEQUENCE_BUCKETS = (1, 8)
+"""Sequences of such a step, below as many as run together."""
 STAGES = 4
 """Host buffers in turn: two steps are under way at most."""
-WARM_UP_TOKENS = (1, 16, 40, 300)
-"""Prompts that are computed before the first request, so that their kernels are compiled."""
+WARM_UP_TOKENS = (1, 4, 16, 40, 100, 256)
+"""Prompts that are computed without a captured step before the first request, so that their kernels are compiled."""
 
 
 @dataclass(frozen=True)
 class Variant:
     """What a captured step computes."""
 
-    size: int
+    tokens: int
+    """Of all sequences; 0 if each decodes one."""
+    sequences: int
     lora: bool
     experts: bool
 
@@ -43,9 +49,9 @@ class Captured:
 
     graph: torch.cuda.CUDAGraph
     logits: torch.Tensor
-    """[size, vocabulary]"""
+    """[sequences, vocabulary]"""
     likeliest: torch.Tensor
-    """[size] int64; INVALID for a row of NaN"""
+    """[sequences] int64; INVALID for a row of NaN"""
 
 
 class GpuRunner(Runner):
@@ -62,6 +68,7 @@ class GpuRunner(Runner):
         max_batch: int = 24,
         adapter_slots: int = 8,
         max_lora_rank: int = 32,
+        prefill_chunk: int = 1024,
     ) -> None:
         super().__init__(
             sizes,
@@ -75,15 +82,21 @@ class GpuRunner(Runner):
         self._tables = [torch.zeros(rows, width, dtype=torch.int32, device=self.device) for _ in sizes.groups]
         self._sent: list[tuple[Sequence | None, list[int]]] = [(None, [])] * rows
         """By row, whose table is on the device and how many blocks of it in each group"""
-        self._inputs = torch.zeros(rows, 4, dtype=torch.int64, device=self.device)
-        """(row, position, token or -1, adapter slot) of each decoding sequence"""
-        self._host_inputs = [torch.zeros(rows, 4, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
+        tokens = prefill_chunk + self.max_batch
+        self._inputs = torch.zeros(tokens, 4, dtype=torch.int64, device=self.device)
+        """(row, position, id or -1, adapter slot) of each token"""
+        self._sequences = torch.zeros(rows, 4, dtype=torch.int64, device=self.device)
+        """(row, length, first token, last token) of each sequence, where it has several tokens"""
+        self._host_inputs = [torch.zeros(tokens, 4, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
+        self._host_sequences = [torch.zeros(rows, 4, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
         self._host_chosen = [torch.zeros(rows, dtype=torch.int64).pin_memory() for _ in range(STAGES)]
         self._padding = (self.max_batch, -1, 0, -1)
         self._turn = 0
         self._captured: dict[Variant, Captured] = {}
         self._pool: tuple[int, int] | None = None
         self._buckets = [size for size in BUCKETS if size < self.max_batch] + [self.max_batch]
+        self._token_buckets = [size for size in TOKEN_BUCKETS if size < tokens] + [tokens]
+        self._sequence_buckets = [size for size in SEQUENCE_BUCKETS if size < self.max_batch] + [self.max_batch]
 
     def _operations(self, kv: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> Operations:
         sizes = self.sizes
@@ -92,14 +105,14 @@ class GpuRunner(Runner):
     @torch.inference_mode()
     def launch(self, parts: Sequence_[Part], cache: KvCache) -> Flight:
         """Compute the parts and choose what their sequences gain."""
-        if not all(part.count == 1 and part.sequence.decoding for part in parts):
+        if any(part.sequence.scored for part in parts):
             return super().launch(parts, cache)
         captured = self._replay(parts)
-        sequences = [part.sequence for part in parts]
-        if all(sequence.sampler.takes_likeliest for sequence in sequences):
-            chosen = captured.likeliest[: len(parts)]
-            return self._flight(parts, sequences, captured.logits[: len(parts)], chosen, [])
-        return self._choose(parts, captured.logits[: len(parts)])
+        rows = [row for row, part in enumerate(parts) if part.complete and not part.sequence.request.prompt_only]
+        gaining = [parts[row].sequence for row in rows]
+        if rows == list(range(len(rows))) and all(sequence.sampler.takes_likeliest for sequence in gaining):
+            return self._flight(parts, gaining, captured.logits[: len(rows)], captured.likeliest[: len(rows)], [])
+        return self._choose(parts, gaining, rows, [], captured.logits)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -107,9 +120,11 @@ class GpuRunner(Runner):
         for tokens in WARM_UP_TOKENS:
             for slots in ((), (0,)):
                 self.model.forward(self._prompt(tokens, slots))
-        for size in reversed(self._buckets):
+        sizes = [(0, size) for size in self._buckets]
+        sizes += [(tokens, size) for tokens in self._token_buckets for size in self._sequence_buckets if size <= tokens]
+        for tokens, size in sorted(sizes, reverse=True):
             for lora in (False, True):
-                self._capture(Variant(size, lora, False))
+                self._capture(Variant(tokens, size, lora, experts=False))
         torch.cuda.synchronize()
 
     def pinned(self, weights: LoraWeights) -> LoraWeights:
@@ -127,22 +142,41 @@ class GpuRunner(Runner):
 
     def _replay(self, parts: Sequence_[Part]) -> Captured:
         self._send_tables(parts)
-        count = len(parts)
-        size = next(size for size in self._buckets if size >= count)
         slots = {part.sequence.slot for part in parts} - {-1}
-        variant = Variant(size, bool(slots), bool(slots & self.adapters.expert_slots))
+        count, decoding = sum(part.count for part in parts), all(part.count == 1 for part in parts)
+        tokens = 0 if decoding else next(size for size in self._token_buckets if size >= count)
+        buckets = self._buckets if decoding else self._sequence_buckets
+        size = next(size for size in buckets if size >= len(parts))
+        variant = Variant(tokens, size, bool(slots), bool(slots & self.adapters.expert_slots))
         captured = self._captured.get(variant) or self._capture(variant)
-        values = []
+        values: list[tuple[int, int, int, int]] = []
+        sequences: list[tuple[int, int, int, int]] = []
         for part in parts:
-            sequence = part.sequence
-            known = sequence.tokens[part.start] if part.start < len(sequence.tokens) else -1
-            values.append((sequence.row, part.start, known, sequence.slot))
-        values += [self._padding] * (size - count)
-        host = self._host_inputs[self._turn][:size]
-        host.copy_(torch.tensor(values))
-        self._inputs[:size].copy_(host, non_blocking=True)
+            sequence, end = part.sequence, part.start + part.count
+            sequences.append((sequence.row, end, len(values), len(values) + part.count - 1))
+            ids = sequence.tokens[part.start : end]
+            ids += [-1] * (part.count - len(ids))
+            row, slot = sequence.row, sequence.slot
+            values += [(row, at, token, slot) for at, token in zip(range(part.start, end), ids, strict=True)]
+        self._fill(self._inputs, self._host_inputs, values, tokens or size, self._padding)
+        if tokens:
+            nobody = (self.max_batch, 0, len(values), 0)
+            self._fill(self._sequences, self._host_sequences, sequences, size + 1, nobody)
         captured.graph.replay()
         return captured
+
+    def _fill(
+        self,
+        device: torch.Tensor,
+        host: list[torch.Tensor],
+        values: list[tuple[int, int, int, int]],
+        size: int,
+        padding: tuple[int, int, int, int],
+    ) -> None:
+        """Write the first `size` rows of an input."""
+        stage = host[self._turn][:size]
+        stage.copy_(torch.tensor(values + [padding] * (size - len(values))))
+        device[:size].copy_(stage, non_blocking=True)
 
     def _send_tables(self, parts: Sequence_[Part]) -> None:
         """Bring the device's block tables up to date."""
@@ -166,43 +200,68 @@ class GpuRunner(Runner):
                 table.view(-1)[at.to(self.device)] = values.to(self.device)
 
     def _capture(self, variant: Variant) -> Captured:
-        # Triton compiles and cuBLAS allocates when they first see a size, which a capture forbids.
-        self._inputs[: variant.size] = torch.tensor(self._padding, device=self.device)
-        self._step(variant)
+        step = self._mixed_step if variant.tokens else self._decode_step
+        self._inputs[:] = torch.tensor(self._padding, device=self.device)
+        self._sequences[:] = torch.tensor((self.max_batch, 0, 0, 0), device=self.device)
+        step(variant)  # Triton compiles and cuBLAS allocates when they first see a size, which a capture forbids.
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits, likeliest = self._step(variant)
+            captured = Captured(graph, *step(variant))
         self._pool = graph.pool()
-        self._captured[variant] = captured = Captured(graph, logits, likeliest)
+        self._captured[variant] = captured
         return captured
 
-    def _step(self, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
+    def _decode_step(self, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
         """One token for each sequence of `_inputs`: logits, and the likeliest tokens, which are the newest from now."""
-        rows, positions, known, slots = self._inputs[: variant.size].unbind(1)
+        size = variant.sequences
+        rows, positions = self._inputs[:size, 0], self._inputs[:size, 1]
+        batch = replace(
+            self._captured_batch(variant, size),
+            tables=[table.index_select(0, rows) for table in self._tables],
+            lengths=(positions + 1).int(),
+            decoding=size,
+            counts=[1] * size,
+        )
+        return self._likeliest(self.model.forward(batch), rows)
+
+    def _mixed_step(self, variant: Variant) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens of `_inputs`, which belong to `_sequences`; for each of these the same as `_decode_step`."""
+        size = variant.sequences
+        rows, lengths, firsts, lasts = self._sequences[: size + 1].unbind(1)
+        batch = replace(
+            self._captured_batch(variant, variant.tokens),
+            tables=[table.index_select(0, rows[:size]) for table in self._tables],
+            lengths=lengths[:size].int(),
+            offsets=firsts.int(),
+            wanted=lasts[:size],
+            longest=variant.tokens,
+            counts=[variant.tokens] * size,
+        )
+        return self._likeliest(self.model.forward(batch), rows[:size])
+
+    def _captured_batch(self, variant: Variant, tokens: int) -> Batch:
+        """What both kinds of steps have in common."""
+        rows, positions, known, slots = self._inputs[:tokens].unbind(1)
         at = positions.clamp(min=0)
-        tables = [table.index_select(0, rows) for table in self._tables]
-        stores = [
-            torch.where(
-                positions < 0, -1, table.gather(1, (at // BLOCK_SIZE)[:, None])[:, 0] * BLOCK_SIZE + at % BLOCK_SIZE
-            )
-            for table in tables
-        ]
-        batch = Batch(
+        places = [rows * table.shape[1] + at // BLOCK_SIZE for table in self._tables]
+        blocks = [table.view(-1)[place].long() for table, place in zip(self._tables, places, strict=True)]
+        return Batch(
             ids=torch.where(known < 0, self._newest[rows], known),
             positions=at,
-            stores=stores,
-            tables=tables,
-            lengths=(positions + 1).int(),
-            offsets=torch.empty(0, device=self.device),
-            wanted=rows,
+            stores=[torch.where(positions < 0, -1, block * BLOCK_SIZE + at % BLOCK_SIZE) for block in blocks],
+            tables=[],
+            lengths=positions,
+            offsets=positions,
+            wanted=None,
             adapters=slots.int(),
-            decoding=variant.size,
+            decoding=0,
             longest=1,
-            counts=[1] * variant.size,
+            counts=[],
             slots=(0,) if variant.lora else (),
             experts=variant.experts,
         )
-        logits = self.model.forward(batch)
+
+    def _likeliest(self, logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         best = logits.argmax(-1)
         broken = logits.gather(1, best[:, None])[:, 0].isnan()
         self._newest.index_copy_(0, rows, best)

@@ -77,7 +77,8 @@ def prefill_attention(
     count, heads, width = q.shape
     block, kv_heads = keys.shape[1:3]
     queries = max(1, QUERY_ROWS // triton.next_power_of_2(heads // kv_heads))
-    out = torch.empty(count, heads * width, dtype=q.dtype, device=q.device)
+    # Rows of padding belong to no sequence, and what is computed from them must not be NaN.
+    out = torch.zeros(count, heads * width, dtype=q.dtype, device=q.device)
     _prefill[(triton.cdiv(longest, queries), kv_heads, len(starts))](
         q, keys, values, tables, tables.stride(0), starts, offsets, sinks, out, scale,
         HEADS=heads, KV_HEADS=kv_heads, WIDTH=width, BLOCK=block, WINDOW=window, KEYS=KEYS,
@@ -111,7 +112,7 @@ def _attend(
     return new, total * shrink + tl.sum(weights, 1), acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _decode(
     q_ptr, keys_ptr, values_ptr, tables_ptr, table_stride, lengths_ptr, sinks_ptr, out_ptr, partial_ptr, weights_ptr,
     scale,
@@ -173,7 +174,7 @@ def _combine(
     tl.store(out_ptr + (row * HEADS + head) * WIDTH + d, acc.to(out_ptr.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _prefill(
     q_ptr, keys_ptr, values_ptr, tables_ptr, table_stride, starts_ptr, offsets_ptr, sinks_ptr, out_ptr, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, WINDOW: tl.constexpr,
