@@ -45,17 +45,17 @@ class Config(NamedTuple):
 
 
 CONFIGS: dict[tuple[str, int], Config] = {
-    ("linear", 1): Config(16, blocks=4, split=2),
-    ("linear", 16): Config(64, split=4, decode=PERMUTE),
+    ("linear", 1): Config(8, blocks=8, warps=2, split=2, decode=PERMUTE),
+    ("linear", 16): Config(32, warps=2, split=8, decode=PERMUTE),
     ("linear", 64): Config(64, split=4, decode=PERMUTE),
-    ("gate_up", 1): Config(32, blocks=4),
-    ("gate_up", 16): Config(64, decode=PERMUTE),
-    ("gate_up", 64): Config(64, decode=PERMUTE),
-    ("gate_up", 128): Config(128, warps=8, decode=PERMUTE, scale_weights=True),
-    ("down", 1): Config(32, blocks=4),
-    ("down", 16): Config(64, decode=PERMUTE),
-    ("down", 64): Config(64, decode=PERMUTE),
-    ("down", 128): Config(128, warps=8, decode=PERMUTE, scale_weights=True),
+    ("gate_up", 1): Config(16, blocks=2, warps=1, decode=REGISTERS),
+    ("gate_up", 16): Config(128, warps=2, stages=4, decode=PERMUTE),
+    ("gate_up", 64): Config(128, warps=2, stages=4, decode=PERMUTE),
+    ("gate_up", 128): Config(128, warps=4, decode=PERMUTE, scale_weights=True),
+    ("down", 1): Config(8, blocks=8, warps=1, stages=1, decode=REGISTERS),
+    ("down", 16): Config(128, warps=2, stages=1, decode=PERMUTE),
+    ("down", 64): Config(128, warps=2, stages=4, decode=PERMUTE),
+    ("down", 128): Config(128, warps=4, decode=PERMUTE, scale_weights=True),
     ("dequantize", 1): Config(128),
 }
 """By kernel and rows of x per program; 1 is the kernel without `tl.dot`. `tests.bench.native_kernels` sweeps it."""
