@@ -128,12 +128,17 @@ def _project(
         "num_stages": config.stages,
     }
     tiles = triton.cdiv(rows, config.rows)
-    if groups is None:
+    if groups is None and not config.dot:
         _pair_rows[(tiles, pairs)](*arguments(weight), ids, *sizes, BLOCKS=config.blocks, **shared)
+    elif groups is None:
+        _group_dot[(pairs, tiles)](
+            *arguments(weight), None, ids, None, *sizes,
+            X_ROWS=16, SCALE_WEIGHTS=config.scale_weights, GROUPED=False, **shared,
+        )  # fmt: skip
     else:
         _group_dot[(len(groups.sizes), tiles)](
-            *arguments(weight, dot=True), groups.pairs, groups.experts, groups.sizes, *sizes,
-            X_ROWS=groups.block, SCALE_WEIGHTS=config.scale_weights, **shared,
+            *arguments(weight), groups.pairs, groups.experts, groups.sizes, *sizes,
+            X_ROWS=groups.block, SCALE_WEIGHTS=config.scale_weights, GROUPED=True, **shared,
         )  # fmt: skip
     return out
 
@@ -146,7 +151,7 @@ def _swiglu(gate, up):
 
 @triton.jit
 def _pair_rows(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     ids_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
     KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
     ROWS: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr,
@@ -155,7 +160,7 @@ def _pair_rows(
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.load(ids_ptr + pair)
     acc = nf4_rows(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr + (pair // SHARE) * KB * 64, expert, n, N, 0,
         KB, 1, ROWS, BLOCKS, STAGES, DECODE,
     )  # fmt: skip
@@ -172,21 +177,26 @@ def _pair_rows(
 
 @triton.jit
 def _group_dot(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     pairs_ptr, experts_ptr, sizes_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
     KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
     ROWS: tl.constexpr, X_ROWS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
-    size = tl.load(sizes_ptr + tile)
-    if size == 0:
-        return
+    if GROUPED:
+        size = tl.load(sizes_ptr + tile)
+        if size == 0:
+            return
+        used = tl.arange(0, X_ROWS) < size
+        pair = tl.load(pairs_ptr + tile * X_ROWS + tl.arange(0, X_ROWS), mask=used, other=0)
+    else:
+        used = tl.arange(0, X_ROWS) < 1
+        pair = tile + tl.zeros([X_ROWS], tl.int32)
     expert = tl.load(experts_ptr + tile)
-    used = tl.arange(0, X_ROWS) < size
-    pair = tl.load(pairs_ptr + tile * X_ROWS + tl.arange(0, X_ROWS), mask=used, other=0)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     acc = nf4_dot(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr, pair // SHARE, expert, n, N, 0,
         KB, 1, ROWS, X_ROWS, STAGES, DECODE, SCALE_WEIGHTS,
     )  # fmt: skip

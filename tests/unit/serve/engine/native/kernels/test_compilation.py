@@ -77,7 +77,7 @@ def meta_nf4(experts: int, rows: int, columns: int):
         starts=empty(torch.int32, rows),
         absmax_map=empty(torch.float32, 256),
         code_map=empty(torch.float32, 16),
-        code_map16=empty(torch.bfloat16, 16),
+        tables=empty(torch.int32, 4 * 32 + 256),
     )
 
 
