@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="of a sweep, per kernel and number of tokens")
     parser.add_argument("--only", nargs="+", default=[*SHAPES, "dequantize", "group"])
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--decode", nargs="+", type=int, default=(nf4.PERMUTE, nf4.SHARED), help="decoders that a sweep tries")
+    parser.add_argument(
+        "--decode", nargs="+", type=int, default=(nf4.PERMUTE, nf4.SHARED), help="decoders that a sweep tries"
+    )
     arguments = parser.parse_args()
     machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     results: list[Result] = []
@@ -298,8 +300,14 @@ def candidates(key: tuple[str, int], decoders: tuple[int, ...]) -> list[Config]:
         ]
         grid = itertools.product((32, 64, 128), (1,), (1, 2, 4), (1, 3, 4, 6), splits, decoders, (False,), (True,))
         return rows + [Config(*values) for values in grid if values[0] / values[2] >= 16]
-    grid = itertools.product((32, 64, 128, 256), (1,), (1, 2, 4, 8), (1, 2, 3, 4, 5, 6), splits, decoders, (False, True))
-    return [Config(*values) for values in grid if 16 <= values[0] / values[2] and values[0] * max(x_rows, 32) / values[2] <= 4096]
+    grid = itertools.product(
+        (32, 64, 128, 256), (1,), (1, 2, 4, 8), (1, 2, 3, 4, 5, 6), splits, decoders, (False, True)
+    )
+    return [
+        Config(*values)
+        for values in grid
+        if 16 <= values[0] / values[2] and values[0] * max(x_rows, 32) / values[2] <= 4096
+    ]
 
 
 def compiled(case: Case, configs: list[Config], pool: ThreadPoolExecutor) -> list[tuple[Config, str | None]]:

@@ -14,8 +14,8 @@ from serve.engine.native.kernels.nf4 import BLOCKSIZE, CONFIGS, Nf4, arguments, 
 
 MAX_SINGLE_PAIRS = 16
 """Pairs up to which each is computed by itself."""
-MAX_GROUPED_AT_ONCE = 512
-"""Pairs up to which one program groups them."""
+CHUNK, MAX_CHUNKS = 512, 128
+"""Pairs that one program groups, unless that makes more programs than so many."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,17 @@ def group(ids: torch.Tensor, experts: int, block: int) -> Groups:
     tiles = min(pairs, (pairs + min(experts, pairs) * (block - 1)) // block)
     new = {"dtype": torch.int32, "device": ids.device}
     groups = Groups(torch.empty(tiles * block, **new), torch.empty(tiles, **new), torch.empty(tiles, **new), block)
-    if pairs > MAX_GROUPED_AT_ONCE:
-        _group_sorted(ids.flatten(), experts, groups)
-        return groups
-    _group[(1,)](
-        ids, groups.pairs, groups.experts, groups.sizes, pairs, tiles,
-        BLOCK=block, PAIRS=triton.next_power_of_2(pairs), TILES=triton.next_power_of_2(tiles),
-        EXPERTS=triton.next_power_of_2(experts), num_warps=8,
+    size = triton.next_power_of_2(min(pairs, max(CHUNK, triton.cdiv(pairs, MAX_CHUNKS))))
+    chunks, padded = triton.cdiv(pairs, size), triton.next_power_of_2(experts)
+    counts = torch.empty(chunks, padded, **new) if chunks > 1 else None
+    if counts is not None:
+        _count[(chunks,)](ids, counts, pairs, SIZE=size, EXPERTS=padded, num_warps=8)
+    _group[(chunks,)](
+        ids, counts, groups.pairs, groups.experts, groups.sizes, pairs, tiles,
+        BLOCK=block, SIZE=size, CHUNKS=triton.next_power_of_2(chunks), TILES=triton.next_power_of_2(tiles),
+        EXPERTS=padded, num_warps=8,
     )  # fmt: skip
     return groups
-
-
-def _group_sorted(ids: torch.Tensor, experts: int, groups: Groups) -> None:
-    block, device = groups.block, ids.device
-    order = torch.argsort(ids, stable=True)
-    chosen = ids[order].long()
-    counts = torch.zeros(experts, dtype=torch.long, device=device).scatter_add_(0, chosen, torch.ones_like(chosen))
-    ends = ((counts + block - 1) // block).cumsum(0)
-    begins = ends - (counts + block - 1) // block
-    rank = torch.arange(len(ids), device=device) - (counts.cumsum(0) - counts)[chosen]
-    groups.pairs[begins[chosen] * block + rank] = order.int()
-    tile = torch.arange(len(groups.sizes), device=device)
-    expert = torch.searchsorted(ends, tile, right=True).clamp(max=experts - 1)
-    groups.experts.copy_(expert)
-    groups.sizes.copy_((counts[expert] - (tile - begins[expert]) * block).clamp(0, block))
 
 
 def gate_up(
@@ -216,20 +203,37 @@ def _group_dot(
 
 
 @triton.jit
+def _count(ids_ptr, counts_ptr, pairs, SIZE: tl.constexpr, EXPERTS: tl.constexpr):
+    """Pairs of each expert in each chunk of SIZE."""
+    pair, expert = tl.program_id(0) * SIZE + tl.arange(0, SIZE), tl.arange(0, EXPERTS)
+    chosen = tl.load(ids_ptr + pair, mask=pair < pairs, other=EXPERTS)
+    counts = tl.sum((chosen[:, None] == expert[None, :]).to(tl.int32), 0)
+    tl.store(counts_ptr + tl.program_id(0) * EXPERTS + expert, counts)
+
+
+@triton.jit
 def _group(
-    ids_ptr, pairs_ptr, experts_ptr, sizes_ptr, pairs, tiles,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr, TILES: tl.constexpr, EXPERTS: tl.constexpr,
+    ids_ptr, counts_ptr, pairs_ptr, experts_ptr, sizes_ptr, pairs, tiles,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr, EXPERTS: tl.constexpr,
 ):  # fmt: skip
-    pair, tile, expert = tl.arange(0, PAIRS), tl.arange(0, TILES), tl.arange(0, EXPERTS)
+    """Each program places its chunk of pairs; the first describes the tiles. `counts_ptr` if CHUNKS > 1."""
+    chunk = tl.program_id(0)
+    pair, tile, expert = chunk * SIZE + tl.arange(0, SIZE), tl.arange(0, TILES), tl.arange(0, EXPERTS)
     chosen = tl.load(ids_ptr + pair, mask=pair < pairs, other=EXPERTS)
     ours = (chosen[:, None] == expert[None, :]).to(tl.int32)
-    counts = tl.sum(ours, 0)
+    if CHUNKS > 1:
+        row = tl.arange(0, CHUNKS)[:, None]
+        each = tl.load(counts_ptr + row * EXPERTS + expert[None, :], mask=row < tl.num_programs(0), other=0)
+        counts, before = tl.sum(each, 0), tl.sum(tl.where(row < chunk, each, 0), 0)
+    else:
+        counts, before = tl.sum(ours, 0), tl.zeros([EXPERTS], tl.int32)
     used = (counts + BLOCK - 1) // BLOCK
     ends = tl.cumsum(used, 0)
     begins = ends - used
-    place = tl.sum(ours * (tl.cumsum(ours, 0) - 1 + begins[None, :] * BLOCK), 1)
+    place = tl.sum(ours * (tl.cumsum(ours, 0) - 1 + (before + begins * BLOCK)[None, :]), 1)
     tl.store(pairs_ptr + place, pair, mask=pair < pairs)
-    held = ((tile[:, None] >= begins[None, :]) & (tile[:, None] < ends[None, :])).to(tl.int32)
-    left = tl.sum(held * (counts[None, :] - (tile[:, None] - begins[None, :]) * BLOCK), 1)
-    tl.store(experts_ptr + tile, tl.sum(held * expert[None, :], 1), mask=tile < tiles)
-    tl.store(sizes_ptr + tile, tl.minimum(left, BLOCK), mask=tile < tiles)
+    if chunk == 0:
+        held = ((tile[:, None] >= begins[None, :]) & (tile[:, None] < ends[None, :])).to(tl.int32)
+        left = tl.sum(held * (counts[None, :] - (tile[:, None] - begins[None, :]) * BLOCK), 1)
+        tl.store(experts_ptr + tile, tl.sum(held * expert[None, :], 1), mask=tile < tiles)
+        tl.store(sizes_ptr + tile, tl.minimum(left, BLOCK), mask=tile < tiles)

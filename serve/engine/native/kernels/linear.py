@@ -55,9 +55,7 @@ def _multiply(
     if x_rows == 1:
         _linear_rows[grid](*arguments(weight), *sizes, BLOCKS=config.blocks, **shared)
     else:
-        _linear_dot[grid](
-            *arguments(weight), *sizes, X_ROWS=x_rows, SCALE_WEIGHTS=config.scale_weights, **shared
-        )
+        _linear_dot[grid](*arguments(weight), *sizes, X_ROWS=x_rows, SCALE_WEIGHTS=config.scale_weights, **shared)
 
 
 @triton.jit

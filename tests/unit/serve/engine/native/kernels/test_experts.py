@@ -78,9 +78,7 @@ def test_tokens_may_crowd_and_leave_experts_out(tiny, tokens, block, pattern):
     check(tiny, routing(tokens, pattern), block, with_delta=pattern == "one")
 
 
-@pytest.mark.parametrize(
-    "change", [{"blocks": 2, "rows": 64}, {"scale_weights": True}, {"dot": True}]
-)
+@pytest.mark.parametrize("change", [{"blocks": 2, "rows": 64}, {"scale_weights": True}, {"dot": True}])
 def test_every_way_to_launch_the_kernels_gives_the_same(tiny, change, monkeypatch):
     for block in (1, 16):
         for name in ("gate_up", "down"):
@@ -88,11 +86,12 @@ def test_every_way_to_launch_the_kernels_gives_the_same(tiny, change, monkeypatc
         check(tiny, routing(3, "random"), block, with_delta=True)
 
 
-@pytest.mark.parametrize("at_once", [512, 0], ids=["kernel", "torch"])
+@pytest.mark.parametrize(("chunk", "chunks"), [(512, 128), (32, 128), (8, 2)])
 @pytest.mark.parametrize("pattern", ["random", "one", "some"])
 @pytest.mark.parametrize(("tokens", "block"), [(1, 16), (9, 16), (70, 16), (70, 64)])
-def test_groups_hold_each_pair_once_under_its_expert(tokens, block, pattern, at_once, monkeypatch):
-    monkeypatch.setattr(experts, "MAX_GROUPED_AT_ONCE", at_once)
+def test_groups_hold_each_pair_once_under_its_expert(tokens, block, pattern, chunk, chunks, monkeypatch):
+    monkeypatch.setattr(experts, "CHUNK", chunk)
+    monkeypatch.setattr(experts, "MAX_CHUNKS", chunks)
     ids = routing(tokens, pattern)
     groups = group(ids, EXPERTS, block)
     found = {expert: [] for expert in range(EXPERTS)}
