@@ -306,7 +306,7 @@ def candidates(key: tuple[str, int], decoders: tuple[int, ...]) -> list[Config]:
     return [
         Config(*values)
         for values in grid
-        if 16 <= values[0] / values[2] and values[0] * max(x_rows, 32) / values[2] <= 4096
+        if values[0] / values[2] >= 16 and values[0] * max(x_rows, 32) / values[2] <= 4096
     ]
 
 
