@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="of a sweep, per kernel and number of tokens")
     parser.add_argument("--only", nargs="+", default=[*SHAPES, "dequantize", "group"])
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--decode", nargs="+", type=int, default=range(4), help="decoders that a sweep tries")
+    parser.add_argument(
+        "--decode", nargs="+", type=int, default=(nf4.PERMUTE, nf4.SHARED), help="decoders that a sweep tries"
+    )
     arguments = parser.parse_args()
     machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     results: list[Result] = []
@@ -119,15 +121,14 @@ def random_nf4(experts: int, rows: int, columns: int, seed: int) -> Nf4:
         return torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE, generator=generator)
 
     scale = torch.rand(experts, -(-blocks * rows // 256), device=DEVICE, generator=generator) * 0.02 + 0.01
-    code_map = torch.tensor(nf4.CODE_MAP, device=DEVICE)
     return Nf4(
         codes=random_bytes(experts, blocks, rows, 32),
         absmax=random_bytes(experts, blocks, rows),
         nested=torch.stack((scale, torch.full_like(scale, 0.04)), -1),
         starts=torch.arange(rows, dtype=torch.int32, device=DEVICE) * blocks,
         absmax_map=torch.linspace(-1, 1, 256, device=DEVICE),
-        code_map=code_map,
-        code_map16=code_map.bfloat16(),
+        code_map=torch.tensor(nf4.CODE_MAP, device=DEVICE),
+        tables=torch.tensor(nf4._tables(), dtype=torch.int32, device=DEVICE),
     )
 
 
@@ -179,7 +180,7 @@ def expert_reference(kernel: str, x: torch.Tensor, weight: Nf4, bias: torch.Tens
     for expert in chosen.unique().tolist():
         one = Nf4(
             weight.codes[expert : expert + 1], weight.absmax[expert : expert + 1], weight.nested[expert : expert + 1],
-            weight.starts, weight.absmax_map, weight.code_map, weight.code_map16,
+            weight.starts, weight.absmax_map, weight.code_map, weight.tables,
         )  # fmt: skip
         at = chosen == expert
         wide[at] = torch.addmm(bias[expert].float(), x[at], one.dequantize(torch.float32)[0].T)
@@ -292,13 +293,21 @@ def candidates(key: tuple[str, int], decoders: tuple[int, ...]) -> list[Config]:
     splits = (1, 2, 3, 4, 5, 8) if kernel == "linear" else (1,)
     if x_rows == 1:
         grid = itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 3, 4), splits, decoders)
-        return [
+        rows = [
             Config(*values)
             for values in grid
             if 8 <= values[0] * values[1] / values[2] <= 128  # rows times blocks of 32 bytes per warp
         ]
-    grid = itertools.product((32, 64, 128, 256), (1,), (2, 4, 8), (1, 2, 3, 4, 5, 6), splits, decoders, (False, True))
-    return [Config(*values) for values in grid if values[0] * max(x_rows, 32) / values[2] <= 4096]
+        grid = itertools.product((32, 64, 128), (1,), (1, 2, 4), (1, 3, 4, 6), splits, decoders, (False,), (True,))
+        return rows + [Config(*values) for values in grid if values[0] / values[2] >= 16]
+    grid = itertools.product(
+        (32, 64, 128, 256), (1,), (1, 2, 4, 8), (1, 2, 3, 4, 5, 6), splits, decoders, (False, True)
+    )
+    return [
+        Config(*values)
+        for values in grid
+        if values[0] / values[2] >= 16 and values[0] * max(x_rows, 32) / values[2] <= 4096
+    ]
 
 
 def compiled(case: Case, configs: list[Config], pool: ThreadPoolExecutor) -> list[tuple[Config, str | None]]:

@@ -14,8 +14,8 @@ from serve.engine.native.kernels.nf4 import BLOCKSIZE, CONFIGS, Nf4, arguments, 
 
 MAX_SINGLE_PAIRS = 16
 """Pairs up to which each is computed by itself."""
-MAX_GROUPED_AT_ONCE = 512
-"""Pairs up to which one program groups them."""
+CHUNK, MAX_CHUNKS = 512, 128
+"""Pairs that one program groups, unless that makes more programs than so many."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,17 @@ def group(ids: torch.Tensor, experts: int, block: int) -> Groups:
     tiles = min(pairs, (pairs + min(experts, pairs) * (block - 1)) // block)
     new = {"dtype": torch.int32, "device": ids.device}
     groups = Groups(torch.empty(tiles * block, **new), torch.empty(tiles, **new), torch.empty(tiles, **new), block)
-    if pairs > MAX_GROUPED_AT_ONCE:
-        _group_sorted(ids.flatten(), experts, groups)
-        return groups
-    _group[(1,)](
-        ids, groups.pairs, groups.experts, groups.sizes, pairs, tiles,
-        BLOCK=block, PAIRS=triton.next_power_of_2(pairs), TILES=triton.next_power_of_2(tiles),
-        EXPERTS=triton.next_power_of_2(experts), num_warps=8,
+    size = triton.next_power_of_2(min(pairs, max(CHUNK, triton.cdiv(pairs, MAX_CHUNKS))))
+    chunks, padded = triton.cdiv(pairs, size), triton.next_power_of_2(experts)
+    counts = torch.empty(chunks, padded, **new) if chunks > 1 else None
+    if counts is not None:
+        _count[(chunks,)](ids, counts, pairs, SIZE=size, EXPERTS=padded, num_warps=8)
+    _group[(chunks,)](
+        ids, counts, groups.pairs, groups.experts, groups.sizes, pairs, tiles,
+        BLOCK=block, SIZE=size, CHUNKS=triton.next_power_of_2(chunks), TILES=triton.next_power_of_2(tiles),
+        EXPERTS=padded, num_warps=8,
     )  # fmt: skip
     return groups
-
-
-def _group_sorted(ids: torch.Tensor, experts: int, groups: Groups) -> None:
-    block, device = groups.block, ids.device
-    order = torch.argsort(ids, stable=True)
-    chosen = ids[order].long()
-    counts = torch.zeros(experts, dtype=torch.long, device=device).scatter_add_(0, chosen, torch.ones_like(chosen))
-    ends = ((counts + block - 1) // block).cumsum(0)
-    begins = ends - (counts + block - 1) // block
-    rank = torch.arange(len(ids), device=device) - (counts.cumsum(0) - counts)[chosen]
-    groups.pairs[begins[chosen] * block + rank] = order.int()
-    tile = torch.arange(len(groups.sizes), device=device)
-    expert = torch.searchsorted(ends, tile, right=True).clamp(max=experts - 1)
-    groups.experts.copy_(expert)
-    groups.sizes.copy_((counts[expert] - (tile - begins[expert]) * block).clamp(0, block))
 
 
 def gate_up(
@@ -128,12 +115,17 @@ def _project(
         "num_stages": config.stages,
     }
     tiles = triton.cdiv(rows, config.rows)
-    if groups is None:
+    if groups is None and not config.dot:
         _pair_rows[(tiles, pairs)](*arguments(weight), ids, *sizes, BLOCKS=config.blocks, **shared)
+    elif groups is None:
+        _group_dot[(pairs, tiles)](
+            *arguments(weight), None, ids, None, *sizes,
+            X_ROWS=16, SCALE_WEIGHTS=config.scale_weights, GROUPED=False, **shared,
+        )  # fmt: skip
     else:
         _group_dot[(len(groups.sizes), tiles)](
-            *arguments(weight, dot=True), groups.pairs, groups.experts, groups.sizes, *sizes,
-            X_ROWS=groups.block, SCALE_WEIGHTS=config.scale_weights, **shared,
+            *arguments(weight), groups.pairs, groups.experts, groups.sizes, *sizes,
+            X_ROWS=groups.block, SCALE_WEIGHTS=config.scale_weights, GROUPED=True, **shared,
         )  # fmt: skip
     return out
 
@@ -146,7 +138,7 @@ def _swiglu(gate, up):
 
 @triton.jit
 def _pair_rows(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     ids_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
     KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
     ROWS: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr,
@@ -155,7 +147,7 @@ def _pair_rows(
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.load(ids_ptr + pair)
     acc = nf4_rows(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr + (pair // SHARE) * KB * 64, expert, n, N, 0,
         KB, 1, ROWS, BLOCKS, STAGES, DECODE,
     )  # fmt: skip
@@ -172,21 +164,26 @@ def _pair_rows(
 
 @triton.jit
 def _group_dot(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     pairs_ptr, experts_ptr, sizes_ptr, x_ptr, bias_ptr, delta_ptr, out_ptr, N,
     KB: tl.constexpr, SHARE: tl.constexpr, SWIGLU: tl.constexpr, HAS_DELTA: tl.constexpr,
     ROWS: tl.constexpr, X_ROWS: tl.constexpr, STAGES: tl.constexpr, DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
-    size = tl.load(sizes_ptr + tile)
-    if size == 0:
-        return
+    if GROUPED:
+        size = tl.load(sizes_ptr + tile)
+        if size == 0:
+            return
+        used = tl.arange(0, X_ROWS) < size
+        pair = tl.load(pairs_ptr + tile * X_ROWS + tl.arange(0, X_ROWS), mask=used, other=0)
+    else:
+        used = tl.arange(0, X_ROWS) < 1
+        pair = tile + tl.zeros([X_ROWS], tl.int32)
     expert = tl.load(experts_ptr + tile)
-    used = tl.arange(0, X_ROWS) < size
-    pair = tl.load(pairs_ptr + tile * X_ROWS + tl.arange(0, X_ROWS), mask=used, other=0)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     acc = nf4_dot(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr, pair // SHARE, expert, n, N, 0,
         KB, 1, ROWS, X_ROWS, STAGES, DECODE, SCALE_WEIGHTS,
     )  # fmt: skip
@@ -205,21 +202,38 @@ def _group_dot(
         tl.store(out_ptr + pair[None, :] * N + n[:, None], acc.to(tl.bfloat16), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
+def _count(ids_ptr, counts_ptr, pairs, SIZE: tl.constexpr, EXPERTS: tl.constexpr):
+    """Pairs of each expert in each chunk of SIZE."""
+    pair, expert = tl.program_id(0) * SIZE + tl.arange(0, SIZE), tl.arange(0, EXPERTS)
+    chosen = tl.load(ids_ptr + pair, mask=pair < pairs, other=EXPERTS)
+    counts = tl.sum((chosen[:, None] == expert[None, :]).to(tl.int32), 0)
+    tl.store(counts_ptr + tl.program_id(0) * EXPERTS + expert, counts)
+
+
+@triton.jit(do_not_specialize=["pairs", "tiles"])
 def _group(
-    ids_ptr, pairs_ptr, experts_ptr, sizes_ptr, pairs, tiles,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr, TILES: tl.constexpr, EXPERTS: tl.constexpr,
+    ids_ptr, counts_ptr, pairs_ptr, experts_ptr, sizes_ptr, pairs, tiles,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr, EXPERTS: tl.constexpr,
 ):  # fmt: skip
-    pair, tile, expert = tl.arange(0, PAIRS), tl.arange(0, TILES), tl.arange(0, EXPERTS)
+    """Each program places its chunk of pairs; the first describes the tiles. `counts_ptr` if CHUNKS > 1."""
+    chunk = tl.program_id(0)
+    pair, tile, expert = chunk * SIZE + tl.arange(0, SIZE), tl.arange(0, TILES), tl.arange(0, EXPERTS)
     chosen = tl.load(ids_ptr + pair, mask=pair < pairs, other=EXPERTS)
     ours = (chosen[:, None] == expert[None, :]).to(tl.int32)
-    counts = tl.sum(ours, 0)
+    if CHUNKS > 1:
+        row = tl.arange(0, CHUNKS)[:, None]
+        each = tl.load(counts_ptr + row * EXPERTS + expert[None, :], mask=row < tl.num_programs(0), other=0)
+        counts, before = tl.sum(each, 0), tl.sum(tl.where(row < chunk, each, 0), 0)
+    else:
+        counts, before = tl.sum(ours, 0), tl.zeros([EXPERTS], tl.int32)
     used = (counts + BLOCK - 1) // BLOCK
     ends = tl.cumsum(used, 0)
     begins = ends - used
-    place = tl.sum(ours * (tl.cumsum(ours, 0) - 1 + begins[None, :] * BLOCK), 1)
+    place = tl.sum(ours * (tl.cumsum(ours, 0) - 1 + (before + begins * BLOCK)[None, :]), 1)
     tl.store(pairs_ptr + place, pair, mask=pair < pairs)
-    held = ((tile[:, None] >= begins[None, :]) & (tile[:, None] < ends[None, :])).to(tl.int32)
-    left = tl.sum(held * (counts[None, :] - (tile[:, None] - begins[None, :]) * BLOCK), 1)
-    tl.store(experts_ptr + tile, tl.sum(held * expert[None, :], 1), mask=tile < tiles)
-    tl.store(sizes_ptr + tile, tl.minimum(left, BLOCK), mask=tile < tiles)
+    if chunk == 0:
+        held = ((tile[:, None] >= begins[None, :]) & (tile[:, None] < ends[None, :])).to(tl.int32)
+        left = tl.sum(held * (counts[None, :] - (tile[:, None] - begins[None, :]) * BLOCK), 1)
+        tl.store(experts_ptr + tile, tl.sum(held * expert[None, :], 1), mask=tile < tiles)
+        tl.store(sizes_ptr + tile, tl.minimum(left, BLOCK), mask=tile < tiles)

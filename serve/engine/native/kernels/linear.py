@@ -40,6 +40,7 @@ def _multiply(
     x: torch.Tensor, weight: Nf4, bias: torch.Tensor | None, out: torch.Tensor, x_rows: int, config: Config
 ) -> None:
     count, (rows, columns) = len(x), weight.shape
+    x_rows = 16 if config.dot and x_rows == 1 else x_rows
     grid = triton.cdiv(rows, config.rows), triton.cdiv(count, x_rows), config.split
     shared = {
         "ROWS": config.rows,
@@ -54,14 +55,12 @@ def _multiply(
     if x_rows == 1:
         _linear_rows[grid](*arguments(weight), *sizes, BLOCKS=config.blocks, **shared)
     else:
-        _linear_dot[grid](
-            *arguments(weight, dot=True), *sizes, X_ROWS=x_rows, SCALE_WEIGHTS=config.scale_weights, **shared
-        )
+        _linear_dot[grid](*arguments(weight), *sizes, X_ROWS=x_rows, SCALE_WEIGHTS=config.scale_weights, **shared)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _linear_rows(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     x_ptr, bias_ptr, out_ptr, T, N,
     KB: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
     DECODE: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -69,7 +68,7 @@ def _linear_rows(
     row, part = tl.program_id(1), tl.program_id(2)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     acc = nf4_rows(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr + row * KB * 64, tl.zeros([], tl.int32), n, N, part,
         KB, SPLIT, ROWS, BLOCKS, STAGES, DECODE,
     )  # fmt: skip
@@ -78,9 +77,9 @@ def _linear_rows(
     tl.store(out_ptr + (part * T + row) * N + n, acc.to(out_ptr.dtype.element_ty), mask=n < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _linear_dot(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     x_ptr, bias_ptr, out_ptr, T, N,
     KB: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
     DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -89,7 +88,7 @@ def _linear_dot(
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.program_id(1) * X_ROWS + tl.arange(0, X_ROWS)
     acc = nf4_dot(
-        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+        codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
         x_ptr, tl.minimum(row, T - 1), tl.zeros([], tl.int32), n, N, part,
         KB, SPLIT, ROWS, X_ROWS, STAGES, DECODE, SCALE_WEIGHTS,
     )  # fmt: skip
@@ -99,7 +98,7 @@ def _linear_dot(
     tl.store(out_ptr + (part * T + row)[None, :] * N + n[:, None], acc.to(out_ptr.dtype.element_ty), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _reduce(
     partial_ptr, bias_ptr, out_ptr, size, N, SPLIT: tl.constexpr, SIZE: tl.constexpr, HAS_BIAS: tl.constexpr
 ):  # fmt: skip

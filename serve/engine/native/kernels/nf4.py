@@ -24,8 +24,10 @@ CODE_MAP = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 """What the 16 codes stand for: `bitsandbytes.functional.get_4bit_type("nf4")`."""
-GATHER, REGISTERS, SELECT, PERMUTE = range(4)
-"""How a code is decoded: a load from a table of 16, `tl.gather` of one, a tree of selects, or PTX's `prmt`."""
+GATHER, PERMUTE, SHARED = range(3)
+"""How codes are decoded: each by a load from a table of 16, four by PTX's `prmt`, or two by a load from a table of 256
+in shared memory, which holds it once for each of the 32 banks: 32 KiB that Triton doesn't know of, so that a launch
+fails (triton 3.6.0) if its own part is above 16 and at most 48 KiB."""
 
 
 class Config(NamedTuple):
@@ -42,21 +44,23 @@ class Config(NamedTuple):
     decode: int = GATHER
     scale_weights: bool = False
     """Scale weights before `tl.dot`, not its result after each 64 columns."""
+    dot: bool = False
+    """One row of x is multiplied as the first of 16, too, on tensor cores."""
 
 
 CONFIGS: dict[tuple[str, int], Config] = {
-    ("linear", 1): Config(16, blocks=4, split=2),
-    ("linear", 16): Config(64, split=4, decode=PERMUTE),
+    ("linear", 1): Config(8, blocks=8, warps=2, split=2, decode=PERMUTE),
+    ("linear", 16): Config(32, warps=2, split=8, decode=PERMUTE),
     ("linear", 64): Config(64, split=4, decode=PERMUTE),
-    ("gate_up", 1): Config(32, blocks=4),
-    ("gate_up", 16): Config(64, decode=PERMUTE),
+    ("gate_up", 1): Config(16, blocks=2, warps=1, decode=PERMUTE),
+    ("gate_up", 16): Config(128, warps=2, stages=3, decode=PERMUTE),
     ("gate_up", 64): Config(64, decode=PERMUTE),
     ("gate_up", 128): Config(128, warps=8, decode=PERMUTE, scale_weights=True),
-    ("down", 1): Config(32, blocks=4),
-    ("down", 16): Config(64, decode=PERMUTE),
+    ("down", 1): Config(8, blocks=8, warps=1, stages=1, decode=PERMUTE),
+    ("down", 16): Config(128, warps=2, stages=1, decode=PERMUTE),
     ("down", 64): Config(64, decode=PERMUTE),
     ("down", 128): Config(128, warps=8, decode=PERMUTE, scale_weights=True),
-    ("dequantize", 1): Config(128),
+    ("dequantize", 1): Config(128, decode=PERMUTE),
 }
 """By kernel and rows of x per program; 1 is the kernel without `tl.dot`. `tests.bench.native_kernels` sweeps it."""
 
@@ -106,7 +110,8 @@ class Nf4:
     """E matrices [N, K], blocks of 64 columns outermost, so that the rows of a tile are contiguous."""
 
     codes: torch.Tensor
-    """uint8 [E, K / 64, N, 32]; byte j of block b holds column 64b + j (high nibble) and 64b + 32 + j (low)."""
+    """uint8 [E, K / 64, N, 32]; byte 2i + h of a block holds its columns 32h + 2i (low nibble) and 32h + 2i + 1 (high),
+    so that a byte decodes to 32 bits of an operand of `tl.dot`."""
     absmax: torch.Tensor
     """uint8 [E, K / 64, N]"""
     nested: torch.Tensor
@@ -117,8 +122,8 @@ class Nf4:
     """float32 [256]"""
     code_map: torch.Tensor
     """float32 [16]"""
-    code_map16: torch.Tensor
-    """The same in bfloat16."""
+    tables: torch.Tensor
+    """int32 [4 * 32 + 256]: see `_tables`."""
 
     @property
     def experts(self) -> int:
@@ -156,35 +161,55 @@ class Nf4:
             row = 0
             for part in parts:
                 end = row + part.shape[0]
-                codes[expert, :, row:end] = _halves(part.codes.view(-1, blocks, BLOCKSIZE // 2)).transpose(0, 1)
+                codes[expert, :, row:end] = _interleave(part.codes.view(-1, blocks, BLOCKSIZE // 2)).transpose(0, 1)
                 absmax[expert, :, row:end] = part.absmax.view(-1, blocks).T
                 row = end
-        code_map = torch.tensor(CODE_MAP, device=device)
         return cls(
             codes=codes,
             absmax=absmax,
             nested=torch.stack([torch.cat([_pairs(part) for part in parts]) for parts in experts]),
             starts=_starts(shapes, blocks).to(device),
             absmax_map=first[0].absmax_map,
-            code_map=code_map,
-            code_map16=code_map.bfloat16(),
+            code_map=torch.tensor(CODE_MAP, device=device),
+            tables=torch.tensor(_tables(), dtype=torch.int32, device=device),
         )
 
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """[E, N, K]"""
         (rows, columns), blocks = self.shape, self.codes.shape[1]
-        codes = torch.stack((self.codes >> 4, self.codes & 15), 3).long()
+        codes = torch.stack((self.codes & 15, self.codes >> 4), -1).long()
+        codes = codes.unflatten(3, (16, 2)).transpose(3, 4).flatten(3)
         group = (self.starts + torch.arange(blocks, device=self.codes.device)[:, None]) // NESTED_BLOCKSIZE
         scale, offset = self.nested[:, group].unbind(-1)
         absmax = self.absmax_map[self.absmax.long()] * scale + offset
-        weights = self.code_map[codes].flatten(3) * absmax[..., None]
+        weights = self.code_map[codes] * absmax[..., None]
         return weights.transpose(1, 2).reshape(-1, rows, columns).to(dtype)
 
 
-def _halves(codes: torch.Tensor) -> torch.Tensor:
-    """[N, blocks, 32] bytes of neighbouring columns as bytes of columns 32 apart."""
-    left, right = codes[..., :16], codes[..., 16:]
-    return torch.stack(((left & 0xF0) | (right >> 4), (left << 4) | (right & 0x0F)), -1).flatten(-2)
+def _interleave(codes: torch.Tensor) -> torch.Tensor:
+    """[N, blocks, 32] bytes of a checkpoint as those of `Nf4.codes`."""
+    codes = codes.unflatten(2, (2, 16)).transpose(2, 3).flatten(2)
+    return (codes >> 4) | (codes << 4)
+
+
+def _words(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 4], "little", signed=True) for at in range(0, len(data), 4)]
+
+
+def _planes() -> list[int]:
+    """The upper bytes of the 16 values in bfloat16, then their lower bytes."""
+    values = torch.tensor(CODE_MAP).bfloat16().view(torch.int16).tolist()
+    return _words(bytes(value >> 8 & 0xFF for value in values) + bytes(value & 0xFF for value in values))
+
+
+def _tables() -> list[int]:
+    """What decoders look up: every other word of the planes, 32 times each, and for every byte the pair of values in
+    bfloat16 that it stands for."""
+    values = torch.tensor(CODE_MAP).bfloat16().view(torch.int16).tolist()
+    pairs = b"".join(
+        values[code].to_bytes(2, "little", signed=True) for byte in range(256) for code in (byte & 15, byte >> 4)
+    )
+    return [word for word in _planes()[::2] for _ in range(32)] + _words(pairs)
 
 
 def _pairs(part: Nf4Part) -> torch.Tensor:
@@ -219,8 +244,8 @@ def dequantize(weight: Nf4, expert: int | None = None) -> torch.Tensor:
     return out if expert is None else out[0]
 
 
-def arguments(weight: Nf4, dot: bool = False) -> tuple[torch.Tensor | int, ...]:
-    """The arguments that every kernel begins with; `dot` if it decodes to bfloat16."""
+def arguments(weight: Nf4) -> tuple[torch.Tensor | int, ...]:
+    """The arguments that every kernel begins with."""
     return (
         weight.codes,
         weight.absmax,
@@ -228,86 +253,126 @@ def arguments(weight: Nf4, dot: bool = False) -> tuple[torch.Tensor | int, ...]:
         weight.nested.shape[1],
         weight.starts,
         weight.absmax_map,
-        weight.code_map16 if dot else weight.code_map,
+        weight.code_map,
+        weight.tables,
     )
 
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 # Triton's interpreter multiplies bfloat16 as the integers that it keeps it in (3.6.0).
 OPERAND = tl.constexpr(tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16)
-_MAP = tuple(tl.constexpr(value) for value in CODE_MAP)
-M0, M1, M2, M3, M4, M5, M6, M7, M8, M9, M10, M11, M12, M13, M14, M15 = _MAP
+
+
+def _prepare_permute_asm() -> str:
+    """PTX that loads words of tables at $1 to registers that `_permute_asm` knows by name.
+
+    `prmt` takes one constant, so half of each table must come in a register. What ptxas (12.8) knows to be constant or
+    the same in all lanes, it keeps elsewhere and moves to a register before each `prmt`; so each lane has its own word.
+    """
+    lines = [".reg .b32 nf4_table<4>;", ".reg .b32 nf4_lane;", ".reg .b64 nf4_from;"]
+    lines += ["mov.u32 nf4_lane, %laneid;", "mad.wide.u32 nf4_from, nf4_lane, 4, $1;"]
+    lines += [f"ld.global.nc.b32 nf4_table{i}, [nf4_from + {128 * i}];" for i in range(4)]
+    return " ".join([*lines, "mov.u32 $0, nf4_lane;"])
 
 
 def _permute_asm() -> str:
-    """PTX that decodes 4 bytes, $4, to bfloat16: high nibbles to $0 and $1, low nibbles to $2 and $3.
+    """PTX that decodes 4 bytes, $4, to bfloat16: the first and the third to $0 and $1, the others to $2 and $3.
 
     A table of 16 bytes is looked up four codes at a time: `prmt` of its lower and of its upper 8 bytes by the codes'
     low 3 bits, then `prmt` of both results by their high bits. So for the upper and the lower bytes of the values.
     """
-    words = [word & 0xFFFF for word in torch.tensor(CODE_MAP).bfloat16().view(torch.int16).tolist()]
-    planes = [bytes(word >> 8 for word in words), bytes(word & 0xFF for word in words)]
-    lines = [".reg .b32 c, i, s, a, b, h, l;"]
-    for half, (high, low) in enumerate((("$0", "$2"), ("$1", "$3"))):
-        lines += ["mov.b32 c, $4;"] if half == 0 else ["shr.u32 c, $4, 16;"]
-        lines += ["and.b32 i, c, 0x7777;", "and.b32 s, c, 0x8888;", "shr.u32 s, s, 1;", "or.b32 s, s, 0x3210;"]
-        for plane, name in zip(planes, "hl", strict=True):
-            tables = [int.from_bytes(plane[begin : begin + 4], "little") for begin in range(0, 16, 4)]
+    planes = [f"{word & 0xFFFFFFFF:#010x}" for word in _planes()]
+    lines = [".reg .b32 i, s, a, b, h, l;", "and.b32 i, $4, 0x77777777;", "shr.u32 s, $4, 1;"]
+    lines += ["and.b32 s, s, 0x44444444;", "or.b32 s, s, 0x32103210;"]
+    for first, second in (("$0", "$2"), ("$1", "$3")):
+        for name, table in (("h", 0), ("l", 2)):
             lines += [
-                f"prmt.b32 a, {tables[0]:#010x}, {tables[1]:#010x}, i;",
-                f"prmt.b32 b, {tables[2]:#010x}, {tables[3]:#010x}, i;",
+                f"prmt.b32 a, nf4_table{table}, {planes[2 * table + 1]}, i;",
+                f"prmt.b32 b, nf4_table{table + 1}, {planes[2 * table + 3]}, i;",
                 f"prmt.b32 {name}, a, b, s;",
             ]
-        lines += [f"prmt.b32 {low}, l, h, 0x6240;", f"prmt.b32 {high}, l, h, 0x7351;"]
+        lines += [f"prmt.b32 {first}, l, h, 0x5140;", f"prmt.b32 {second}, l, h, 0x7362;"]
+        if first == "$0":
+            lines += ["shr.u32 i, i, 16;", "shr.u32 s, s, 16;"]
+    return "{ " + " ".join(lines) + " }"
+
+
+def _prepare_shared_asm(each: int = 16) -> str:
+    """PTX that fills shared memory with the 256 words after the first 128 at $1, each in all 32 banks.
+
+    A thread stores 16 bytes at a time, and loads `each` words before it stores the first.
+    """
+    lines = [f".reg .b32 v<{each}>;", f".reg .pred q<{each}>;", ".reg .pred more;"]
+    lines += [".reg .b32 at, step, base, to;", ".reg .b64 from;"]
+    lines += ["mov.u32 at, %tid.x;", "mov.u32 step, %ntid.x;", "mov.u32 base, nf4_pairs;", "fill:"]
+    for i in range(each):
+        lines += [f"mad.lo.u32 to, step, {i}, at;", f"setp.lt.u32 q{i}, to, 2048;", "shr.u32 to, to, 3;"]
+        lines += ["mad.wide.u32 from, to, 4, $1;", f"@q{i} ld.global.nc.b32 v{i}, [from + 512];"]
+    for i in range(each):
+        lines += [f"mad.lo.u32 to, step, {i}, at;", "mad.lo.u32 to, to, 16, base;"]
+        lines += [f"@q{i} st.shared.v4.b32 [to], {{v{i}, v{i}, v{i}, v{i}}};"]
+    lines += [f"mad.lo.u32 at, step, {each}, at;", "setp.lt.u32 more, at, 2048;", "@more bra fill;", "bar.sync 0;"]
+    lines += ["mov.u32 at, %laneid;", "mad.lo.u32 nf4_bank, at, 4, base;", "mov.u32 $0, nf4_bank;"]
+    return " ".join([".shared .align 128 .b8 nf4_pairs[32768];", ".reg .b32 nf4_bank;", "{", *lines, "}"])
+
+
+def _shared_asm() -> str:
+    """PTX that decodes 4 bytes, $4, as `_permute_asm` does."""
+    lines = [".reg .b32 a0, a1, a2, a3;"]
+    for byte in range(4):
+        lines += [f"prmt.b32 a{byte}, $4, 0, {0x4440 + byte:#06x};", f"mad.lo.u32 a{byte}, a{byte}, 128, nf4_bank;"]
+    lines += [f"ld.shared.b32 ${out}, [a{byte}];" for out, byte in enumerate((0, 2, 1, 3))]
     return "{ " + " ".join(lines) + " }"
 
 
 PERMUTE_ASM = tl.constexpr(_permute_asm())
-
-
-@triton.jit
-def _select(code):
-    """NF4's value of each code, float32."""
-    one, two, four = (code & 1) != 0, (code & 2) != 0, (code & 4) != 0
-    a = tl.where(two, tl.where(one, M3, M2), tl.where(one, M1, M0))
-    b = tl.where(two, tl.where(one, M7, M6), tl.where(one, M5, M4))
-    c = tl.where(two, tl.where(one, M11, M10), tl.where(one, M9, M8))
-    d = tl.where(two, tl.where(one, M15, M14), tl.where(one, M13, M12))
-    return tl.where((code & 8) != 0, tl.where(four, d, c), tl.where(four, b, a))
+PREPARE_PERMUTE_ASM = tl.constexpr(_prepare_permute_asm())
+SHARED_ASM = tl.constexpr(_shared_asm())
+PREPARE_SHARED_ASM = tl.constexpr(_prepare_shared_asm())
 
 
 @triton.jit
 def lookup(map_ptr, index):
-    """map_ptr[index], float32 or bfloat16, in PTX: what is loaded by `tl.load` in a loop goes through a pipeline."""
+    """map_ptr[index], float32, in PTX: what is loaded by `tl.load` in a loop goes through a pipeline."""
     if INTERPRETED:
         value = tl.load(map_ptr + index)
-    elif map_ptr.dtype.element_ty == tl.float32:
-        value = tl.inline_asm_elementwise(
-            "ld.global.nc.f32 $0, [$1];", "=f,l", [map_ptr + index], dtype=tl.float32, is_pure=True, pack=1
-        )
     else:
         value = tl.inline_asm_elementwise(
-            "ld.global.nc.b16 $0, [$1];", "=h,l", [map_ptr + index], dtype=tl.bfloat16, is_pure=True, pack=1
+            "ld.global.nc.f32 $0, [$1];", "=f,l", [map_ptr + index], dtype=tl.float32, is_pure=True, pack=1
         )
     return value
 
 
 @triton.jit
-def decode(codes, map_ptr, DECODE: tl.constexpr):
-    """Values of the high and the low nibbles of `codes` uint8; float32, or bfloat16 if `map_ptr` or DECODE has it."""
-    if DECODE == 0:
-        high, low = lookup(map_ptr, (codes >> 4).to(tl.int32)), lookup(map_ptr, (codes & 15).to(tl.int32))
-    elif DECODE == 1:
-        table = tl.load(map_ptr + tl.arange(0, 16))
-        high = tl.gather(table, tl.reshape((codes >> 4).to(tl.int32), [codes.numel]), 0).reshape(codes.shape)
-        low = tl.gather(table, tl.reshape((codes & 15).to(tl.int32), [codes.numel]), 0).reshape(codes.shape)
+def prepare(tables_ptr, DECODE: tl.constexpr):
+    """Comes once and before `decode`; all threads of the program take part.
+
+    It leaves names to PTX, as arguments to `decode` would keep Triton (3.6.0) from decoding in the layout of `tl.dot`'s
+    operand.
+    """
+    if DECODE == 1:
+        tl.inline_asm_elementwise(PREPARE_PERMUTE_ASM, "=r,l", [tables_ptr], dtype=tl.int32, is_pure=False, pack=1)
     elif DECODE == 2:
-        high, low = _select((codes >> 4).to(tl.int32)), _select((codes & 15).to(tl.int32))
+        tl.inline_asm_elementwise(PREPARE_SHARED_ASM, "=r,l", [tables_ptr], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def decode(codes, map_ptr, DECODE: tl.constexpr):
+    """The left and the right half of each block, `codes` uint8 [..., 32]; float32, or bfloat16 if DECODE isn't GATHER.
+
+    A thread must have pairs of neighbours of `codes`, and two pairs at least, unless DECODE is GATHER.
+    """
+    if DECODE == 0:
+        low, high = lookup(map_ptr, (codes & 15).to(tl.int32)), lookup(map_ptr, (codes >> 4).to(tl.int32))
+        pairs = tl.reshape(tl.join(low, high), [codes.numel // 2, 2, 2])
+        left, right = tl.split(tl.permute(pairs, [0, 2, 1]))
+        left, right = tl.reshape(left, codes.shape), tl.reshape(right, codes.shape)
     else:
-        high, low = tl.inline_asm_elementwise(
-            PERMUTE_ASM, "=r,=r,=r,=r,r", [codes], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4
-        )
-    return high, low
+        left, right = tl.inline_asm_elementwise(
+            PERMUTE_ASM if DECODE == 1 else SHARED_ASM, "=&r,=&r,=&r,=&r,r", [codes],
+            dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
+        )  # fmt: skip
+    return left, right
 
 
 @triton.jit
@@ -324,7 +389,7 @@ def nested_scales(nested_ptr, groups, starts_ptr, expert, n, ok):
 
 @triton.jit
 def nf4_rows(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     x_ptr, expert, n, N, part,
     KB: tl.constexpr, SPLIT: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr, STAGES: tl.constexpr,
     DECODE: tl.constexpr,
@@ -336,6 +401,7 @@ def nf4_rows(
     absmax_ptr += expert.to(tl.int64) * KB * N
     first, second, offset, cut = nested_scales(nested_ptr, groups, starts_ptr, expert, n, n < N)
     j = tl.arange(0, 32)
+    prepare(tables_ptr, DECODE)
     acc = tl.zeros([BLOCKS, ROWS, 32], tl.float32)
     for step in tl.range(0, EACH, BLOCKS, num_stages=STAGES):
         block = part * EACH + step + tl.arange(0, BLOCKS)
@@ -357,7 +423,7 @@ def nf4_rows(
 
 @triton.jit
 def nf4_dot(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     x_ptr, x_rows, expert, n, N, part,
     KB: tl.constexpr, SPLIT: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, STAGES: tl.constexpr,
     DECODE: tl.constexpr, SCALE_WEIGHTS: tl.constexpr,
@@ -369,6 +435,7 @@ def nf4_dot(
     ok = n < N
     first, second, offset, cut = nested_scales(nested_ptr, groups, starts_ptr, expert, n, ok)
     j = tl.arange(0, 32)
+    prepare(tables_ptr, DECODE)
     x_at = x_ptr + x_rows.to(tl.int64)[None, :] * (KB * 64) + j[:, None]
     acc = tl.zeros([ROWS, X_ROWS], tl.float32)
     for step in tl.range(0, EACH, num_stages=STAGES):
@@ -395,7 +462,7 @@ def nf4_dot(
 
 @triton.jit
 def _dequantize(
-    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr,
+    codes_ptr, absmax_ptr, nested_ptr, groups, starts_ptr, absmax_map_ptr, map_ptr, tables_ptr,
     out_ptr, expert, N, KB: tl.constexpr, ROWS: tl.constexpr, DECODE: tl.constexpr,
 ):  # fmt: skip
     block, index = tl.program_id(0), tl.program_id(2)
@@ -403,6 +470,7 @@ def _dequantize(
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     ok = n < N
     j = tl.arange(0, 32)
+    prepare(tables_ptr, DECODE)
     first, second, offset, cut = nested_scales(nested_ptr, groups, starts_ptr, expert, n, ok)
     at = (expert.to(tl.int64) * KB + block) * N + n
     codes = tl.load(codes_ptr + at[:, None] * 32 + j[None, :], mask=ok[:, None], other=0)

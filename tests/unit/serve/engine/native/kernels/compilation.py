@@ -1,4 +1,4 @@
-"""Compiles kernels for GPUs that aren't here: records the launches of a call, and asks ptxas what each needs."""
+"""Compiles kernels for GPUs that aren't here: records the launches of a call, and reads what each needs."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ class Resources(NamedTuple):
     registers: int
     """Of one thread."""
     spilled: int
-    """Bytes that one thread keeps in local memory for want of registers, stores and loads together."""
+    """Bytes that one thread keeps in local memory for want of registers."""
 
 
 @contextmanager
@@ -60,22 +60,17 @@ def launches_of(*calls: Callable[[], object]) -> list[Launch]:
 
 
 def compile_launch(launch: Launch, capability: int) -> Resources:
-    """Compile with Triton and its own ptxas, as a launch on such a GPU would."""
+    """Compile as a launch on such a GPU would."""
     target = GPUTarget("cuda", capability, 32)
     _, source, options = _signature(launch, target)
     compiled = triton.compile(source, target=target, options=options.__dict__)
-    ptx = compiled.asm["ptx"]
-    suffix = "a" if capability == 90 else ""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx if isinstance(ptx, str) else ptx.decode())
-        ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-        command = [ptxas, "-v", f"--gpu-name=sm_{capability}{suffix}", path, "-o", Path(folder) / "kernel.cubin"]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spilled = sum(int(size) for size in re.findall(r"(\d+) bytes spill", log))
-    registers = re.search(r"Used (\d+) registers", log)
-    assert registers, log
-    return Resources(compiled.metadata.shared, int(registers[1]), spilled)
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
+        cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        log = subprocess.run([cuobjdump, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    usage = {name: int(size) for name, size in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", log)}
+    return Resources(compiled.metadata.shared + usage["SHARED"], usage["REG"], usage["STACK"] + usage["LOCAL"])
 
 
 def _signature(launch: Launch, target: GPUTarget) -> tuple[str, ASTSource, object]:

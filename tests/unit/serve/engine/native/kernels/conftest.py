@@ -20,11 +20,10 @@ collect_ignore = [
 @pytest.fixture(autouse=INTERPRETING)
 def interpreted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without inline assembly, which the interpreter lacks (triton 3.6.0), and with few programs, as each is slow."""
-    from serve.engine.native.kernels.nf4 import CONFIGS, GATHER, PERMUTE
+    from serve.engine.native.kernels.nf4 import CONFIGS, GATHER
 
     for key, config in CONFIGS.items():
-        decode = GATHER if config.decode == PERMUTE else config.decode
-        monkeypatch.setitem(CONFIGS, key, config._replace(rows=256, decode=decode))
+        monkeypatch.setitem(CONFIGS, key, config._replace(rows=256, decode=GATHER))
 
 
 @pytest.fixture(autouse=INTERPRETING)

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from serve.engine.native.kernels import nf4
 from serve.engine.native.kernels.linear import linear
 from serve.engine.native.kernels.nf4 import CONFIGS, Nf4
 from tests.unit.serve.engine.native.kernels.quantised import error, random_part, random_rows
@@ -16,7 +15,7 @@ def reference(x: torch.Tensor, weight: Nf4) -> torch.Tensor:
     return x.double() @ weight.dequantize(torch.float64)[0].T
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 4, 5, 16, 17, 40, 70])
+@pytest.mark.parametrize("tokens", [1, 2, 16, 17, 70])
 def test_every_number_of_rows_gives_the_product_with_its_bias(weight, tokens):
     x, bias = random_rows(tokens, weight.shape[1], seed=tokens), random_rows(weight.shape[0], seed=99)
     out = torch.full((tokens, weight.shape[0]), float("nan"), dtype=torch.bfloat16)
@@ -27,7 +26,7 @@ def test_every_number_of_rows_gives_the_product_with_its_bias(weight, tokens):
 
 @pytest.mark.parametrize(
     "change",
-    [{"decode": nf4.REGISTERS}, {"decode": nf4.SELECT}, {"split": 1}, {"split": 3}, {"blocks": 2, "rows": 64}],
+    [{"split": 1}, {"split": 3}, {"blocks": 2, "rows": 64}, {"dot": True}],
 )
 def test_every_way_to_launch_the_kernels_gives_the_same(weight, change, monkeypatch):
     bias = random_rows(weight.shape[0], seed=99)

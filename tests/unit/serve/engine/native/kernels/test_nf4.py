@@ -2,8 +2,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-from serve.engine.native.kernels import nf4
-from serve.engine.native.kernels.nf4 import CODE_MAP, CONFIGS, Nf4, Nf4Part, _permute_asm, dequantize
+from serve.engine.native.kernels.nf4 import CODE_MAP, Nf4, Nf4Part, _permute_asm, _shared_asm, _tables, dequantize
 from tests.unit.serve.engine.native.kernels.quantised import random_part
 
 
@@ -23,9 +22,7 @@ def test_packed_experts_dequantise_to_what_bitsandbytes_makes_of_their_parts(sha
     torch.testing.assert_close(weight.dequantize(torch.float32), expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("decode", [nf4.GATHER, nf4.REGISTERS, nf4.SELECT])
-def test_the_kernel_dequantises_as_torch_does(decode, monkeypatch):
-    monkeypatch.setitem(CONFIGS, ("dequantize", 1), CONFIGS["dequantize", 1]._replace(decode=decode))
+def test_the_kernel_dequantises_as_torch_does():
     weight = Nf4.pack(
         [[random_part(320, 192, 3), random_part(20, 192, 4)], [random_part(320, 192, 5), random_part(20, 192, 6)]]
     )
@@ -34,30 +31,32 @@ def test_the_kernel_dequantises_as_torch_does(decode, monkeypatch):
     assert torch.equal(dequantize(weight, 1), dequantize(weight)[1])
 
 
-def test_permute_decodes_every_byte_to_both_its_values():
+@pytest.mark.parametrize("asm", [_permute_asm, _shared_asm])
+def test_bytes_decode_to_pairs_of_values_for_the_left_half_and_for_the_right(asm):
     table = torch.tensor(CODE_MAP).bfloat16().view(torch.int16).tolist()
     for byte in range(256):
         codes = [byte, 255 - byte, byte ^ 0x5A, 7 * byte % 256]
-        high0, high1, low0, low1 = run_ptx(_permute_asm(), int.from_bytes(bytes(codes), "little"))
-        words = [[table[c >> 4] & 0xFFFF for c in codes], [table[c & 15] & 0xFFFF for c in codes]]
-        assert [high0, high1] == [words[0][0] | words[0][1] << 16, words[0][2] | words[0][3] << 16]
-        assert [low0, low1] == [words[1][0] | words[1][1] << 16, words[1][2] | words[1][3] << 16]
+        pairs = [(table[code & 15] & 0xFFFF) | (table[code >> 4] & 0xFFFF) << 16 for code in codes]
+        found = run_ptx(asm(), int.from_bytes(bytes(codes), "little"))
+        assert found == [pairs[0], pairs[2], pairs[1], pairs[3]]
 
 
-def run_ptx(text: str, argument: int) -> list[int]:
-    """$0 to $3 after the few instructions that the decoder is made of."""
-    registers = {"$4": argument}
+def run_ptx(text: str, argument: int, lane: int = 5) -> list[int]:
+    """$0 to $3 after the few instructions that a decoder is made of."""
+    tables = [word & 0xFFFFFFFF for word in _tables()]
+    registers = {"$4": argument, "nf4_bank": 4 * lane} | {f"nf4_table{i}": tables[32 * i + lane] for i in range(4)}
     for line in text.strip("{ }").split(";"):
         operation, _, operands = line.strip().partition(" ")
         if operation in ("", ".reg"):
             continue
         target, *sources = operands.split(", ")
-        values = [registers[name] if name in registers else int(name, 0) for name in sources]
+        values = [registers[name] if name in registers else int(name, 0) for name in (s.strip("[]") for s in sources)]
         registers[target] = {
-            "mov.b32": lambda a: a,
             "shr.u32": lambda a, n: a >> n,
             "and.b32": lambda a, b: a & b,
             "or.b32": lambda a, b: a | b,
+            "mad.lo.u32": lambda a, b, c: a * b + c,
+            "ld.shared.b32": lambda at: tables[128 + at // 128],
             "prmt.b32": permute,
         }[operation](*values)
     return [registers[f"${i}"] for i in range(4)]
