@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from collections.abc import Sequence as Sequence_
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +172,12 @@ def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
         torch.zeros(shape, device=device), sizes.groups, rope, slots, heads=sizes.heads, top_k=sizes.top_k,
         epsilon=sizes.epsilon,
     )  # fmt: skip
-    reference = GptOss(sizes, dequantised(runner.model.weights), plain)
+    kv = torch.zeros(shape, dtype=torch.bfloat16, device=device)
+    rounding = TorchOperations(
+        kv, sizes.groups, rope, runner.adapters, heads=sizes.heads, top_k=sizes.top_k, epsilon=sizes.epsilon
+    )
+    reference = GptOss(sizes, dequantised(runner.model.weights, torch.float32), plain)
+    rounded = GptOss(sizes, dequantised(runner.model.weights, torch.bfloat16), rounding)
     for name in names:
         slots.slot(name, engine._memory.get(name), ())
     runner.model.operations._kv.fill_(torch.nan)
@@ -187,7 +193,7 @@ def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
             adapter = names[row % len(names)] if row % 2 else None
             sampler = Sampler(SamplingParams(temperature=0), ids)
             waiting.append(Sequence(GenerationRequest(f"c{row}", ids, adapter=adapter), None, 1000, sampler))
-        worst, captured_worst, decoded = 0.0, 0.0, 0
+        worst, usual, captured_worst, decoded = 0.0, 0.0, 0.0, 0
         while decoded < 3:
             parts = scheduler.schedule()
             batch = build(parts, runner._newest, cache, runner.adapters.expert_slots)
@@ -199,6 +205,8 @@ def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
                 eager = runner.model.forward(replace(batch, memo={})).float()
             with given_routes(plain, routes):
                 expected = reference.forward(replace(batch, adapters=adapters, slots=own, memo={}))
+            with given_routes(rounding, routes):
+                likewise = rounded.forward(replace(batch, memo={})).float()
             for captured in runner._captured.values():
                 captured.logits.fill_(torch.nan)
             flight = runner.launch(parts, cache)
@@ -206,6 +214,7 @@ def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
             logits = flight.gained_logits.float()
             if len(expected):
                 worst = max(worst, _error(eager, expected))
+                usual = max(usual, _error(likewise, expected))
                 captured_worst = max(captured_worst, _error(logits, eager))
             for part in parts:
                 part.sequence.computed += part.count
@@ -213,7 +222,9 @@ def check(engine: NativeEngine, sizes: Sizes, names: list[str]) -> dict:
                 sequence.tokens.append(token)
                 cache.settle(sequence)
             decoded += all(part.count == 1 for part in parts)
-        errors[size] = {"against float32": round(worst, 5), "captured against eager": round(captured_worst, 5)}
+        errors[size] = {
+            "kernels": round(worst, 5), "PyTorch in bfloat16": round(usual, 5), "captured": round(captured_worst, 5),
+        }  # fmt: skip
         print("error", size, errors[size], flush=True)
     return {"work": "relative error of logits, by sequences", "errors": errors}
 
@@ -255,23 +266,29 @@ def given_routes(operations: TorchOperations, routes: list[torch.Tensor]) -> Ite
         operations.add_norm_route = route
 
 
-def dequantised(weights: Weights) -> Weights:
-    """The same in float32."""
+class DequantisedLayers(Sequence_):
+    """Layers in another type, one at a time in memory."""
 
-    def linear(own: Linear) -> Linear:
-        return Linear(own.weight.dequantize(torch.float32)[0], own.bias.float())
+    def __init__(self, layers: list[Layer], dtype: torch.dtype) -> None:
+        self._layers, self._dtype = layers, dtype
 
-    def expert(own: Expert) -> Expert:
-        return Expert(own.weight.dequantize(torch.float32).transpose(1, 2), own.bias.float())
+    def __len__(self) -> int:
+        return len(self._layers)
 
-    layers = [
-        Layer(
-            each.input_norm.float(), linear(each.qkv), each.sinks.float(), linear(each.o), each.expert_norm.float(),
-            each.router_weight.float(), each.router_bias.float(), expert(each.gate_up), expert(each.down),
-        )
-        for each in weights.layers
-    ]  # fmt: skip
-    return Weights(weights.embedding.float(), layers, weights.norm.float(), weights.head.float())
+    def __getitem__(self, index: int) -> Layer:
+        own, dtype = self._layers[index], self._dtype
+        qkv, o, gate_up, down = (each.weight.dequantize(dtype) for each in (own.qkv, own.o, own.gate_up, own.down))
+        return Layer(
+            own.input_norm.to(dtype), Linear(qkv[0], own.qkv.bias.to(dtype)), own.sinks.to(dtype),
+            Linear(o[0], own.o.bias.to(dtype)), own.expert_norm.to(dtype), own.router_weight.to(dtype),
+            own.router_bias.to(dtype), Expert(gate_up.transpose(1, 2), own.gate_up.bias.to(dtype)),
+            Expert(down.transpose(1, 2), own.down.bias.to(dtype)),
+        )  # fmt: skip
+
+
+def dequantised(weights: Weights, dtype: torch.dtype) -> Weights:
+    layers = DequantisedLayers(weights.layers, dtype)
+    return Weights(weights.embedding.to(dtype), layers, weights.norm.to(dtype), weights.head.to(dtype))
 
 
 def main() -> None:

@@ -96,4 +96,5 @@ def test_kernels_and_pytorch_give_the_same_logits_for_base_and_adapters_in_one_b
             made.forward(replace(each, memo={})).float() for made in (plain, kernels, rounded)
         )
         error, usual = ((other - expected).norm() / expected.norm() for other in (logits, likewise))
-        assert error <= max(2e-2, 1.5 * usual), "kernels round no more than PyTorch does in bfloat16"
+        # Where a GPU rounds to bfloat16 the interpreter cuts off (triton 3.6.0), which errs twice as far.
+        assert error <= max(2e-2, 2.5 * usual), "kernels round no more than PyTorch does in bfloat16"
