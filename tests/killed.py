@@ -6,7 +6,6 @@ Every attempt is a fork of this process, which imports everything and computes n
 used OpenMP hangs). Prints one JSON line per attempt: the step it was killed after, and the newest whole checkpoint.
 """
 
-import gc
 import json
 import os
 import random
@@ -26,7 +25,6 @@ LONGEST_DELAY_S = 0.25
 
 
 def main(home: Home, kills: int, seed: int) -> None:
-    gc.freeze()  # or every attempt's collections look at, and so copy, all that it has from here
     chance = random.Random(seed)
     for _ in range(kills):
         begin = _newest(home)

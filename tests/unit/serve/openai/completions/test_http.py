@@ -60,7 +60,7 @@ def test_the_openai_client_reads_it(server):
 
 def test_an_impossible_token_is_written_as_vllm_writes_it(server, monkeypatch):
     scores = [None, {77: TokenLogprob(float("-inf"), 1024)}]
-    monkeypatch.setattr(server.engine, "_scores", lambda request: scores)
+    monkeypatch.setattr("tests.fakes._prompt_scores", lambda request: scores)
     (choice,) = complete(server, prompt=IDS[:2])["choices"]
     assert choice["prompt_logprobs"][1]["77"] == {
         "logprob": -9999.0, "rank": 1024, "decoded_token": TOKENIZER.decode([77])
