@@ -83,7 +83,7 @@ def prefill_attention(
         q, keys, values, tables, tables.stride(0), starts, offsets, sinks, out, scale,
         HEADS=heads, KV_HEADS=kv_heads, WIDTH=width, BLOCK=block, WINDOW=window, KEYS=KEYS,
         QUERIES=queries, GROUP=heads // kv_heads, PADDED=triton.next_power_of_2(heads // kv_heads),
-        num_warps=4, num_stages=2,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
 

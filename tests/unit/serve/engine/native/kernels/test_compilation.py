@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -18,7 +19,10 @@ def test_every_kernel_compiles_fits_and_does_not_spill(capability):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     needs = json.loads(done.stdout)
-    assert {name.split()[0] for name in needs} >= {"_pair_rows", "_group_dot", "_linear_rows", "_linear_dot", "_group"}
+    assert {name.split()[0] for name in needs} >= {
+        *("_pair_rows", "_group_dot", "_linear_rows", "_linear_dot", "_group"),
+        *("_decode", "_prefill", "_combine", "_add_norm", "_add_norm_route", "_rope_store", "_shrink", "_expand"),
+    }
     from tests.unit.serve.engine.native.kernels.compilation import SHARED_LIMIT
 
     for name, (shared, _, spilled) in needs.items():
@@ -50,6 +54,7 @@ def gpt_oss_launches() -> list:
         down(act, narrow, empty(32, 2880), ids, groups, deltas[1])
 
     return launches_of(
+        *other_steps(empty),
         *(lambda t=t: linear(empty(t, 2880), qkv, empty(5120)) for t in (1, 16, 64)),
         *(lambda t=t: linear(empty(t, 4096), o, empty(2880)) for t in (1, 16, 64)),
         *(
@@ -58,6 +63,47 @@ def gpt_oss_launches() -> list:
         ),
         lambda: dequantize(qkv),
     )
+
+
+def other_steps(empty: Callable) -> list[Callable[[], object]]:
+    """Attention over a paged cache, norms, router, rotation and adapters, for one token, 16 and a prompt."""
+    import torch
+
+    from serve.engine.native.kernels import attention, elementwise, lora
+
+    def numbers(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return empty(*shape, dtype=dtype)
+
+    cache = empty(1000, 16, 8, 64), empty(1000, 16, 8, 64)
+
+    def attend(tokens: int, window: int) -> None:
+        common = {"sinks": empty(64), "window": window, "scale": 0.125}
+        q, tables = empty(tokens, 64, 64), numbers(tokens, 256)
+        attention.decode_attention(q, *cache, tables, numbers(tokens), **common)
+        attention.prefill_attention(q, *cache, tables[:1], numbers(1), numbers(2), tokens, **common)
+
+    def around(tokens: int) -> None:
+        x, part, weight = empty(tokens, 2880), empty(tokens, 2880), empty(2880)
+        shares, angles = empty(tokens, 4, dtype=torch.float32), empty(131072, 32, dtype=torch.float32)
+        elementwise.add_rms_norm(x, None, weight, 1e-5)
+        elementwise.add_rms_norm(x, empty(tokens, 4, 2880), weight, 1e-5, shares)
+        elementwise.add_rms_norm_route(x, part, weight, 1e-5, empty(32, 2880), empty(32), 4)
+        places = numbers(tokens, dtype=torch.int64)
+        elementwise.rope_store(empty(tokens, 5120), places, angles, angles, *cache, places)
+
+    def adapters(tokens: int) -> None:
+        slots, chosen, x = numbers(tokens), numbers(tokens, 4), empty(tokens, 2880)
+        between = lora.shrink(x, empty(8, 96, 2880), slots)
+        lora.expand_add(empty(tokens, 5120), between, empty(8, 5120, 32), slots, (4096, 4608, 5120))
+        lora.expert_expand(
+            lora.expert_shrink(x, empty(8, 32, 32, 2880), slots, chosen), empty(8, 32, 5760, 32), slots, chosen
+        )
+
+    return [
+        *(lambda t=t, w=w: attend(t, w) for t in (1, 16, 1024) for w in (0, 128)),
+        *(lambda t=t: around(t) for t in (1, 16)),
+        lambda: adapters(16),
+    ]
 
 
 def meta_nf4(experts: int, rows: int, columns: int):
